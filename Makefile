@@ -1,0 +1,49 @@
+# The index of jobs. `make help` lists them.
+CARGO ?= cargo
+FEATURES := --workspace --features demo
+STACK := deploy/native/stack
+
+.PHONY: help demo build check fmt lint deny compose-check test test-fast test-e2e bench stack-up stack-down stack-status
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
+
+demo: ## everything in one process tree, no server needed: changes become tables, one kill -9, then the proof
+	$(CARGO) run -q $(FEATURES:--workspace=) --bin firn -- demo
+
+build: ## debug binary with the demo
+	$(CARGO) build $(FEATURES) --bins --tests
+
+check: fmt lint deny compose-check test-fast ## format, lints, licences, the compose file, fast tests
+
+fmt:
+	$(CARGO) fmt --all --check
+
+lint:
+	$(CARGO) clippy $(FEATURES) --all-targets -- -D warnings
+
+deny: ## licences, sources and duplicate versions of the dependencies
+	deploy/ci/cargo-deny check bans licenses sources
+
+compose-check: ## docker-compose.yml against the compose specification and the native stack
+	deploy/ci/compose-check
+
+test-fast: ## unit tests and the seeded simulation
+	$(CARGO) test $(FEATURES)
+
+test: test-fast test-e2e ## all tests: unit, simulation, end to end on the real servers
+
+test-e2e: build ## end to end on the native stack: Trino against PostgreSQL, kills, foreign writers, bad input
+	FIRN_BIN="$$(deploy/ci/target-dir)/debug/firn" tests/e2e/run
+
+bench: ## speed and memory on real Kafka, as a table with ratios (release build; docs/benchmarks.md)
+	deploy/ci/bench
+
+stack-up: ## PostgreSQL, Kafka, Connect, registry, MinIO, Hive Metastore, Trino as plain processes
+	$(STACK) up
+
+stack-down: ## stops them
+	$(STACK) down
+
+stack-status: ## what runs where
+	$(STACK) status

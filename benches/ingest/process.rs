@@ -1,0 +1,52 @@
+//! A child process and what the kernel says it used.
+
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+/// Wall and CPU time and the peak of resident memory of a process that has ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    pub wall_s: f64,
+    pub cpu_s: f64,
+    pub peak_rss_bytes: u64,
+}
+
+pub struct Measured {
+    child: Child,
+    began: Instant,
+}
+
+impl Measured {
+    pub fn spawn(command: &mut Command) -> anyhow::Result<Self> {
+        Ok(Self { child: command.spawn()?, began: Instant::now() })
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Asks it to end (SIGTERM): `firn run` commits what it has and exits 0.
+    pub fn terminate(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(Command::new("kill").arg(self.child.id().to_string()).status()?.success(), "kill failed");
+        Ok(())
+    }
+
+    /// Waits for its end.
+    #[allow(unsafe_code)] // the standard library has no wait that tells a single child's usage
+    pub fn ended(self) -> anyhow::Result<Usage> {
+        let mut status = 0;
+        // SAFETY: both are plain data that the kernel fills; the child has not been waited for before.
+        let (pid, used) = unsafe {
+            let mut used: libc::rusage = std::mem::zeroed();
+            (libc::wait4(self.child.id() as i32, &mut status, 0, &mut used), used)
+        };
+        anyhow::ensure!(pid > 0, "wait4 failed");
+        anyhow::ensure!(status == 0, "the process failed (wait status {status}); see its log above");
+        let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
+        Ok(Usage {
+            wall_s: self.began.elapsed().as_secs_f64(),
+            cpu_s: seconds(used.ru_utime) + seconds(used.ru_stime),
+            peak_rss_bytes: used.ru_maxrss as u64 * 1024,
+        })
+    }
+}

@@ -1,0 +1,35 @@
+//! Iceberg catalogs that commit a row delta by compare-and-set.
+//!
+//! Knows Iceberg; knows nothing of Kafka, Debezium or where rows come from.
+//!
+//! # Layout
+//! - [`Catalog`]: the trait; [`hms`], [`sql`], [`rest`], [`memory`] implement it and pass one conformance suite.
+//! - [`storage`]: `object_store` behind Iceberg's storage trait: S3, local files, memory; faults wrap it in tests.
+//! - [`RowDelta`]: what one commit does to a table; [`commit()`] lands it exactly once.
+//! - [`live`]: which files a snapshot holds.
+
+mod catalog;
+mod cleanup;
+pub mod commit;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+mod delta;
+mod error;
+pub mod hms;
+pub mod live;
+mod manifests;
+pub mod memory;
+mod metadata;
+pub mod rest;
+pub mod sql;
+mod stage;
+pub mod storage;
+#[cfg(any(test, feature = "conformance"))]
+mod testing;
+
+pub use catalog::Catalog;
+pub use cleanup::Cleanup;
+pub use commit::{Attempt, CommitError, Committed, Patience, Plan, Planner, Retention, commit, new_snapshot_id};
+pub use delta::{FileKey, RowDelta, SpecFile};
+pub use error::{Error, ErrorKind, Result};
+pub use manifests::ManifestCache;

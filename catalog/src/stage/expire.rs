@@ -1,0 +1,94 @@
+//! Which snapshots the commit lets go. Pure.
+
+use std::collections::{HashMap, HashSet};
+
+use iceberg::TableUpdate;
+use iceberg::spec::{MAIN_BRANCH, SnapshotRef, SnapshotReference, TableMetadata};
+use serde::Deserialize;
+
+use crate::{Error, ErrorKind, Result};
+
+/// The new snapshot and its parent always stay: a reader of the parent must not lose its ground.
+const LEAST_KEPT: usize = 2;
+
+/// Snapshots of main that go, newest first, and the one that follows them.
+#[derive(Clone, Debug)]
+pub(crate) struct Expiry {
+    pub expired: Vec<SnapshotRef>,
+    /// The oldest of main's chain that stays: the child of the newest that the bound lets go.
+    pub oldest_kept: SnapshotRef,
+}
+
+impl Expiry {
+    /// `metadata` is the table with the new snapshot as main's head. Never takes what a tag or another branch holds, and nothing
+    /// at all with `gc.enabled=false` (files may be shared with another table).
+    pub fn of(metadata: &TableMetadata, max_snapshots: usize) -> Result<Option<Self>> {
+        let max_snapshots = max_snapshots.max(LEAST_KEPT);
+        if metadata.snapshots().len() <= max_snapshots
+            || metadata.properties().get("gc.enabled").is_some_and(|v| v == "false")
+        {
+            return Ok(None);
+        }
+        let chain = chain(metadata, metadata.current_snapshot());
+        let (kept, beyond) = chain.split_at(max_snapshots.min(chain.len()));
+        let Some(oldest_kept) = kept.last().filter(|_| !beyond.is_empty()) else { return Ok(None) };
+        let held = held(metadata)?;
+        let expired: Vec<_> = beyond.iter().filter(|s| !held.contains(&s.snapshot_id())).cloned().collect();
+        Ok((!expired.is_empty()).then(|| Self { expired, oldest_kept: oldest_kept.clone() }))
+    }
+
+    pub fn updates(&self, metadata: &TableMetadata) -> Vec<TableUpdate> {
+        let ids: Vec<i64> = self.expired.iter().map(|s| s.snapshot_id()).collect();
+        let mut updates = Vec::new();
+        for &snapshot_id in &ids {
+            if metadata.statistics_for_snapshot(snapshot_id).is_some() {
+                updates.push(TableUpdate::RemoveStatistics { snapshot_id });
+            }
+            if metadata.partition_statistics_for_snapshot(snapshot_id).is_some() {
+                updates.push(TableUpdate::RemovePartitionStatistics { snapshot_id });
+            }
+        }
+        updates.push(TableUpdate::RemoveSnapshots { snapshot_ids: ids });
+        updates
+    }
+}
+
+/// `head` and its ancestors, newest first, as far as they are there.
+pub(crate) fn chain(metadata: &TableMetadata, head: Option<&SnapshotRef>) -> Vec<SnapshotRef> {
+    let mut chain: Vec<SnapshotRef> = Vec::new();
+    let mut next = head;
+    while let Some(snapshot) = next.filter(|_| chain.len() <= metadata.snapshots().len()) {
+        chain.push(snapshot.clone());
+        next = snapshot.parent_snapshot_id().and_then(|id| metadata.snapshot_by_id(id));
+    }
+    chain
+}
+
+/// What tags and branches other than main hold: the tagged snapshots; the branches' heads with all their ancestors.
+fn held(metadata: &TableMetadata) -> Result<HashSet<i64>> {
+    let mut held = HashSet::new();
+    for (name, reference) in references(metadata)? {
+        if name == MAIN_BRANCH {
+            continue;
+        }
+        held.insert(reference.snapshot_id);
+        if reference.is_branch() {
+            let head = metadata.snapshot_by_id(reference.snapshot_id);
+            held.extend(chain(metadata, head).iter().map(|s| s.snapshot_id()));
+        }
+    }
+    Ok(held)
+}
+
+/// `TableMetadata` doesn't show its references but in its JSON.
+fn references(metadata: &TableMetadata) -> Result<HashMap<String, SnapshotReference>> {
+    #[derive(Deserialize)]
+    struct OnlyReferences {
+        #[serde(default)]
+        refs: HashMap<String, SnapshotReference>,
+    }
+    let read = serde_json::to_vec(metadata).and_then(|json| serde_json::from_slice::<OnlyReferences>(&json));
+    let read =
+        read.map_err(|e| Error::new(ErrorKind::Invalid, "the table's references can't be read").with_source(e))?;
+    Ok(read.refs)
+}

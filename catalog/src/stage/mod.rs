@@ -1,0 +1,161 @@
+//! A row delta on a base, as files that nobody sees yet and the updates that show them.
+//!
+//! Knows one base and one attempt; knows nothing of retries. On another base it is staged anew, never patched.
+
+mod carry;
+mod expire;
+mod summary;
+mod write;
+
+use std::collections::HashMap;
+
+use chrono::Utc;
+use iceberg::spec::{
+    FormatVersion, MAIN_BRANCH, ManifestListWriter, Snapshot, SnapshotReference, SnapshotRetention, TableMetadata,
+};
+use iceberg::table::Table;
+use iceberg::{TableRequirement, TableUpdate};
+
+use crate::commit::{LAST_COMMIT_ID, Plan};
+use crate::manifests::{self, ManifestCache};
+use crate::{Error, ErrorKind, Result};
+pub(crate) use expire::{Expiry, chain};
+use write::Writer;
+
+const PREVIOUS_VERSIONS_MAX: &str = "write.metadata.previous-versions-max";
+const PREVIOUS_VERSIONS_MAX_DEFAULT: usize = 100;
+
+/// What one attempt sends to the catalog, and what it leaves in storage.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    pub updates: Vec<TableUpdate>,
+    pub requirements: Vec<TableRequirement>,
+    /// Tells which attempt a snapshot in the table came from. None without a snapshot.
+    pub manifest_list: Option<String>,
+    pub expiry: Option<Expiry>,
+}
+
+/// What is staged, where.
+#[derive(Debug)]
+pub(crate) struct Staging<'a> {
+    pub base: &'a Table,
+    pub plan: &'a Plan,
+    pub snapshot_id: i64,
+    /// Unique among all attempts there ever are: part of the file names.
+    pub attempt_id: uuid::Uuid,
+    pub manifests: &'a ManifestCache,
+}
+
+impl Staging<'_> {
+    /// Writes manifests and manifest list. Every path goes into `written` before it is written, so that it is known also when
+    /// the answer of the write is lost.
+    ///
+    /// # Errors
+    /// `Invalid` when a file to remove isn't live or a file doesn't fit its spec, `Unsupported` for a v1 table, the storage's
+    /// otherwise.
+    pub async fn stage(&self, written: &mut Vec<String>) -> Result<Staged> {
+        let mut updates = self.plan.updates.clone();
+        updates.push(TableUpdate::SetProperties { updates: self.properties() });
+        let metadata = apply(self.base.metadata(), &updates)?;
+        let parent = metadata.current_snapshot().cloned();
+
+        let mut requirements = self.plan.requirements.clone();
+        requirements.push(TableRequirement::UuidMatch { uuid: self.base.metadata().uuid() });
+        requirements.push(TableRequirement::RefSnapshotIdMatch {
+            r#ref: MAIN_BRANCH.to_owned(),
+            snapshot_id: parent.as_ref().map(|s| s.snapshot_id()),
+        });
+        if !self.plan.needs_snapshot() {
+            return Ok(Staged { updates, requirements, manifest_list: None, expiry: None });
+        }
+
+        let (snapshot, manifest_list) = self.snapshot(&metadata, written).await?;
+        let built = metadata.into_builder(None).set_branch_snapshot(snapshot.clone(), MAIN_BRANCH)?.build()?;
+        // the builder keeps the branch's retention, which a reference made anew would reset
+        let reference = built.changes.iter().rev().find_map(|change| match change {
+            TableUpdate::SetSnapshotRef { reference, .. } => Some(reference.clone()),
+            _ => None,
+        });
+        let reference = reference
+            .unwrap_or_else(|| SnapshotReference::new(self.snapshot_id, SnapshotRetention::branch(None, None, None)));
+        updates.push(TableUpdate::AddSnapshot { snapshot });
+        updates.push(TableUpdate::SetSnapshotRef { ref_name: MAIN_BRANCH.to_owned(), reference });
+        let expiry = Expiry::of(&built.metadata, self.plan.retention.max_snapshots)?;
+        updates.extend(expiry.iter().flat_map(|e| e.updates(&built.metadata)));
+        Ok(Staged { updates, requirements, manifest_list: Some(manifest_list), expiry })
+    }
+
+    fn properties(&self) -> HashMap<String, String> {
+        let mut properties = self.plan.properties.clone();
+        properties.insert(LAST_COMMIT_ID.to_owned(), self.snapshot_id.to_string());
+        let kept = self.plan.retention.max_metadata_files;
+        // the owner's own setting stands
+        let stated = self.base.metadata().properties().contains_key(PREVIOUS_VERSIONS_MAX);
+        if !stated && kept != PREVIOUS_VERSIONS_MAX_DEFAULT {
+            properties.entry(PREVIOUS_VERSIONS_MAX.to_owned()).or_insert_with(|| kept.max(1).to_string());
+        }
+        properties
+    }
+
+    async fn snapshot(&self, metadata: &TableMetadata, written: &mut Vec<String>) -> Result<(Snapshot, String)> {
+        if metadata.format_version() < FormatVersion::V2 {
+            let text = format!("table {} has format version 1; upgrade it to 2", self.base.identifier());
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        let parent = metadata.current_snapshot();
+        let mut writer = Writer::new(self, metadata, written);
+        let mut entries = writer.added(&self.plan.delta).await?;
+        if let Some(parent) = parent {
+            let list = manifests::list(self.base, parent).await?;
+            entries.extend(carry::carry(&mut writer, list, &entries).await?);
+        } else if let Some(missing) = self.plan.delta.removed.iter().next() {
+            return Err(carry::not_live(&missing.path));
+        }
+        let summary = summary::summary(self.plan, writer.collector.build(), parent.map(|p| p.summary()));
+
+        let parent_id = parent.map(|p| p.snapshot_id());
+        let sequence_number = metadata.next_sequence_number();
+        let first_row_id = metadata.next_row_id();
+        let path = format!("{}/metadata/snap-{}-{}.avro", metadata.location(), self.snapshot_id, self.attempt_id);
+        writer.written.push(path.clone());
+        let output = self.base.file_io().new_output(&path)?.writer().await?;
+        let mut list = if metadata.format_version() == FormatVersion::V2 {
+            ManifestListWriter::v2(output, self.snapshot_id, parent_id, sequence_number)
+        } else {
+            ManifestListWriter::v3(output, self.snapshot_id, parent_id, sequence_number, Some(first_row_id))
+        };
+        list.add_manifests(entries.into_iter())?;
+        let next_row_id = list.next_row_id();
+        list.close().await?;
+
+        let now_ms = Utc::now().timestamp_millis();
+        let snapshot = Snapshot::builder()
+            .with_snapshot_id(self.snapshot_id)
+            .with_parent_snapshot_id(parent_id)
+            .with_sequence_number(sequence_number)
+            // another writer's clock may be ahead: time must not go back in a table
+            .with_timestamp_ms(
+                now_ms.max(self.base.metadata().last_updated_ms()).max(parent.map_or(0, |p| p.timestamp_ms())),
+            )
+            .with_manifest_list(path.clone())
+            .with_summary(summary)
+            .with_schema_id(metadata.current_schema_id());
+        let snapshot = match next_row_id {
+            Some(next) => snapshot.with_row_range(first_row_id, next.saturating_sub(first_row_id)).build(),
+            None => snapshot.build(),
+        };
+        Ok((snapshot, path))
+    }
+}
+
+/// `metadata` + `updates`, not written anywhere.
+fn apply(metadata: &TableMetadata, updates: &[TableUpdate]) -> Result<TableMetadata> {
+    let mut builder = metadata.clone().into_builder(None);
+    for update in updates {
+        builder = update.clone().apply(builder)?;
+    }
+    Ok(builder.build()?.metadata)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! One storage layer: `object_store` (S3, local files, memory) behind Iceberg's storage trait.
+//!
+//! Knows locations, credentials and stores; knows nothing of tables.
+//!
+//! The same [`Stores`] gives Iceberg its [`FileIO`] and firn the raw [`ObjectStore`], for what Iceberg's trait lacks (a put that
+//! must not overwrite). Faults wrap it in tests: see [`fault`].
+
+mod error;
+pub mod fault;
+mod file_io;
+mod location;
+mod s3;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use iceberg::io::{FileIO, FileIOBuilder};
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, ErrorKind, Result};
+pub(crate) use error::explain;
+use fault::{Faults, FaultyStore};
+use location::{Location, Scheme};
+
+/// Opens the store of `location` and answers the `FileIO` for it and for every other location under the same properties.
+///
+/// Locations: `s3://bucket/key`, `s3a://bucket/key` (the same thing), `file:///path`, `/path`, `memory://name/key`.
+/// Properties as in `PyIceberg`: `s3.endpoint`, `s3.access-key-id`, `s3.secret-access-key`, `s3.session-token`, `s3.region`,
+/// `s3.path-style-access` or `s3.force-virtual-addressing`; without keys the environment's AWS settings apply.
+///
+/// # Errors
+/// `Unsupported` for another scheme, `Refused` for a location or property that can't be used. Nothing is asked over the network.
+pub fn file_io(location: &str, properties: &HashMap<String, String>) -> Result<FileIO> {
+    let stores = Stores::new(properties.clone());
+    stores.object_store(location)?;
+    Ok(stores.file_io())
+}
+
+/// The stores under one set of properties: one for each scheme and bucket, opened when first asked for. Clones share them, so
+/// `memory://` stores are seen by the clones of one `Stores` alone.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct Stores {
+    properties: HashMap<String, String>,
+    #[serde(skip)]
+    open: Arc<Mutex<HashMap<String, Arc<dyn ObjectStore>>>>,
+    #[serde(skip)]
+    faults: Option<Faults>,
+}
+
+/// Without the properties: they hold secrets.
+impl fmt::Debug for Stores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stores").field("faults", &self.faults.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl Stores {
+    pub fn new(properties: HashMap<String, String>) -> Self {
+        Self { properties, ..Self::default() }
+    }
+
+    /// Every store opened from now on fails as `faults` says, and tells it of each call.
+    #[must_use]
+    pub fn with_faults(self, faults: Faults) -> Self {
+        Self { open: Arc::default(), faults: Some(faults), ..self }
+    }
+
+    /// For Iceberg. It carries no properties: its `Debug` would print them.
+    pub fn file_io(&self) -> FileIO {
+        FileIOBuilder::new(Arc::new(file_io::ObjectStoreFactory::new(self.clone()))).build()
+    }
+
+    /// The store that holds `location`, and the path in it.
+    ///
+    /// # Errors
+    /// As [`file_io()`].
+    pub fn object_store(&self, location: &str) -> Result<(Arc<dyn ObjectStore>, Path)> {
+        let location = Location::parse(location)?;
+        let key = location.store_key();
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = open.get(&key) {
+            return Ok((store.clone(), location.path));
+        }
+        let store: Arc<dyn ObjectStore> = match location.scheme {
+            Scheme::S3 => Arc::new(s3::build(&location.bucket, &self.properties)?),
+            Scheme::File => Arc::new(LocalFileSystem::new()),
+            Scheme::Memory => Arc::new(InMemory::new()),
+        };
+        let store = match &self.faults {
+            Some(faults) => Arc::new(FaultyStore::new(store, faults.clone())),
+            None => store,
+        };
+        open.insert(key, store.clone());
+        Ok((store, location.path))
+    }
+
+    /// Where the store of `location` is, for errors: the S3 endpoint.
+    fn endpoint(&self) -> Option<&str> {
+        self.properties.get("s3.endpoint").map(String::as_str)
+    }
+}
+
+/// A location that isn't usable as it is written.
+fn bad_location(location: &str, why: impl fmt::Display) -> Error {
+    Error::new(ErrorKind::Refused, format!("location {location:?} can't be used: {why}"))
+}
+
+#[cfg(test)]
+mod tests;

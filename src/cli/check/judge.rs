@@ -1,0 +1,209 @@
+//! The judgements of `firn check`: plain data in, findings out.
+
+use std::collections::BTreeMap;
+
+use iceberg::spec::TableMetadata;
+
+use super::report::Finding;
+use crate::change::ColumnType;
+use crate::config::error::nearest;
+use crate::config::{Config, Mode, TableConfig};
+use crate::position::Checkpoint;
+use crate::sink::lake::MODE;
+use crate::source::kafka::inspect::{Cluster, Watermarks};
+
+/// Partition -> how far its log reaches.
+pub(super) type Logs = BTreeMap<i32, Watermarks>;
+
+/// The topics that the configuration selects, against those that there are.
+pub(super) fn topics(config: &Config, cluster: &Cluster) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let all = || cluster.topics.keys().map(String::as_str);
+    for name in config.lake.exact_topics() {
+        if !cluster.topics.contains_key(name) {
+            let hint = nearest(name, all()).map_or_else(String::new, |n| format!("; did you mean {n}?"));
+            findings.push(Finding::warn(
+                format!("topic {name}"),
+                "does not exist yet",
+                format!("firn waits for it; check the name and the connector{hint}"),
+            ));
+        }
+    }
+    let selected: Vec<&str> = all().filter(|t| config.selects(t)).collect();
+    for name in &selected {
+        let Some(topic) = cluster.topics.get(*name) else { continue };
+        let subject = format!("topic {name}");
+        if let Some(error) = &topic.error {
+            findings.push(Finding::fail(subject, error.clone(), "the group needs Describe and Read on this topic"));
+        } else if !topic.leaderless.is_empty() {
+            let found = format!("partitions {:?} have no leader", topic.leaderless);
+            findings.push(Finding::fail(subject, found, "see why the brokers that hold them are down"));
+        } else {
+            findings.push(Finding::ok(subject, format!("partitions: {}", topic.partitions.len())));
+        }
+    }
+    if selected.is_empty() && config.lake.exact_topics().is_empty() {
+        let some: Vec<&str> = all().filter(|t| !t.starts_with('_')).take(5).collect();
+        let there =
+            if some.is_empty() { "there are none yet".to_owned() } else { format!("there are: {}", some.join(", ")) };
+        findings.push(Finding::warn(
+            "topics",
+            "none matches lake.topics or lake.topics_regex",
+            format!("firn waits for one; {there}"),
+        ));
+    }
+    if let Err(e) = config.check_collisions(selected) {
+        findings.push(Finding::fail(
+            "names",
+            e.to_string(),
+            "set namespace or table for one of them under [[lake.tables]]",
+        ));
+    }
+    findings
+}
+
+/// An existing table against what the configuration wants of it.
+pub(super) fn table(wanted: &TableConfig, metadata: &TableMetadata) -> Vec<Finding> {
+    let subject = format!("table {}", wanted.ident());
+    let mut findings = Vec::new();
+    let mode = match wanted.mode {
+        Mode::Append => "append",
+        Mode::Upsert => "upsert",
+    };
+    match metadata.properties().get(MODE) {
+        Some(have) if have != mode => findings.push(Finding::fail(
+            subject.clone(),
+            format!("is an {have} table, the configuration says {mode}"),
+            format!("set mode = \"{have}\" for topic {}, or give the topic another table", wanted.topic),
+        )),
+        None if metadata.current_snapshot().is_some() => findings.push(Finding::warn(
+            subject.clone(),
+            "holds rows that firn did not write",
+            match wanted.mode {
+                Mode::Append => "firn adds to them; give the topic another table if that is not wanted",
+                Mode::Upsert => "they count as rows of the source: a key that comes again replaces them",
+            },
+        )),
+        _ => {}
+    }
+    let schema = metadata.current_schema();
+    for column in &wanted.columns {
+        let Some(field) = schema.field_by_name_case_insensitive(&column.name) else {
+            continue;
+        };
+        let have = field.field_type.to_string();
+        if have
+            .parse::<ColumnType>()
+            .is_ok_and(|have| have != column.column_type && !widens(&have, &column.column_type))
+        {
+            findings.push(Finding::fail(
+                subject.clone(),
+                format!("column {} is {have}, the configuration declares {}", field.name, column.column_type),
+                format!("declare it as \"{have}\", or give the topic another table"),
+            ));
+        }
+    }
+    let keys: Vec<&str> = schema.identifier_field_ids().filter_map(|id| schema.name_by_field_id(id)).collect();
+    if wanted.mode == Mode::Upsert && !wanted.key.is_empty() && !keys.is_empty() {
+        let mut have = keys.clone();
+        have.sort_unstable();
+        let mut want: Vec<&str> = wanted.key.iter().map(String::as_str).collect();
+        want.sort_unstable();
+        if have != want {
+            findings.push(Finding::fail(
+                subject.clone(),
+                format!("has the key ({}), the configuration says ({})", keys.join(", "), wanted.key.join(", ")),
+                "set key to the table's own, or give the topic another table",
+            ));
+        }
+    }
+    if metadata.format_version() as u8 != wanted.format_version {
+        findings.push(Finding::warn(
+            subject.clone(),
+            format!(
+                "has format version {}, the configuration says {}",
+                metadata.format_version() as u8,
+                wanted.format_version
+            ),
+            "format_version counts at creation; the table keeps its own",
+        ));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(subject, format!("{mode}, {} columns", schema.as_struct().fields().len())));
+    }
+    findings
+}
+
+/// Whether firn may change a column of type `have` to `want` in place: Iceberg's promotions.
+fn widens(have: &ColumnType, want: &ColumnType) -> bool {
+    match (have, want) {
+        (ColumnType::Int, ColumnType::Long) | (ColumnType::Float, ColumnType::Double) => true,
+        (ColumnType::Decimal { precision: p, scale: s }, ColumnType::Decimal { precision, scale }) => {
+            precision >= p && scale == s
+        }
+        _ => false,
+    }
+}
+
+/// The stored positions of one topic against its log.
+pub(super) fn positions(wanted: &TableConfig, stored: &Checkpoint, logs: &Logs) -> Vec<Finding> {
+    let subject = format!("position {}", wanted.topic);
+    let Some(topic) = stored.topics.get(&wanted.topic) else {
+        return vec![Finding::ok(subject, "none stored yet: kafka.start decides")];
+    };
+    let mut findings = Vec::new();
+    let mut lag = 0;
+    for (partition, at) in &topic.partitions {
+        let subject = format!("position {}/{partition}", wanted.topic);
+        let Some(log) = logs.get(partition) else {
+            findings.push(Finding::fail(
+                subject,
+                format!("the table is at offset {}, but the partition is gone", at.next),
+                "the topic was made anew with fewer partitions: give it another table, or rewind this one",
+            ));
+            continue;
+        };
+        if at.next > log.high {
+            findings.push(Finding::fail(
+                subject,
+                format!("the table is at offset {}, the log ends at {}", at.next, log.high),
+                "the topic was made anew or cut: rewind the table or give the topic another one; firn will not read on",
+            ));
+        } else if at.next < log.low {
+            findings.push(Finding::fail(
+                subject,
+                format!("the table is at offset {}, the log begins at {}: {} offsets are gone", at.next, log.low, log.low - at.next),
+                "retention removed them before they were read: take a new snapshot of the source, then rewind the table",
+            ));
+        } else {
+            lag += log.high - at.next;
+        }
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(subject, format!("{lag} records behind")));
+    }
+    findings
+}
+
+/// Settings that are valid each by itself, but not together.
+pub(super) fn settings(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if config.lake.commit_bytes > config.memory.budget_bytes {
+        findings.push(Finding::warn(
+            "memory",
+            format!(
+                "lake.commit_bytes {} is above memory.budget_bytes {}",
+                config.lake.commit_bytes, config.memory.budget_bytes
+            ),
+            "commits are made when the budget is full, before commit_bytes is reached",
+        ));
+    }
+    if config.kafka.bootstrap_servers.contains("localhost") && config.serve.listen.starts_with("0.0.0.0") {
+        findings.push(Finding::warn(
+            "kafka.bootstrap_servers",
+            "is localhost while serve.listen is open to others, as in a container",
+            "inside a container localhost is the container itself: name the broker's host",
+        ));
+    }
+    findings
+}

@@ -1,0 +1,183 @@
+//! `firn table show`
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use iceberg::spec::TableMetadata;
+use iceberg::table::Table;
+use serde::Serialize;
+
+use super::super::{Failure, Output, print};
+use super::utc;
+use crate::position::Checkpoint;
+use crate::sink::lake::CHECKPOINT;
+
+/// What the current snapshot's summary says of the table's size.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct Size {
+    /// Without the deleted ones, as far as they are position deletes.
+    pub rows: Option<u64>,
+    pub data_files: Option<u64>,
+    pub delete_files: Option<u64>,
+    pub bytes: Option<u64>,
+    /// Readers pay for these row by row; firn writes none.
+    pub equality_deletes: Option<u64>,
+}
+
+impl Size {
+    pub fn of(metadata: &TableMetadata) -> Self {
+        let Some(snapshot) = metadata.current_snapshot() else {
+            return Self {
+                rows: Some(0),
+                data_files: Some(0),
+                delete_files: Some(0),
+                bytes: Some(0),
+                equality_deletes: Some(0),
+            };
+        };
+        let summary = &snapshot.summary().additional_properties;
+        let total = |name: &str| summary.get(name).and_then(|v| v.parse::<u64>().ok());
+        Self {
+            rows: total("total-records").map(|r| r.saturating_sub(total("total-position-deletes").unwrap_or(0))),
+            data_files: total("total-data-files"),
+            delete_files: total("total-delete-files"),
+            bytes: total("total-files-size"),
+            equality_deletes: total("total-equality-deletes"),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Shown {
+    table: String,
+    location: String,
+    format_version: u8,
+    uuid: String,
+    size: Size,
+    snapshot_id: Option<i64>,
+    last_commit_ms: Option<i64>,
+    partition_by: Vec<String>,
+    sort_by: Vec<String>,
+    columns: Vec<ShownColumn>,
+    /// The next offset to read, by topic and partition.
+    positions: BTreeMap<String, BTreeMap<i32, i64>>,
+    generation: Option<u64>,
+    properties: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShownColumn {
+    id: i32,
+    name: String,
+    #[serde(rename = "type")]
+    column_type: String,
+    required: bool,
+    key: bool,
+    doc: Option<String>,
+}
+
+pub(super) fn run(table: &Table, output: Output) -> Result<(), Failure> {
+    output.not_csv()?;
+    let shown = shown(table);
+    match output {
+        Output::Json => print::json(&shown),
+        _ => print::text(&text(&shown)),
+    }
+}
+
+fn shown(table: &Table) -> Shown {
+    let metadata = table.metadata();
+    let schema = metadata.current_schema();
+    let column = |id: i32| schema.name_by_field_id(id).unwrap_or("?").to_owned();
+    let term = |id: i32, transform: iceberg::spec::Transform| {
+        crate::config::PartitionBy { column: column(id), transform }.to_string()
+    };
+    let keys: Vec<i32> = schema.identifier_field_ids().collect();
+    let checkpoint = metadata.properties().get(CHECKPOINT).and_then(|json| Checkpoint::from_json(json).ok());
+    let positions = checkpoint.iter().flat_map(|c| &c.topics);
+    Shown {
+        table: table.identifier().to_string(),
+        location: metadata.location().to_owned(),
+        format_version: metadata.format_version() as u8,
+        uuid: metadata.uuid().to_string(),
+        size: Size::of(metadata),
+        snapshot_id: metadata.current_snapshot_id(),
+        last_commit_ms: metadata.current_snapshot().map(|s| s.timestamp_ms()),
+        partition_by: metadata
+            .default_partition_spec()
+            .fields()
+            .iter()
+            .map(|f| term(f.source_id, f.transform))
+            .collect(),
+        sort_by: metadata
+            .default_sort_order()
+            .fields
+            .iter()
+            .map(|f| format!("{} {} nulls {}", term(f.source_id, f.transform), f.direction, f.null_order))
+            .collect(),
+        columns: schema
+            .as_struct()
+            .fields()
+            .iter()
+            .map(|f| ShownColumn {
+                id: f.id,
+                name: f.name.clone(),
+                column_type: f.field_type.to_string(),
+                required: f.required,
+                key: keys.contains(&f.id),
+                doc: f.doc.clone(),
+            })
+            .collect(),
+        positions: positions
+            .map(|(t, p)| (t.clone(), p.partitions.iter().map(|(n, at)| (*n, at.next)).collect()))
+            .collect(),
+        generation: checkpoint.as_ref().map(|c| c.generation),
+        properties: metadata.properties().iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+    }
+}
+
+fn text(t: &Shown) -> String {
+    let number = |n: Option<u64>| n.map_or_else(|| "?".to_owned(), |n| n.to_string());
+    let list = |terms: &[String]| if terms.is_empty() { "no".to_owned() } else { terms.join(", ") };
+    let mut out = String::new();
+    let mut line = |name: &str, value: &str| {
+        // Writing to a String does not fail.
+        let _ = writeln!(out, "{name:<14}{value}");
+    };
+    line("table", &t.table);
+    line("location", &t.location);
+    line("format", &t.format_version.to_string());
+    line("rows", &number(t.size.rows));
+    line(
+        "files",
+        &format!(
+            "{} data, {} delete, {} bytes, {} equality deletes",
+            number(t.size.data_files),
+            number(t.size.delete_files),
+            number(t.size.bytes),
+            number(t.size.equality_deletes)
+        ),
+    );
+    line("snapshot", &t.snapshot_id.map_or_else(|| "none yet".to_owned(), |id| id.to_string()));
+    line("last commit", &t.last_commit_ms.map_or_else(String::new, utc));
+    line("partitioned", &list(&t.partition_by));
+    line("sorted", &list(&t.sort_by));
+    line("columns", "");
+    let width = t.columns.iter().map(|c| c.name.chars().count()).max().unwrap_or(0);
+    for c in &t.columns {
+        let marks =
+            [(c.required, " required"), (c.key, " key")].iter().filter(|m| m.0).map(|m| m.1).collect::<String>();
+        line("", &format!("{:<width$}  {}{marks}", c.name, c.column_type));
+    }
+    line("positions", if t.positions.is_empty() { "none: firn has not committed here" } else { "(next offset)" });
+    for (topic, partitions) in &t.positions {
+        for (partition, next) in partitions {
+            line("", &format!("{topic}/{partition}  {next}"));
+        }
+    }
+    line("properties", "");
+    for (name, value) in t.properties.iter().filter(|(name, _)| *name != CHECKPOINT) {
+        line("", &format!("{name} = {value}"));
+    }
+    out
+}

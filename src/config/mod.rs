@@ -1,0 +1,147 @@
+//! The configuration: one TOML file, unknown keys refused with the nearest right name, every value printable, secrets only
+//! from the environment or from files.
+//!
+//! Knows the keys, their defaults and bounds, and the naming rule; opens no connection.
+//!
+//! # Layout
+//! - [`Config`]: the whole; each section is a struct that validates itself ([`kafka`], [`catalog`], [`lake`], [`process`]); [`table`] is
+//!   what comes out for one topic.
+//! - [`naming`]: from a topic to a table's name. [`layout`]: partition and sort fields. [`columns`]: types as text.
+//! - [`env`]: placeholders and `.env`. [`secret`]: what is never printed. [`error`]: where and what is wrong.
+
+pub mod catalog;
+pub mod columns;
+mod document;
+pub mod env;
+pub mod error;
+pub mod kafka;
+pub mod lake;
+pub mod layout;
+pub mod naming;
+pub mod process;
+pub mod secret;
+pub mod table;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+pub use catalog::{CatalogConfig, CatalogKind, CommitMode};
+pub use columns::DeclaredColumns;
+pub use error::{ConfigError, Problem};
+pub use kafka::{KafkaConfig, RegistryConfig, Start};
+pub use lake::{LakeConfig, TableRule};
+pub use layout::{PartitionBy, SortBy};
+pub use naming::Selection;
+pub use process::{DeadLetterTarget, DeadLettersConfig, LogConfig, LogFormat, MemoryConfig, ServeConfig};
+pub use secret::{Address, Properties};
+pub use table::{DeleteImage, Mode, TableConfig};
+
+/// The whole configuration, checked. Prints (Debug, Serialize) without secrets.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub kafka: KafkaConfig,
+    #[serde(default)]
+    pub registry: RegistryConfig,
+    pub catalog: CatalogConfig,
+    pub lake: LakeConfig,
+    #[serde(default)]
+    pub dead_letters: DeadLettersConfig,
+    #[serde(default)]
+    pub memory: MemoryConfig,
+    #[serde(default)]
+    pub serve: ServeConfig,
+    #[serde(default)]
+    pub log: LogConfig,
+    #[serde(skip)]
+    selection: Option<Selection>,
+}
+
+impl Config {
+    /// Reads the file, fills in placeholders (the environment, `.env` beside the file), checks every value.
+    ///
+    /// # Errors
+    /// See [`ConfigError`]; names the file, the line and what to change.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let read_error = |source| ConfigError::Read { path: path.to_owned(), source };
+        let text = std::fs::read_to_string(path).map_err(read_error)?;
+        let path_of_dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let lookup = env::Lookup::of_process(path_of_dir)
+            .map_err(|source| ConfigError::Read { path: path_of_dir.join(".env"), source })?;
+        Self::parse(&text, path, &lookup)
+    }
+
+    /// [`Config::load`] for a text at hand; `path` is for errors, relative paths start from `lookup.dir`.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn parse(text: &str, path: &Path, lookup: &env::Lookup) -> Result<Self, ConfigError> {
+        let at = |e: document::AtLine| ConfigError::At { path: path.to_owned(), line: e.line, message: e.message };
+        let (mut config, lines) = document::read::<Self>(text, lookup).map_err(at)?;
+        config.validate().map_err(|p| at(lines.locate(p)))?;
+        config.catalog.resolve_paths(&lookup.dir);
+        config.selection = config.lake.selection().ok();
+        config.check_collisions(config.lake.exact_topics())?;
+        Ok(config)
+    }
+
+    fn validate(&self) -> Result<(), Problem> {
+        self.kafka.validate().map_err(|p| p.under("kafka"))?;
+        self.registry.validate().map_err(|p| p.under("registry"))?;
+        self.catalog.validate().map_err(|p| p.under("catalog"))?;
+        self.lake.validate().map_err(|p| p.under("lake"))?;
+        self.dead_letters.validate().map_err(|p| p.under("dead_letters"))?;
+        self.memory.validate().map_err(|p| p.under("memory"))?;
+        self.serve.validate().map_err(|p| p.under("serve"))?;
+        self.log.validate().map_err(|p| p.under("log"))
+    }
+
+    /// Whether `topic` is read. The dead-letter topic never is.
+    pub fn selects(&self, topic: &str) -> bool {
+        self.dead_letters.topic.as_deref() != Some(topic) && self.selection.as_ref().is_some_and(|s| s.matches(topic))
+    }
+
+    /// The table that `topic` goes to; `None` when the topic is not selected.
+    pub fn table_for(&self, topic: &str) -> Option<TableConfig> {
+        self.selects(topic).then(|| self.lake.resolve(topic))
+    }
+
+    /// The name of the dead-letter table, when that is where they go.
+    pub fn dead_letter_table(&self) -> Option<iceberg::TableIdent> {
+        let d = &self.dead_letters;
+        (d.to == DeadLetterTarget::Table)
+            .then(|| iceberg::TableIdent::new(iceberg::NamespaceIdent::new(d.namespace.clone()), d.table.clone()))
+    }
+
+    /// # Errors
+    /// [`ConfigError::Collision`] when two of the topics map to one table, or one of them to the dead-letter table.
+    pub fn check_collisions<'a>(&self, topics: impl IntoIterator<Item = &'a str>) -> Result<(), ConfigError> {
+        let mut taken: BTreeMap<String, String> = BTreeMap::new();
+        if let Some(ident) = self.dead_letter_table() {
+            taken.insert(ident.to_string(), "the dead letters".to_owned());
+        }
+        for topic in topics {
+            let Some(table) = self.table_for(topic) else { continue };
+            let name = table.ident().to_string();
+            if let Some(first) = taken.insert(name.clone(), topic.to_owned())
+                && first != topic
+            {
+                return Err(ConfigError::Collision { table: name, first, second: topic.to_owned() });
+            }
+        }
+        Ok(())
+    }
+
+    /// The effective configuration as TOML, defaults filled in, secrets as `***`.
+    ///
+    /// # Errors
+    /// Never in practice: every section is a TOML table of plain values.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string_pretty(self)
+    }
+}
+
+#[cfg(test)]
+mod tests;

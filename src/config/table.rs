@@ -1,0 +1,111 @@
+//! What one topic's table is to be, worked out: the defaults of `[lake]`, its rule, its name.
+
+use std::collections::BTreeMap;
+
+use iceberg::{NamespaceIdent, TableIdent};
+use serde::{Deserialize, Serialize};
+
+use super::error::Problem;
+use super::layout::{PartitionBy, SortBy};
+use super::naming::check_template;
+use crate::change::{Column, origin, origin_columns};
+
+/// One topic's table: the defaults of `[lake]` with its rule applied and its name worked out.
+#[derive(Clone, Debug)]
+pub struct TableConfig {
+    pub topic: String,
+    /// Folded, see [`super::naming`].
+    pub namespace: String,
+    /// Folded, see [`super::naming`].
+    pub table: String,
+    pub mode: Mode,
+    pub commit_interval_ms: u64,
+    pub commit_rows: u64,
+    pub commit_bytes: u64,
+    pub target_file_bytes: u64,
+    pub format_version: u8,
+    pub partition_by: Vec<PartitionBy>,
+    pub sort_by: Vec<SortBy>,
+    /// Empty = the record's own key.
+    pub key: Vec<String>,
+    /// Empty = the record's own schema. Those named in `key` are marked as keys. Without the origin columns.
+    pub columns: Vec<Column>,
+    pub origin_columns: bool,
+    pub delete_image: DeleteImage,
+    pub max_snapshots: usize,
+    pub properties: BTreeMap<String, String>,
+}
+
+impl TableConfig {
+    pub fn ident(&self) -> TableIdent {
+        TableIdent::new(NamespaceIdent::new(self.namespace.clone()), self.table.clone())
+    }
+}
+
+/// What a row of the table is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Every change is a row.
+    #[default]
+    Append,
+    /// The table equals the source: one row a key.
+    Upsert,
+}
+
+/// What an append table keeps of a deleted row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeleteImage {
+    /// The key columns; the rest is null.
+    #[default]
+    Key,
+    /// The row as it was before the delete, as far as the source tells it.
+    Before,
+}
+
+impl TableConfig {
+    /// `namespace` and `table` are the templates of the names.
+    pub(super) fn validate(&self, namespace: &str, table: &str) -> Result<(), Problem> {
+        check_template(namespace).map_err(|e| Problem::new("namespace", e))?;
+        check_template(table).map_err(|e| Problem::new("table", e))?;
+        let bounds = [
+            // Below 100 ms commits, not rows, would be what the catalog is busy with.
+            ("commit_interval_ms", self.commit_interval_ms, 100, 86_400_000),
+            ("commit_rows", self.commit_rows, 1, u64::MAX),
+            ("commit_bytes", self.commit_bytes, 1 << 20, u64::MAX),
+            ("target_file_bytes", self.target_file_bytes, 1 << 20, u64::MAX),
+            ("format_version", u64::from(self.format_version), 2, 3),
+            ("max_snapshots", self.max_snapshots as u64, 1, 100_000),
+        ];
+        for (field, value, low, high) in bounds {
+            if value < low {
+                return Err(Problem::new(field, format!("{value} is below {low}, the least")));
+            }
+            if value > high {
+                return Err(Problem::new(field, format!("{value} is above {high}, the most")));
+            }
+        }
+        if self.columns.is_empty() {
+            return Ok(());
+        }
+        let known = |name: &str| self.columns.iter().any(|c| c.name == name);
+        let origin = |name: &str| self.origin_columns && origin_columns().iter().any(|c| c.name == name);
+        if let Some(c) = self.columns.iter().find(|c| origin_columns().iter().any(|o| o.name == c.name)) {
+            return Err(Problem::new(
+                format!("columns.{}", c.name),
+                format!("names that begin with {} are firn's own", origin::PREFIX),
+            ));
+        }
+        if let Some(name) = self.key.iter().find(|k| !known(k)) {
+            return Err(Problem::new("key", format!("`{name}` is not among the declared columns")));
+        }
+        let used = self.partition_by.iter().map(|p| ("partition_by", &p.column));
+        for (field, name) in used.chain(self.sort_by.iter().map(|s| ("sort_by", &s.column))) {
+            if !known(name) && !origin(name) {
+                return Err(Problem::new(field, format!("`{name}` is not among the declared columns")));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,38 @@
+//! Debezium's messages become rows of a table: JSON bytes in, Arrow columns out. Debezium's names stop here.
+//!
+//! Values go from the message's bytes straight into columns of the *table's* types, in one pass and without a tree between. A record
+//! that cannot become a row takes back nothing but itself.
+//!
+//! # Layout
+//! - [`decoder`]: the only way in.
+//! - `cursor`: JSON. `envelope`, `source`: the envelope around a row. `blocks`, `connect`: schema blocks. `key`: record keys.
+//! - `plan`: which field goes where. `reader`, `object`, `value`: how it gets there. `columns`, `rows`: where it ends.
+//! - `time`, `decimal`: conversions. `fault`: why a record was rejected.
+//!
+//! Must not know: Kafka's client, Iceberg, the configuration file.
+
+mod blocks;
+mod columns;
+mod connect;
+mod cursor;
+mod decimal;
+pub mod decoder;
+mod envelope;
+mod fault;
+mod key;
+mod object;
+mod plan;
+mod reader;
+mod rows;
+mod source;
+mod time;
+mod value;
+
+pub use decoder::{DecodeOptions, Decoder, DeleteImage, Mode, Pushed};
+pub use envelope::Skip;
+pub use fault::{Reject, reason};
+pub use reader::Wire;
+pub use time::Unit;
+
+#[cfg(test)]
+mod tests;

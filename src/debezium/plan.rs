@@ -1,0 +1,184 @@
+//! Which field of a record goes to which column of the table, and which columns a table for a record needs.
+
+use super::connect::SourceField;
+use super::decoder::DecodeOptions;
+use super::object::{Member, ObjectReader, Unknown};
+use super::reader::{Fit, Wire, any_reader, reader};
+use crate::change::{Column, ColumnType, RowSchema, origin, origin_columns};
+
+/// The table that rows are made for.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub schema: RowSchema,
+    /// The key columns: declared, or as flagged.
+    pub keys: Vec<usize>,
+    key_names: Vec<String>,
+    /// Reads records without a schema block.
+    pub bare: ObjectReader,
+    /// Reads keys without a schema block.
+    pub bare_key: ObjectReader,
+}
+
+impl Table {
+    pub(super) fn new(schema: RowSchema, keys: Vec<usize>, options: &DecodeOptions) -> Self {
+        let member = |at: usize, column: &Column| Member {
+            name: column.name.clone(),
+            column: at,
+            key: keys.contains(&at),
+            reader: any_reader(&column.column_type, options.wire_of(&column.name)),
+        };
+        let source = || schema.columns.iter().enumerate().filter(|(_, c)| !is_origin(&c.name));
+        let all = source().map(|(at, c)| member(at, c)).collect();
+        let key = source()
+            .filter(|(at, _)| keys.is_empty() || keys.contains(at))
+            .map(|(at, c)| Member { key: true, ..member(at, c) })
+            .collect();
+        let (bare, bare_key) = (ObjectReader::new(all, Unknown::Noted), ObjectReader::new(key, Unknown::Skipped));
+        let key_names = keys.iter().filter_map(|at| schema.columns.get(*at)).map(|c| c.name.clone()).collect();
+        Self { schema, keys, key_names, bare, bare_key }
+    }
+
+    /// The source column that takes the field `name`: of the same name, or of the folded one.
+    pub(super) fn column_of(&self, name: &str) -> Option<usize> {
+        let found = self.schema.index_of(name).or_else(|| {
+            let folded = name.to_lowercase();
+            self.schema.columns.iter().position(|c| c.name.to_lowercase() == folded)
+        })?;
+        (!is_origin(name)).then_some(found)
+    }
+
+    /// How rows with these fields are read into the table, or the sentence that says which field does not fit.
+    pub(super) fn row_reader(&self, fields: &[SourceField], options: &DecodeOptions) -> Result<ObjectReader, String> {
+        let mut members: Vec<Member> = Vec::with_capacity(fields.len());
+        for field in fields {
+            let member = self.member(field, options)?;
+            if let Some(twin) = members.iter().find(|m| m.column == member.column) {
+                return Err(format!("fields {} and {} meet in one column", twin.name, member.name));
+            }
+            members.push(member);
+        }
+        Ok(ObjectReader::new(members, Unknown::Noted))
+    }
+
+    /// How keys with these fields are read: key columns only, or all fields where the table names no key.
+    pub(super) fn key_reader(&self, fields: &[SourceField], options: &DecodeOptions) -> Result<ObjectReader, String> {
+        let is_key = |at: usize| self.keys.is_empty() || self.keys.contains(&at);
+        let members = fields
+            .iter()
+            .filter(|field| self.column_of(&field.name).is_some_and(is_key))
+            .map(|field| self.member(field, options).map(|member| Member { key: true, ..member }));
+        Ok(ObjectReader::new(members.collect::<Result<_, _>>()?, Unknown::Skipped))
+    }
+
+    fn member(&self, field: &SourceField, options: &DecodeOptions) -> Result<Member, String> {
+        let name = &field.name;
+        let at = self.column_of(name).ok_or_else(|| format!("column {name}: the table has none of this name"))?;
+        let column = self.schema.columns.get(at).ok_or_else(|| format!("column {name}: not in the table"))?;
+        let reader = reader(&field.encoding, &column.column_type, options.fit_of(name)).ok_or_else(|| {
+            format!("column {name}: the record has {}, the table {}", field.natural, column.column_type)
+        })?;
+        Ok(Member { name: name.clone(), column: at, key: self.keys.contains(&at), reader })
+    }
+
+    pub(super) fn is_key_column(&self, name: &str) -> bool {
+        self.key_names.iter().any(|key| key == name) || self.column_of(name).is_some_and(|at| self.keys.contains(&at))
+    }
+
+    /// Whether these are the names of the key columns.
+    pub(super) fn is_whole_key<'n>(&self, names: impl Iterator<Item = &'n str>) -> bool {
+        let mut count = 0;
+        let all_known = names.inspect(|_| count += 1).all(|name| self.is_key_column(name));
+        all_known && count == self.keys.len()
+    }
+}
+
+fn is_origin(name: &str) -> bool {
+    [origin::TOPIC, origin::PARTITION, origin::OFFSET, origin::OP, origin::SOURCE_TS, origin::SOURCE_LSN]
+        .contains(&name)
+}
+
+impl DecodeOptions {
+    fn declared_type(&self, name: &str) -> Option<&Column> {
+        self.declared.iter().find(|c| c.name == name)
+    }
+
+    fn fit_of(&self, name: &str) -> Fit {
+        if self.declared_type(name).is_some() { Fit::Declared } else { Fit::Promotion }
+    }
+
+    fn wire_of(&self, name: &str) -> Option<Wire> {
+        self.wire.iter().find(|(column, _)| column == name).map(|(_, wire)| *wire)
+    }
+
+    /// The columns of a table for records with these fields: of the declared type, else of the type that the table has already
+    /// where that holds the record's values, else of the source's own. `key` are the record key's fields; those that the row lacks
+    /// come first.
+    pub(super) fn row_schema(&self, fields: &[SourceField], key: &[SourceField], table: Option<&Table>) -> RowSchema {
+        let is_key = |name: &str| match &self.key_columns {
+            Some(names) => names.iter().any(|n| n == name),
+            None => key.iter().any(|k| k.name == name),
+        };
+        let only_in_key = key.iter().filter(|k| is_key(&k.name) && fields.iter().all(|f| f.name != k.name));
+        let columns = only_in_key.chain(fields).map(|field| {
+            let held = || {
+                let table = table?;
+                let column = table.schema.columns.get(table.column_of(&field.name)?)?;
+                reader(&field.encoding, &column.column_type, Fit::Promotion)?;
+                Some(column.column_type.clone())
+            };
+            let declared = self.declared_type(&field.name).map(|c| c.column_type.clone());
+            Column {
+                name: field.name.clone(),
+                column_type: declared.or_else(held).unwrap_or_else(|| field.natural.clone()),
+                key: is_key(&field.name),
+            }
+        });
+        self.with_origin(columns.collect())
+    }
+
+    /// The columns of a table for records without a schema block: as declared. `key` are the names of the record key's fields.
+    pub(super) fn declared_schema(&self, key: &[String]) -> RowSchema {
+        let names = self.key_columns.as_deref().unwrap_or(key);
+        let columns = self.declared.iter().cloned().map(|mut c| {
+            c.key |= names.contains(&c.name);
+            c
+        });
+        self.with_origin(columns.collect())
+    }
+
+    fn with_origin(&self, mut columns: Vec<Column>) -> RowSchema {
+        if self.origin_columns {
+            columns.retain(|c| !is_origin(&c.name));
+            columns.extend(origin_columns());
+        }
+        RowSchema { columns }
+    }
+}
+
+/// Refuses a table that no batch can be made for: two columns of one name, a decimal that Arrow has no type for.
+pub(super) fn check(table: &RowSchema) -> Result<(), String> {
+    if table.columns.is_empty() {
+        return Err("the table has no columns".to_owned());
+    }
+    for (at, column) in table.columns.iter().enumerate() {
+        if table.index_of(&column.name) != Some(at) {
+            return Err(format!("the table has two columns {}", column.name));
+        }
+        check_type(&column.column_type).map_err(|why| format!("column {}: {why}", column.name))?;
+    }
+    Ok(())
+}
+
+fn check_type(column_type: &ColumnType) -> Result<(), String> {
+    use ColumnType as T;
+    match column_type {
+        T::Decimal { precision, scale } if !(1..=38).contains(precision) || scale > precision => {
+            Err(format!("{column_type} is no type"))
+        }
+        T::List(inner) | T::Map(inner) => check_type(inner),
+        T::Struct(columns) if columns.is_empty() => Err("a struct without fields".to_owned()),
+        T::Struct(columns) if columns.iter().any(|c| c.key) => Err("a key inside a struct".to_owned()),
+        T::Struct(columns) => columns.iter().try_for_each(|c| check_type(&c.column_type)),
+        _ => Ok(()),
+    }
+}

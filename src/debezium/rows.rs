@@ -1,0 +1,147 @@
+//! The rows collected so far: the table's columns, one operation each, whole rows only.
+
+use std::sync::Arc;
+
+use arrow_array::{RecordBatch, RecordBatchOptions};
+use arrow_schema::{ArrowError, SchemaRef};
+
+use super::columns::ColumnBuilder;
+use super::cursor::Cursor;
+use super::fault::{Fallible, reason, reject};
+use super::object::{ObjectReader, Take};
+use super::source::Position;
+use super::value::Notes;
+use crate::batch::ChangeBatch;
+use crate::change::{Op, RowSchema, origin};
+use crate::record::Record;
+
+/// Rows of one table under construction. Between two rows every column has the same length.
+#[derive(Debug)]
+pub(super) struct Rows {
+    schema: SchemaRef,
+    columns: Vec<ColumnBuilder>,
+    names: Vec<String>,
+    /// The columns that tell one row from another.
+    keys: Vec<usize>,
+    /// Columns in which a row must have a value: these, and others that the table flags (Arrow's schema says so too).
+    required: Vec<usize>,
+    origin: OriginColumns,
+    ops: Vec<Op>,
+}
+
+#[derive(Debug)]
+struct OriginColumns {
+    topic: Option<usize>,
+    partition: Option<usize>,
+    offset: Option<usize>,
+    op: Option<usize>,
+    source_ts: Option<usize>,
+    source_lsn: Option<usize>,
+}
+
+impl Rows {
+    pub(super) fn new(table: &RowSchema, keys: Vec<usize>) -> Self {
+        let origin = OriginColumns {
+            topic: table.index_of(origin::TOPIC),
+            partition: table.index_of(origin::PARTITION),
+            offset: table.index_of(origin::OFFSET),
+            op: table.index_of(origin::OP),
+            source_ts: table.index_of(origin::SOURCE_TS),
+            source_lsn: table.index_of(origin::SOURCE_LSN),
+        };
+        let flagged = table.key_indices().into_iter().filter(|at| !keys.contains(at));
+        let required = keys.iter().copied().chain(flagged).collect();
+        Self {
+            schema: Arc::new(table.arrow()),
+            columns: table.columns.iter().map(|c| ColumnBuilder::new(&c.column_type)).collect(),
+            names: table.columns.iter().map(|c| c.name.clone()).collect(),
+            keys,
+            required,
+            origin,
+            ops: Vec::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ops.len()
+    }
+
+    pub(super) fn allocated_bytes(&self) -> usize {
+        self.columns.iter().map(ColumnBuilder::allocated_bytes).sum::<usize>() + self.ops.capacity()
+    }
+
+    /// Reads an image into the row under construction.
+    #[inline]
+    pub(super) fn read(
+        &mut self,
+        object: &ObjectReader,
+        cursor: &mut Cursor<'_>,
+        take: Take,
+        notes: &mut Notes,
+    ) -> Fallible<()> {
+        object.read(cursor, &mut self.columns, self.ops.len(), take, notes)
+    }
+
+    /// Whether every key column has a value (or a null) for the row under construction.
+    pub(super) fn has_keys(&self) -> bool {
+        let row = self.ops.len();
+        self.keys.iter().all(|at| self.columns.get(*at).is_some_and(|c| c.len() > row))
+    }
+
+    /// Ends the row under construction: origin columns get their values, columns without a value a null.
+    ///
+    /// # Errors
+    /// `null_key` when a key column has no value. The row is still to be taken back then.
+    pub(super) fn close(&mut self, op: Op, record: &Record<'_>, position: Position) -> Fallible<()> {
+        let row = self.ops.len();
+        let at = &self.origin;
+        for (column, text) in [(at.topic, record.topic), (at.op, op.letter())] {
+            if let Some(column) = column.and_then(|c| self.columns.get_mut(c)) {
+                column.push_text(text)?;
+            }
+        }
+        let source_us = position.ts_ms.and_then(|ms| ms.checked_mul(1000));
+        for (column, value) in [
+            (at.partition, Some(i64::from(record.partition))),
+            (at.offset, Some(record.offset)),
+            (at.source_ts, source_us),
+            (at.source_lsn, position.lsn),
+        ] {
+            if let Some(column) = column.and_then(|c| self.columns.get_mut(c)) {
+                column.push_integer(value);
+            }
+        }
+        for column in &mut self.columns {
+            if column.len() == row {
+                column.push_null();
+            }
+        }
+        for key in &self.required {
+            if self.columns.get(*key).is_some_and(|c| c.is_null(row)) {
+                let name = self.names.get(*key).map_or("", String::as_str);
+                return Err(reject(reason::NULL_KEY, format!("key column {name} has no value")));
+            }
+        }
+        self.ops.push(op);
+        Ok(())
+    }
+
+    /// Takes back the row under construction.
+    #[cold]
+    pub(super) fn take_back(&mut self) {
+        let row = self.ops.len();
+        self.columns.iter_mut().for_each(|c| c.truncate(row));
+    }
+
+    /// All rows so far; none are left.
+    ///
+    /// # Errors
+    /// Never, as long as the columns keep to their layout.
+    pub(super) fn finish(&mut self) -> Result<ChangeBatch, ArrowError> {
+        let arrays = self.columns.iter_mut().map(ColumnBuilder::finish).collect::<Result<Vec<_>, _>>()?;
+        let ops = std::mem::take(&mut self.ops);
+        let options = RecordBatchOptions::new().with_row_count(Some(ops.len()));
+        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)?;
+        Ok(ChangeBatch { rows, ops })
+    }
+}

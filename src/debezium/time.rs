@@ -1,0 +1,246 @@
+//! Dates and times: Debezium's units and ISO 8601 texts into days and µs. Pure; no clock, no time zone data.
+
+use super::fault::{Fallible, bad_value, excerpt};
+
+pub(super) const DAY_US: i64 = 86_400_000_000;
+
+/// What one step of an integer time means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    Millis,
+    Micros,
+    Nanos,
+}
+
+impl Unit {
+    /// `None` where µs do not fit.
+    #[inline]
+    pub(super) fn to_micros(self, value: i64) -> Option<i64> {
+        match self {
+            Unit::Millis => value.checked_mul(1000),
+            Unit::Micros => Some(value),
+            Unit::Nanos => Some(value.div_euclid(1000)),
+        }
+    }
+}
+
+/// PostgreSQL's `infinity` and `-infinity` among integer timestamps: as i64's ends, and as the dates that the JDBC driver puts in
+/// their place (the same digits stand for ms or µs, by mode).
+#[inline]
+pub(super) fn is_infinite_timestamp(value: i64) -> bool {
+    matches!(value, i64::MAX | i64::MIN | 9_223_372_036_825_200_000 | -9_223_372_036_832_400_000)
+}
+
+/// The same among days: as streamed, and as a snapshot over JDBC reads them.
+#[inline]
+pub(super) fn is_infinite_date(days: i64) -> bool {
+    matches!(days, 2_146_033_979 | -2_147_472_691 | -622_191_234 | -625_821_272)
+}
+
+/// The same among texts.
+pub(super) fn is_infinite_text(text: &str) -> bool {
+    matches!(text, "infinity" | "-infinity" | "+292278994-08-16T23:00:00Z" | "-292275055-05-16T23:00:00Z")
+}
+
+/// Time of day in µs. 24:00:00 and MySQL's times beyond a day have no place in Iceberg's time.
+#[inline]
+pub(super) fn time_of_day(value: i64, unit: Unit) -> Fallible<i64> {
+    unit.to_micros(value).filter(|us| (0..DAY_US).contains(us)).ok_or_else(|| {
+        bad_value(format!("time {value} ({unit:?}) lies outside a day: declare the column as long to keep it"))
+    })
+}
+
+#[inline]
+pub(super) fn timestamp(value: i64, unit: Unit) -> Fallible<i64> {
+    unit.to_micros(value).ok_or_else(|| bad_value(format!("timestamp {value} ({unit:?}) does not fit µs")))
+}
+
+/// Whether a text must, may or must not say its zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Zone {
+    /// An instant: the zone is needed and applied.
+    Applied,
+    /// A local time: a zone (Debezium's isostring mode appends `Z`) is read over.
+    Ignored,
+}
+
+/// `2024-02-29T10:34:56.123456Z` in µs since the epoch.
+pub(super) fn parse_timestamp(text: &str, zone: Zone) -> Fallible<i64> {
+    iso_timestamp(text.as_bytes(), zone).ok_or_else(|| {
+        let zoned = if zone == Zone::Applied { " with a zone" } else { "" };
+        bad_value(format!("{:?} is no timestamp{zoned} within range", excerpt(text)))
+    })
+}
+
+/// `2024-02-29`, also `2024-02-29Z`, in days since the epoch.
+pub(super) fn parse_date(text: &str) -> Fallible<i32> {
+    iso_date(text.as_bytes())
+        .and_then(|(days, rest)| matches!(rest, b"" | b"Z").then_some(days))
+        .and_then(|days| i32::try_from(days).ok())
+        .ok_or_else(|| bad_value(format!("{:?} is no date within range", excerpt(text))))
+}
+
+/// `10:34:56.123456`, also with a zone (read over), in µs since midnight.
+pub(super) fn parse_time(text: &str) -> Fallible<i64> {
+    iso_time(text.as_bytes())
+        .and_then(|(us, rest)| iso_zone(rest).map(|_| us))
+        .ok_or_else(|| bad_value(format!("{:?} is no time of day", excerpt(text))))
+}
+
+fn iso_timestamp(text: &[u8], zone: Zone) -> Option<i64> {
+    let (days, rest) = iso_date(text)?;
+    let (us, rest) = match rest.split_first()? {
+        (b'T' | b' ', rest) => iso_time(rest)?,
+        _ => return None,
+    };
+    let offset_s = match (iso_zone(rest)?, zone) {
+        (Some(offset), Zone::Applied) => offset,
+        (None, Zone::Applied) => return None,
+        (_, Zone::Ignored) => 0,
+    };
+    days.checked_mul(DAY_US)?.checked_add(us)?.checked_sub(offset_s * 1_000_000)
+}
+
+/// Days, and what follows the date.
+fn iso_date(text: &[u8]) -> Option<(i64, &[u8])> {
+    let (negative, signed, text) = match text.first()? {
+        b'-' => (true, true, text.get(1..)?),
+        b'+' => (false, true, text.get(1..)?),
+        _ => (false, false, text),
+    };
+    let year_len = text.iter().position(|b| *b == b'-').filter(|n| (4..=if signed { 9 } else { 4 }).contains(n))?;
+    let year = number(text.get(..year_len)?)?;
+    let [b'-', m1, m2, b'-', d1, d2, rest @ ..] = text.get(year_len..)? else { return None };
+    let (month, day) = (number(&[*m1, *m2])?, number(&[*d1, *d2])?);
+    let year = if negative { -year } else { year };
+    if !(1..=12).contains(&month) || day < 1 || day > days_in_month(year, month) {
+        return None;
+    }
+    Some((days_from_civil(year, month, day), rest))
+}
+
+/// µs since midnight, and what follows.
+fn iso_time(text: &[u8]) -> Option<(i64, &[u8])> {
+    let [h1, h2, b':', m1, m2, rest @ ..] = text else { return None };
+    let (hour, minute) = (number(&[*h1, *h2])?, number(&[*m1, *m2])?);
+    let (second, mut rest) = match rest {
+        [b':', s1, s2, rest @ ..] => (number(&[*s1, *s2])?, rest),
+        _ => (0, rest),
+    };
+    let mut us = 0;
+    if let [b'.', fraction @ ..] = rest {
+        let len = fraction.iter().take_while(|b| b.is_ascii_digit()).count();
+        if !(1..=12).contains(&len) {
+            return None;
+        }
+        let (digits, after) = fraction.split_at(len);
+        us = number(digits.get(..len.min(6))?)? * 10i64.pow(6 - len.min(6) as u32);
+        rest = after;
+    }
+    if hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    Some((((hour * 60 + minute) * 60 + second) * 1_000_000 + us, rest))
+}
+
+/// Seconds east of UTC; `Some(None)` where no zone is given.
+fn iso_zone(text: &[u8]) -> Option<Option<i64>> {
+    let (sign, rest) = match text {
+        b"" => return Some(None),
+        b"Z" => return Some(Some(0)),
+        [b'+', rest @ ..] => (1, rest),
+        [b'-', rest @ ..] => (-1, rest),
+        _ => return None,
+    };
+    let (hour, minute, second) = match rest {
+        [h1, h2] => ([*h1, *h2], *b"00", *b"00"),
+        [h1, h2, b':', m1, m2] | [h1, h2, m1, m2] => ([*h1, *h2], [*m1, *m2], *b"00"),
+        [h1, h2, b':', m1, m2, b':', s1, s2] => ([*h1, *h2], [*m1, *m2], [*s1, *s2]),
+        _ => return None,
+    };
+    let (hour, minute, second) = (number(&hour)?, number(&minute)?, number(&second)?);
+    (hour < 24 && minute < 60 && second < 60).then_some(Some(sign * ((hour * 60 + minute) * 60 + second)))
+}
+
+fn number(digits: &[u8]) -> Option<i64> {
+    digits.iter().try_fold(0, |sum, b| b.is_ascii_digit().then(|| sum * 10 + i64::from(b - b'0')))
+}
+
+fn days_in_month(year: i64, month: i64) -> i64 {
+    match month {
+        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+/// Days since 1970-01-01 in the proleptic Gregorian calendar. Years begin in March here, so that a leap day ends one.
+fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("2024-02-29T10:34:56.123456Z", Some(1_709_202_896_123_456))]
+    #[case("1970-01-01T00:00:00Z", Some(0))]
+    #[case("1969-12-31T23:59:59.999999Z", Some(-1))]
+    #[case("2024-02-29T12:34:56+02:00", Some(1_709_202_896_000_000))]
+    #[case("-0043-03-15T12:00:00.000000Z", Some(-63_517_780_800_000_000))]
+    #[case("+12345-06-07T08:09:10.111213Z", Some(327_416_976_550_111_213))]
+    #[case::beyond_i64_since_1970("+294276-12-31T23:59:59.999999Z", None)]
+    #[case("1582-10-14T00:00:00.000000Z", Some(-12_219_379_200_000_000))]
+    #[case("2024-02-29T10:34:56.123456789Z", Some(1_709_202_896_123_456))]
+    #[case("2023-02-29T10:34:56Z", None)]
+    #[case("2024-02-29T10:34:56", None)]
+    #[case("2024-02-29T24:00:00Z", None)]
+    #[case("2024-13-01T00:00:00Z", None)]
+    #[case("2024-02-29", None)]
+    #[case("+999999999-01-01T00:00:00Z", None)]
+    #[case("2024-02-29T10:34:56Zx", None)]
+    #[case("", None)]
+    fn instants_are_read(#[case] text: &str, #[case] want: Option<i64>) {
+        assert_eq!(parse_timestamp(text, Zone::Applied).ok(), want);
+    }
+
+    #[test]
+    fn dates_agree_with_chrono_over_eight_thousand_years() {
+        let mut day = chrono::NaiveDate::from_ymd_opt(-999, 1, 1).unwrap();
+        while let Some(next) = day.checked_add_days(chrono::Days::new(13)).filter(|d| *d < chrono::NaiveDate::MAX) {
+            if next.to_string().starts_with('+') {
+                break;
+            }
+            let want = next.signed_duration_since(chrono::NaiveDate::from_ymd_opt(1970, 1, 1).unwrap()).num_days();
+            assert_eq!(i64::from(parse_date(&next.to_string()).unwrap()), want, "{next}");
+            day = next;
+        }
+    }
+
+    #[rstest]
+    #[case("00:00:00", Some(0))]
+    #[case("23:59:59.999999", Some(DAY_US - 1))]
+    #[case("12:34Z", Some(45_240_000_000))]
+    #[case("04:41:12.131415+02", Some(16_872_131_415))]
+    #[case("24:00:00Z", None)]
+    #[case("1:2:3", None)]
+    fn times_of_day_are_read(#[case] text: &str, #[case] want: Option<i64>) {
+        assert_eq!(parse_time(text).ok(), want);
+    }
+
+    #[rstest]
+    #[case(86_399_999, Unit::Millis, Some(86_399_999_000))]
+    #[case(86_400_000_000, Unit::Micros, None)]
+    #[case(-1, Unit::Micros, None)]
+    #[case(1_999, Unit::Nanos, Some(1))]
+    fn a_time_lies_within_a_day(#[case] value: i64, #[case] unit: Unit, #[case] want: Option<i64>) {
+        assert_eq!(time_of_day(value, unit).ok(), want);
+    }
+}

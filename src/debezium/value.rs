@@ -1,0 +1,405 @@
+//! One JSON value into one column, as a [`Reader`] says.
+
+use std::collections::{BTreeSet, HashSet};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::columns::{ColumnBuilder, Values};
+use super::cursor::Cursor;
+use super::decimal::{self, Unscaled};
+use super::fault::{Fallible, bad_value, excerpt};
+use super::object::Take;
+use super::reader::{DecimalForm, Reader};
+use super::time;
+
+/// What Debezium writes for a value that did not change and was not sent (TOAST), and its forms in bytes and hstore columns.
+const UNAVAILABLE: &str = "__debezium_unavailable_value";
+const UNAVAILABLE_BASE64: &str = "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==";
+const UNAVAILABLE_HSTORE: &str = r#"{\"__debezium_unavailable_value\":\"__debezium_unavailable_value\"}"#;
+
+/// Unknown fields are remembered to be named once each; beyond this many a topic is no table's and memory matters more.
+const MAX_UNKNOWN_FIELDS: usize = 1000;
+
+/// What was seen while a row was read, beside its values.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    /// A value was unavailable and is null in the row.
+    pub unavailable: bool,
+    /// An infinite date, timestamp or decimal is null in the row.
+    pub infinite: bool,
+    /// Fields that no column takes, not yet asked for.
+    pub unknown: Vec<String>,
+    known_unknown: BTreeSet<String>,
+    scratch: Vec<u8>,
+}
+
+impl Notes {
+    pub(super) fn unknown_field(&mut self, name: &str) {
+        let name = excerpt(name);
+        if self.known_unknown.len() < MAX_UNKNOWN_FIELDS && self.known_unknown.insert(name.clone()) {
+            self.unknown.push(name);
+        }
+    }
+
+    /// A table with other columns: unknown fields are news again.
+    pub(super) fn forget_unknown(&mut self) {
+        self.known_unknown.clear();
+    }
+}
+
+#[inline]
+fn is_unavailable(raw: &str) -> bool {
+    match raw.len() {
+        28 => raw == UNAVAILABLE,
+        40 => raw == UNAVAILABLE_BASE64,
+        _ => raw.len() == UNAVAILABLE_HSTORE.len() && raw == UNAVAILABLE_HSTORE,
+    }
+}
+
+#[inline]
+fn put<T: Default>(values: &mut Vec<T>, nulls: &mut arrow_buffer::NullBufferBuilder, value: Option<T>) {
+    nulls.append(value.is_some());
+    values.push(value.unwrap_or_default());
+}
+
+/// Reads the value here as the next entry of `column`.
+///
+/// # Errors
+/// `bad_value` when the column cannot hold it, `not_json` when it is none. The column may then be in a state that only
+/// [`ColumnBuilder::truncate`] mends.
+pub(super) fn read(
+    cursor: &mut Cursor<'_>,
+    reader: &Reader,
+    column: &mut ColumnBuilder,
+    notes: &mut Notes,
+) -> Fallible<()> {
+    if cursor.null()? {
+        column.push_null();
+        return Ok(());
+    }
+    let ColumnBuilder { nulls, values, .. } = column;
+    match (reader, values) {
+        (Reader::Int, Values::Int32(v)) => {
+            let value = cursor.integer()?;
+            let value = i32::try_from(value).map_err(|_| bad_value(format!("{value} does not fit int")))?;
+            v.push(value);
+            nulls.append_non_null();
+        }
+        (Reader::Long, Values::Int64(v)) => {
+            v.push(cursor.integer()?);
+            nulls.append_non_null();
+        }
+        (Reader::Text, Values::Text(v)) => {
+            let text = cursor.string()?;
+            if is_unavailable(text.raw) {
+                notes.unavailable = true;
+                column.push_null();
+            } else {
+                text.append_to(&mut v.bytes)?;
+                v.close()?;
+                nulls.append_non_null();
+            }
+        }
+        (Reader::Boolean, Values::Boolean(v)) => {
+            v.append(cursor.boolean()?);
+            nulls.append_non_null();
+        }
+        (Reader::AnyBoolean, Values::Boolean(v)) => {
+            let value = match cursor.peek() {
+                b'0'..=b'9' | b'-' => match cursor.integer()? {
+                    0 => false,
+                    1 => true,
+                    other => return Err(bad_value(format!("{other} is no boolean"))),
+                },
+                _ => cursor.boolean()?,
+            };
+            v.append(value);
+            nulls.append_non_null();
+        }
+        (Reader::Float, Values::Float32(v)) => put(v, nulls, float::<f32>(cursor, notes)?),
+        (Reader::FloatAsDouble, Values::Float64(v)) => {
+            put(v, nulls, float::<f32>(cursor, notes)?.map(f64::from));
+        }
+        (Reader::Double, Values::Float64(v)) => put(v, nulls, float::<f64>(cursor, notes)?),
+        (Reader::Days | Reader::DateText | Reader::AnyDate, Values::Int32(v)) => {
+            let value = date(cursor, reader, notes)?;
+            put(v, nulls, value);
+        }
+        (
+            Reader::Time(_)
+            | Reader::TimeText
+            | Reader::AnyTime(_)
+            | Reader::Timestamp(_)
+            | Reader::TimestampText(_)
+            | Reader::AnyTimestamp(..),
+            Values::Int64(v),
+        ) => {
+            let value = time_value(cursor, reader, notes)?;
+            put(v, nulls, value);
+        }
+        (Reader::Decimal { from, precision, scale }, Values::Int128(v)) => {
+            let value = decimal_value(cursor, *from, *precision, *scale, notes)?;
+            put(v, nulls, value);
+        }
+        (Reader::DecimalText(scale), Values::Text(_)) => {
+            let text = text_value(cursor, notes)?.map(|t| decimal::unscaled(t)?.to_text(*scale)).transpose()?;
+            push_optional_text(column, text.as_deref())?;
+        }
+        (Reader::VariableDecimalText, Values::Text(_)) => {
+            let text = variable(cursor, notes)?.map(|(scale, value)| value.to_text(scale)).transpose()?;
+            push_optional_text(column, text.as_deref())?;
+        }
+        (Reader::AnyText, Values::Text(_)) => any_text(cursor, column, notes)?,
+        (Reader::Binary, Values::Binary(v)) => {
+            let Some(text) = text_value(cursor, notes)? else {
+                column.push_null();
+                return Ok(());
+            };
+            STANDARD
+                .decode_vec(text, &mut v.bytes)
+                .map_err(|e| bad_value(format!("{:?} is no base64: {e}", excerpt(text))))?;
+            v.close()?;
+            nulls.append_non_null();
+        }
+        (Reader::Uuid, Values::Bytes16(v)) => {
+            let value = match text_value(cursor, notes)? {
+                Some(text) => Some(
+                    uuid::Uuid::try_parse(text)
+                        .map_err(|_| bad_value(format!("{:?} is no uuid", excerpt(text))))?
+                        .into_bytes(),
+                ),
+                None => None,
+            };
+            put(v, nulls, value);
+        }
+        (Reader::List(reader), Values::List { ends, element }) => {
+            let from = element.len();
+            let before = std::mem::take(&mut notes.unavailable);
+            if cursor.open_array()? {
+                loop {
+                    read(cursor, reader, element, notes)?;
+                    if !cursor.more(b']')? {
+                        break;
+                    }
+                }
+            }
+            // An array that is unavailable as a whole is written as an array of the one placeholder.
+            if notes.unavailable && element.len() == from + 1 {
+                element.truncate(from);
+                column.push_null();
+            } else {
+                ends.push(element.len())?;
+                nulls.append_non_null();
+            }
+            notes.unavailable |= before;
+        }
+        (Reader::Struct(object), Values::Struct(columns)) => {
+            let row = nulls.len();
+            object.read(cursor, columns, row, Take::All, notes)?;
+            columns.iter_mut().filter(|c| c.len() == row).for_each(ColumnBuilder::push_null);
+            nulls.append_non_null();
+        }
+        (Reader::Map(reader), Values::Map { ends, keys, values }) => {
+            let from = keys.len();
+            let mut seen = HashSet::new();
+            let mut unavailable = false;
+            if cursor.open_object()? {
+                loop {
+                    let key = cursor.name()?;
+                    let mut scratch = Vec::new();
+                    let key = key.decoded(&mut scratch)?;
+                    unavailable |= key == UNAVAILABLE;
+                    if !seen.insert(key.to_owned()) {
+                        return Err(bad_value(format!("the map has the key {:?} twice", excerpt(key))));
+                    }
+                    keys.push_text(key)?;
+                    read(cursor, reader, values, notes)?;
+                    if !cursor.more(b'}')? {
+                        break;
+                    }
+                }
+            }
+            if unavailable {
+                notes.unavailable = true;
+                keys.truncate(from);
+                values.truncate(from);
+                column.push_null();
+            } else {
+                ends.push(keys.len())?;
+                nulls.append_non_null();
+            }
+        }
+        // A reader is made for the column's own type, so no other pair meets.
+        _ => return Err(bad_value("the column's type changed under its reader")),
+    }
+    Ok(())
+}
+
+fn push_optional_text(column: &mut ColumnBuilder, text: Option<&str>) -> Fallible<()> {
+    match text {
+        Some(text) => column.push_text(text),
+        None => {
+            column.push_null();
+            Ok(())
+        }
+    }
+}
+
+/// A string, `None` where it says that the value is unavailable.
+#[inline]
+fn text_value<'s, 'a: 's>(cursor: &mut Cursor<'a>, notes: &'s mut Notes) -> Fallible<Option<&'s str>> {
+    let text = cursor.string()?;
+    if is_unavailable(text.raw) {
+        notes.unavailable = true;
+        return Ok(None);
+    }
+    text.decoded(&mut notes.scratch).map(Some)
+}
+
+fn any_text(cursor: &mut Cursor<'_>, column: &mut ColumnBuilder, notes: &mut Notes) -> Fallible<()> {
+    match cursor.peek() {
+        b'"' => read(cursor, &Reader::Text, column, notes),
+        b'{' => {
+            // A numeric without scale looks so with a schema block too; there it becomes its digits.
+            let mut ahead = cursor.clone();
+            if let Ok(Some((scale, value))) = variable(&mut ahead, notes)
+                && let Ok(text) = value.to_text(scale)
+            {
+                *cursor = ahead;
+                column.push_text(&text)
+            } else {
+                column.push_text(cursor.raw()?)
+            }
+        }
+        _ => column.push_text(cursor.raw()?),
+    }
+}
+
+/// A number of a float column: as a number, or one of the strings for what JSON cannot write. `None` if unavailable.
+fn float<T: std::str::FromStr + Into<f64> + Copy>(cursor: &mut Cursor<'_>, notes: &mut Notes) -> Fallible<Option<T>> {
+    let text = match cursor.peek() {
+        b'"' => text_value(cursor, notes)?,
+        _ => Some(cursor.number()?),
+    };
+    let Some(text) = text else { return Ok(None) };
+    match text.parse::<T>() {
+        Ok(value) if value.into().is_finite() || matches!(text, "NaN" | "Infinity" | "-Infinity") => Ok(Some(value)),
+        Ok(_) => Err(bad_value(format!("{} is beyond the column's range", excerpt(text)))),
+        Err(_) => Err(bad_value(format!("{:?} is no number", excerpt(text)))),
+    }
+}
+
+fn date(cursor: &mut Cursor<'_>, reader: &Reader, notes: &mut Notes) -> Fallible<Option<i32>> {
+    let text = match reader {
+        Reader::DateText => true,
+        Reader::AnyDate => cursor.peek() == b'"',
+        _ => false,
+    };
+    if text {
+        return finite_text(cursor, notes, time::parse_date);
+    }
+    let days = cursor.integer()?;
+    if time::is_infinite_date(days) {
+        notes.infinite = true;
+        return Ok(None);
+    }
+    i32::try_from(days).map(Some).map_err(|_| bad_value(format!("{days} days do not fit a date")))
+}
+
+fn time_value(cursor: &mut Cursor<'_>, reader: &Reader, notes: &mut Notes) -> Fallible<Option<i64>> {
+    match *reader {
+        Reader::Time(unit) => time::time_of_day(cursor.integer()?, unit).map(Some),
+        Reader::AnyTime(unit) if cursor.peek() != b'"' => time::time_of_day(cursor.integer()?, unit).map(Some),
+        Reader::TimeText | Reader::AnyTime(_) => finite_text(cursor, notes, time::parse_time),
+        Reader::TimestampText(zone) => finite_text(cursor, notes, |text| time::parse_timestamp(text, zone)),
+        Reader::AnyTimestamp(_, zone) if cursor.peek() == b'"' => {
+            finite_text(cursor, notes, |text| time::parse_timestamp(text, zone))
+        }
+        Reader::Timestamp(unit) | Reader::AnyTimestamp(unit, _) => {
+            let value = cursor.integer()?;
+            if time::is_infinite_timestamp(value) {
+                notes.infinite = true;
+                return Ok(None);
+            }
+            time::timestamp(value, unit).map(Some)
+        }
+        _ => Err(cursor.mismatch("a time")),
+    }
+}
+
+fn finite_text<T>(
+    cursor: &mut Cursor<'_>,
+    notes: &mut Notes,
+    parse: impl Fn(&str) -> Fallible<T>,
+) -> Fallible<Option<T>> {
+    let infinite = match text_value(cursor, notes)? {
+        Some(text) if time::is_infinite_text(text) => true,
+        Some(text) => return parse(text).map(Some),
+        None => false,
+    };
+    notes.infinite |= infinite;
+    Ok(None)
+}
+
+fn decimal_value(
+    cursor: &mut Cursor<'_>,
+    from: DecimalForm,
+    precision: u8,
+    scale: u8,
+    notes: &mut Notes,
+) -> Fallible<Option<i128>> {
+    let unscaled = |value: &Unscaled, have: i32| match value.to_i128() {
+        Some(number) => decimal::rescale(number, have, precision, scale),
+        None => Err(bad_value(format!("a number of more than 128 bits does not fit decimal({precision},{scale})"))),
+    };
+    let written = |text: &str| {
+        let (value, have) = decimal::parse(text)?;
+        decimal::rescale(value, have, precision, scale)
+    };
+    match (from, cursor.peek()) {
+        (DecimalForm::Variable, _) | (DecimalForm::Any(_), b'{') => {
+            variable(cursor, notes)?.map(|(have, value)| unscaled(&value, have)).transpose()
+        }
+        (DecimalForm::Written | DecimalForm::Any(_), b'-' | b'0'..=b'9') => written(cursor.number()?).map(Some),
+        (from, _) => {
+            let Some(text) = text_value(cursor, notes)? else { return Ok(None) };
+            let infinite =
+                matches!(text, "NAN" | "NaN" | "POSITIVE_INFINITY" | "NEGATIVE_INFINITY" | "Infinity" | "-Infinity");
+            match from {
+                DecimalForm::Unscaled(have) => unscaled(&decimal::unscaled(text)?, have).map(Some),
+                _ if infinite => {
+                    notes.infinite = true;
+                    Ok(None)
+                }
+                // Base64 has neither sign nor point.
+                DecimalForm::Any(false) if !text.contains(['.', '-']) => {
+                    unscaled(&decimal::unscaled(text)?, i32::from(scale)).map(Some)
+                }
+                _ => written(text).map(Some),
+            }
+        }
+    }
+}
+
+/// `{"scale":2,"value":"base64"}`: the scale and the unscaled value.
+fn variable(cursor: &mut Cursor<'_>, notes: &mut Notes) -> Fallible<Option<(i32, Unscaled)>> {
+    let (mut scale, mut value, mut unavailable) = (None, None, false);
+    let mut more = cursor.open_object()?;
+    while more {
+        match cursor.name()?.raw {
+            "scale" => scale = i32::try_from(cursor.integer()?).ok(),
+            "value" => match text_value(cursor, notes)? {
+                Some(text) => value = Some(decimal::unscaled(text)?),
+                None => unavailable = true,
+            },
+            other => return Err(bad_value(format!("{:?} is no field of a variable decimal", excerpt(other)))),
+        }
+        more = cursor.more(b'}')?;
+    }
+    match (scale, value) {
+        (Some(scale), Some(value)) => Ok(Some((scale, value))),
+        _ if unavailable => Ok(None),
+        _ => Err(bad_value("a variable decimal needs scale and value")),
+    }
+}

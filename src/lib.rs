@@ -1,0 +1,24 @@
+//! firn brings database changes from Kafka into Apache Iceberg, exactly once.
+//!
+//! # Layout
+//! - [`position`], [`record`], [`change`], [`batch`]: the words. Pure types, no clients.
+//! - [`config`]: what a person sets. [`cli`]: what a person types. [`serve`], [`logging`]: what a running process shows.
+//! - [`catalogs`]: from the configuration to a catalog.
+
+pub mod batch;
+pub mod change;
+pub mod position;
+pub mod record;
+
+pub mod catalogs;
+pub mod cli;
+pub mod config;
+pub mod debezium;
+#[cfg(feature = "demo")]
+pub mod demo;
+pub mod generate;
+pub mod logging;
+pub mod pipeline;
+pub mod serve;
+pub mod sink;
+pub mod source;

@@ -1,0 +1,137 @@
+//! One task a table: takes the workers' parts in order and commits them until the outcome is known.
+
+use std::sync::Weak;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::tables::TableHandle;
+use crate::position::{Checkpoint, Span, TopicPartition};
+use crate::record::Rejected;
+use crate::sink::lake::{CommitFailure, Staged};
+
+/// Wait between attempts at a commit of unknown outcome; shorter would load a metastore that is coming up.
+const UNDECIDED_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a commit waits for the other workers' parts of the same epoch. A worker checks its epochs every 100 ms; waiting
+/// longer than a few of those only delays the commit.
+const STRAGGLER_WAIT: Duration = Duration::from_millis(500);
+
+/// What one worker collected for one table.
+#[derive(Debug)]
+pub struct Part {
+    pub worker: usize,
+    /// Parts of an incarnation that was given up are dropped.
+    pub incarnation: u64,
+    pub staged: Staged,
+    pub spans: Vec<Span>,
+    pub rejected: Vec<Rejected>,
+}
+
+/// What became of a worker's part.
+#[derive(Clone, Debug)]
+pub enum Ack {
+    /// In the table: the worker may let go of it.
+    Committed { topic: String, incarnation: u64, next: Vec<(TopicPartition, i64)> },
+    /// Not in the table, and never will be in this form: go on from the table's checkpoint.
+    Reset { topic: String, incarnation: u64, reason: String },
+    /// The table can't go on without a person.
+    Stopped { topic: String, reason: String },
+}
+
+/// Runs until all workers are gone.
+pub async fn run(table: Weak<TableHandle>, mut parts: mpsc::UnboundedReceiver<Part>) {
+    while let Some(first) = parts.recv().await {
+        let Some(table) = table.upgrade() else { return };
+        let mut batch = vec![first];
+        let patience = Instant::now() + STRAGGLER_WAIT;
+        while table.epochs.closing() > 0 && Instant::now() < patience {
+            match tokio::time::timeout_at(patience.into(), parts.recv()).await {
+                Ok(Some(part)) => batch.push(part),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        while let Ok(part) = parts.try_recv() {
+            batch.push(part);
+        }
+        batch.retain(|part| {
+            let current = table.incarnation(part.worker) == part.incarnation;
+            if !current {
+                table.in_flight.fetch_sub(1, Ordering::AcqRel);
+            }
+            current
+        });
+        if !batch.is_empty() {
+            settle(&table, batch).await;
+        }
+    }
+}
+
+/// Commits one batch of parts and tells their workers.
+async fn settle(table: &TableHandle, parts: Vec<Part>) {
+    let acks: Vec<(usize, u64, Vec<Span>)> = parts.iter().map(|p| (p.worker, p.incarnation, p.spans.clone())).collect();
+    let rejected: Vec<Rejected> = parts.iter().flat_map(|p| p.rejected.iter().cloned()).collect();
+    let mut staged: Vec<Staged> = parts.into_iter().map(|p| p.staged).collect();
+
+    // Before the rows: a commit that lands after a crash here finds the letter already there, under the same key.
+    while let Err(e) = table.dead_letters.write(&table.name, &rejected).await {
+        tracing::warn!(table = %table.name, "dead letters can't be written, waiting: {e}");
+        table.trouble(format!("dead letters: {e}"));
+        tokio::time::sleep(UNDECIDED_WAIT).await;
+    }
+
+    let began = Instant::now();
+    let outcome = loop {
+        match table.lake.commit(staged).await {
+            Err(CommitFailure::Undecided(parts, error)) => {
+                tracing::warn!(table = %table.name, "not committed yet, trying again: {error}");
+                table.trouble(error.to_string());
+                staged = parts;
+                tokio::time::sleep(UNDECIDED_WAIT).await;
+            }
+            other => break other,
+        }
+    };
+    table.in_flight.fetch_sub(acks.len(), Ordering::AcqRel);
+    match outcome {
+        Ok(done) => {
+            table.committed(&done, began.elapsed());
+            for (worker, incarnation, spans) in acks {
+                let next = spans.into_iter().map(|s| (s.at, s.next)).collect();
+                table.tell(worker, Ack::Committed { topic: table.topic.clone(), incarnation, next });
+            }
+        }
+        Err(CommitFailure::Stale(reason)) => reset(table, acks, reason),
+        Err(CommitFailure::SchemaMoved(parts)) => {
+            table.lake.discard(parts).await;
+            reset(table, acks, "the table's columns changed while the batch was staged".to_owned());
+        }
+        Err(CommitFailure::Undecided(_, error)) => reset(table, acks, error.to_string()),
+        Err(CommitFailure::Failed(error)) if error.is_transient() => reset(table, acks, error.to_string()),
+        Err(CommitFailure::Failed(error)) => {
+            let reason = error.to_string();
+            tracing::error!(table = %table.name, "stopped: {reason}");
+            for (worker, _, _) in acks {
+                table.tell(worker, Ack::Stopped { topic: table.topic.clone(), reason: reason.clone() });
+            }
+        }
+    }
+}
+
+fn reset(table: &TableHandle, acks: Vec<(usize, u64, Vec<Span>)>, reason: String) {
+    tracing::warn!(table = %table.name, "batch given up, going on from the table: {reason}");
+    table.stale(reason.clone());
+    for (worker, incarnation, _) in acks {
+        let topic = table.topic.clone();
+        table.tell(worker, Ack::Reset { topic, incarnation, reason: reason.clone() });
+    }
+}
+
+/// The partitions of a checkpoint, for metrics.
+pub(super) fn positions(checkpoint: &Checkpoint) -> impl Iterator<Item = (&str, i32, i64)> {
+    checkpoint
+        .topics
+        .iter()
+        .flat_map(|(topic, t)| t.partitions.iter().map(move |(partition, p)| (topic.as_str(), *partition, p.next)))
+}

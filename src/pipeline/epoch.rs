@@ -1,0 +1,162 @@
+//! When a table's rows are committed: pure bookkeeping, shared by the workers that feed one table.
+//!
+//! A *part* is what one worker has collected for one table. All open parts of a table form an *epoch*; when a trigger fires the
+//! epoch ends for every worker, so that one commit takes them all and an interval costs one snapshot, not one a worker.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What ends an epoch, whichever comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Triggers {
+    pub interval_ms: u64,
+    pub rows: u64,
+    pub bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    epoch: u64,
+    rows: u64,
+    bytes: u64,
+    opened_ms: Option<u64>,
+    /// Workers with an open part of the current epoch.
+    open: u32,
+    /// Workers whose part belongs to an ended epoch and has not been handed over yet.
+    closing: u32,
+}
+
+#[derive(Debug)]
+pub struct Epochs {
+    triggers: Triggers,
+    state: Mutex<State>,
+}
+
+impl Epochs {
+    pub fn new(triggers: Triggers) -> Self {
+        Self { triggers, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A worker opens a part; answers the epoch it belongs to.
+    pub fn join(&self, now_ms: u64) -> u64 {
+        let mut s = self.state();
+        s.open += 1;
+        s.opened_ms.get_or_insert(now_ms);
+        s.epoch
+    }
+
+    /// Counts what a worker staged in `epoch` and says whether its part is to be closed now.
+    pub fn add(&self, epoch: u64, rows: u64, bytes: u64, now_ms: u64) -> bool {
+        let mut s = self.state();
+        if s.epoch == epoch {
+            s.rows += rows;
+            s.bytes += bytes;
+        }
+        self.ended(&mut s, epoch, now_ms)
+    }
+
+    /// Whether a part of `epoch` is to be closed now.
+    pub fn due(&self, epoch: u64, now_ms: u64) -> bool {
+        self.ended(&mut self.state(), epoch, now_ms)
+    }
+
+    /// A worker closes its part before a trigger (schema change, partitions revoked): the others follow.
+    pub fn end(&self, epoch: u64) {
+        let mut s = self.state();
+        if s.epoch == epoch {
+            Self::next(&mut s);
+        }
+    }
+
+    /// The worker's part of `epoch` was handed over or given up.
+    pub fn leave(&self, epoch: u64) {
+        let mut s = self.state();
+        if s.epoch == epoch {
+            s.open = s.open.saturating_sub(1);
+            if s.open == 0 {
+                Self::next(&mut s);
+            }
+        } else {
+            s.closing = s.closing.saturating_sub(1);
+        }
+    }
+
+    /// Parts of ended epochs that are still to come.
+    pub fn closing(&self) -> u32 {
+        self.state().closing
+    }
+
+    fn ended(&self, s: &mut State, epoch: u64, now_ms: u64) -> bool {
+        if s.epoch != epoch {
+            return true;
+        }
+        let t = &self.triggers;
+        let old = s.opened_ms.is_some_and(|opened| now_ms.saturating_sub(opened) >= t.interval_ms);
+        if old || s.rows >= t.rows || s.bytes >= t.bytes {
+            Self::next(s);
+            return true;
+        }
+        false
+    }
+
+    fn next(s: &mut State) {
+        *s = State { epoch: s.epoch + 1, closing: s.closing + s.open, ..State::default() };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn epochs() -> Epochs {
+        Epochs::new(Triggers { interval_ms: 1_000, rows: 100, bytes: 1_000 })
+    }
+
+    #[test]
+    fn each_trigger_ends_the_epoch() {
+        for (rows, bytes, now, due) in
+            [(99, 999, 999, false), (100, 0, 0, true), (0, 1_000, 0, true), (0, 0, 1_000, true)]
+        {
+            let e = epochs();
+            let epoch = e.join(0);
+            assert_eq!(e.add(epoch, rows, bytes, now), due, "{rows} rows, {bytes} bytes, {now} ms");
+        }
+    }
+
+    #[test]
+    fn one_workers_trigger_closes_the_parts_of_all() {
+        let e = epochs();
+        let (a, b) = (e.join(0), e.join(10));
+        assert!(!e.add(a, 60, 0, 20));
+        assert!(e.add(b, 60, 0, 30), "the rows of both count together");
+        assert!(e.due(a, 31));
+        assert_eq!(e.closing(), 2);
+        e.leave(a);
+        e.leave(b);
+        assert_eq!(e.closing(), 0);
+    }
+
+    #[test]
+    fn a_part_opened_after_the_end_belongs_to_the_next_epoch() {
+        let e = epochs();
+        let a = e.join(0);
+        e.end(a);
+        let b = e.join(500);
+        assert_ne!(a, b);
+        assert!(!e.due(b, 1_400), "its interval counts from its own first row");
+        assert!(e.due(b, 1_500));
+    }
+
+    #[test]
+    fn a_part_given_up_alone_leaves_no_clock_running() {
+        let e = epochs();
+        let a = e.join(0);
+        e.leave(a);
+        let b = e.join(5_000);
+        assert!(!e.due(b, 5_500));
+        assert_eq!(e.closing(), 0);
+    }
+}

@@ -1,0 +1,472 @@
+//! One topic on one worker: its partitions' positions, the decoder, the open part, and whether it is being read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+
+use super::committer::Part;
+use super::tables::TableHandle;
+use crate::change::RowSchema;
+use crate::debezium::{Decoder, Pushed};
+use crate::position::{Span, TopicPartition};
+use crate::record::{Record, Rejected};
+use crate::sink::lake::Stager;
+use crate::source::kafka::KafkaSource;
+
+/// Rows that a decoder collects before they go to the stager: large enough to make vectors worth it, small enough that a
+/// thousand idle topics hold little.
+const FLUSH_ROWS: usize = 8_192;
+/// The same in bytes, for wide rows.
+const FLUSH_BYTES: usize = 8 << 20;
+/// Parts of one table that a worker may have handed over and not seen committed; beyond it stops reading the topic. One is being
+/// committed while the next is collected; more would only pile up memory in front of a slow catalog.
+const MAX_IN_FLIGHT: usize = 2;
+/// Wait before a table that was given up is read again.
+const SUSPENSION: Duration = Duration::from_secs(1);
+
+/// What the worker is to do with the topic's partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    Hold,
+    Resume,
+    /// Read the table's checkpoint and seek there.
+    Restart,
+}
+
+/// Where one partition is being read.
+#[derive(Clone, Debug)]
+struct Place {
+    /// Where reading began; stands in while the table has no position.
+    begun: i64,
+    /// Where the open part begins.
+    from: i64,
+    next: i64,
+    timestamp_ms: Option<i64>,
+}
+
+pub struct Feed {
+    handle: Arc<TableHandle>,
+    runtime: Handle,
+    worker: usize,
+    decoder: Decoder,
+    stager: Option<Stager>,
+    /// Whether the table exists, so that a position can be committed.
+    has_table: bool,
+    /// The epoch of the open part.
+    epoch: Option<u64>,
+    partitions: BTreeMap<i32, Place>,
+    topic_id: Option<String>,
+    incarnation: u64,
+    in_flight: usize,
+    paused: bool,
+    suspended_until: Option<Instant>,
+    stopped: bool,
+    rejected: Vec<Rejected>,
+    /// Since the feed began, for the share of rejected records.
+    taken: u64,
+    refused: u64,
+    skipped: u64,
+    /// What of `refused` and `skipped` the status page knows already.
+    told: (u64, u64),
+}
+
+impl Feed {
+    pub fn new(handle: Arc<TableHandle>, runtime: Handle, worker: usize) -> Self {
+        let mut decoder = Decoder::new(handle.decode_options());
+        let schema = runtime.block_on(handle.lake.schema());
+        let has_table = schema.is_some();
+        if let Some(schema) = schema
+            && let Err(e) = decoder.set_schema(&schema)
+        {
+            tracing::warn!(table = %handle.name, "{e}");
+        }
+        Self {
+            handle,
+            runtime,
+            worker,
+            decoder,
+            stager: None,
+            has_table,
+            epoch: None,
+            partitions: BTreeMap::new(),
+            topic_id: None,
+            incarnation: 0,
+            in_flight: 0,
+            paused: false,
+            suspended_until: None,
+            stopped: false,
+            rejected: Vec::new(),
+            taken: 0,
+            refused: 0,
+            skipped: 0,
+            told: (0, 0),
+        }
+    }
+
+    pub fn handle(&self) -> &TableHandle {
+        &self.handle
+    }
+
+    pub fn partitions(&self) -> Vec<TopicPartition> {
+        self.partitions.keys().map(|p| TopicPartition::new(&self.handle.topic, *p)).collect()
+    }
+
+    pub fn positions(&self) -> Vec<(TopicPartition, i64)> {
+        self.partitions.iter().map(|(p, place)| (TopicPartition::new(&self.handle.topic, *p), place.next)).collect()
+    }
+
+    pub fn reads(&self, at: &TopicPartition) -> bool {
+        self.partitions.contains_key(&at.partition)
+    }
+
+    pub fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    pub fn in_flight(&self) -> usize {
+        if self.stopped { 0 } else { self.in_flight }
+    }
+
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// A partition was assigned and will be read from `position`.
+    ///
+    /// # Errors
+    /// When the topic is not the one that the table's offsets belong to, or that this feed began with.
+    pub fn begin(&mut self, at: &TopicPartition, position: i64, topic_id: Option<String>) -> Result<(), String> {
+        self.topic_id = self.handle.topic_id().or(self.topic_id.take());
+        self.check_topic_id(topic_id.as_deref())?;
+        self.topic_id = topic_id.or(self.topic_id.take());
+        self.partitions
+            .insert(at.partition, Place { begun: position, from: position, next: position, timestamp_ms: None });
+        Ok(())
+    }
+
+    /// A partition was taken away.
+    pub fn end(&mut self, at: &TopicPartition) {
+        self.partitions.remove(&at.partition);
+    }
+
+    fn check_topic_id(&self, now: Option<&str>) -> Result<(), String> {
+        match (self.topic_id.as_deref(), now) {
+            (Some(have), Some(now)) if have != now => Err(format!(
+                "topic {} was deleted and made again (its id was {have}, now {now}); the table's offsets belong to the old one. \
+                 Feed the new topic into a new table, or drop this table and start over",
+                self.handle.topic
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes one record into the open part.
+    pub fn push(&mut self, record: &Record<'_>) {
+        if self.stopped || self.suspended_until.is_some() {
+            return;
+        }
+        // A record of a partition that was just revoked, or one fetched before a seek.
+        if self.partitions.get(&record.partition).is_none_or(|place| record.offset < place.next) {
+            return;
+        }
+        if self.epoch.is_none() {
+            self.epoch = Some(self.handle.epochs.join(self.handle.now_ms()));
+        }
+        let mut pushed = self.decoder.push(record);
+        if let Pushed::NeedsSchema(schema) = pushed {
+            if !self.adopt(&schema) {
+                return;
+            }
+            pushed = self.decoder.push(record);
+        }
+        match pushed {
+            Pushed::Row(op) => self.handle.meter.row(op),
+            Pushed::Skipped(kind) => {
+                self.skipped += 1;
+                self.handle.meter.skipped(kind.as_str());
+            }
+            Pushed::Rejected(reject) => self.reject(record, reject.reason, reject.detail),
+            Pushed::NeedsSchema(_) => self.reject(
+                record,
+                "incompatible_schema",
+                "the record's schema does not fit the table's columns even after the table was brought up to date"
+                    .to_owned(),
+            ),
+        }
+        self.taken += 1;
+        if let Some(place) = self.partitions.get_mut(&record.partition) {
+            place.next = record.offset + 1;
+            place.timestamp_ms = record.timestamp_ms;
+        }
+        if self.decoder.rows() >= FLUSH_ROWS || self.decoder.bytes() >= FLUSH_BYTES {
+            self.flush();
+        }
+    }
+
+    fn reject(&mut self, record: &Record<'_>, reason: &'static str, detail: String) {
+        self.handle.meter.rejected(reason);
+        self.refused += 1;
+        if self.refused == 1 {
+            tracing::warn!(table = %self.handle.name, record = %record.origin(), reason, "rejected: {detail}");
+        }
+        let limit = self.handle.limits;
+        let total = self.taken + 1;
+        if total >= limit.min_rows && self.refused as f64 > limit.max_share * total as f64 {
+            let origin = record.origin();
+            self.stop(&format!(
+                "{} of {total} records were rejected, more than dead_letters.max_share = {}; the last one, {origin}: {reason}: {detail}",
+                self.refused, limit.max_share
+            ));
+            return;
+        }
+        self.rejected.push(Rejected {
+            origin: record.origin(),
+            timestamp_ms: record.timestamp_ms,
+            reason,
+            detail,
+            key: record.key.map(<[u8]>::to_vec),
+            value: record.value.map(<[u8]>::to_vec),
+        });
+    }
+
+    /// Makes the table fit the record's schema; what was collected under the old one is handed over first.
+    fn adopt(&mut self, schema: &RowSchema) -> bool {
+        if let Some(epoch) = self.epoch {
+            self.handle.epochs.end(epoch);
+        }
+        self.close_part();
+        self.epoch = Some(self.handle.epochs.join(self.handle.now_ms()));
+        match self.runtime.block_on(self.handle.lake.ensure_schema(schema)) {
+            Ok(table) => match self.decoder.set_schema(&table) {
+                Ok(()) => {
+                    self.has_table = true;
+                    true
+                }
+                Err(reason) => {
+                    self.stop(&reason);
+                    false
+                }
+            },
+            Err(e) if e.is_transient() => {
+                self.suspend(&e.to_string());
+                false
+            }
+            Err(e) => {
+                self.stop(&e.to_string());
+                false
+            }
+        }
+    }
+
+    /// Moves the decoded rows to the stager.
+    fn flush(&mut self) {
+        let (Some(epoch), rows) = (self.epoch, self.decoder.rows() as u64) else { return };
+        if rows == 0 {
+            return;
+        }
+        let batch = self.decoder.finish();
+        if let Err(e) = self.ensure_stager() {
+            return self.suspend(&e);
+        }
+        let Some(stager) = self.stager.as_mut() else { return };
+        let before = stager.bytes() as u64;
+        if let Err(e) = stager.write(batch) {
+            return if e.is_transient() { self.suspend(&e.to_string()) } else { self.stop(&e.to_string()) };
+        }
+        let grown = (stager.bytes() as u64).saturating_sub(before);
+        if self.handle.epochs.add(epoch, rows, grown, self.handle.now_ms()) {
+            self.close_part();
+        }
+    }
+
+    fn ensure_stager(&mut self) -> Result<(), String> {
+        if self.stager.is_none() {
+            self.stager = Some(self.handle.lake.stager().map_err(|e| e.to_string())?);
+        }
+        Ok(())
+    }
+
+    pub fn due(&self, now_ms: u64) -> bool {
+        self.epoch.is_some_and(|epoch| self.handle.epochs.due(epoch, now_ms))
+    }
+
+    /// Hands the open part over, after making sure that the topic is still the same one.
+    pub fn close(&mut self, source: &KafkaSource) {
+        if self.epoch.is_none() || self.stopped || self.suspended_until.is_some() {
+            return;
+        }
+        if self.topic_id.is_some() {
+            let ids = source.topic_ids(std::slice::from_ref(&self.handle.topic));
+            if let Err(reason) = self.check_topic_id(ids.get(&self.handle.topic).map(String::as_str)) {
+                return self.stop(&reason);
+            }
+        }
+        self.close_part();
+    }
+
+    fn close_part(&mut self) {
+        self.flush();
+        let Some(epoch) = self.epoch.take() else { return };
+        self.handle.epochs.leave(epoch);
+        if self.stopped || self.suspended_until.is_some() {
+            return;
+        }
+        let spans = self.spans();
+        if spans.is_empty() && self.stager.is_none() {
+            return;
+        }
+        // Only skipped or rejected records and no table yet: the position can wait, nothing is lost by reading them again.
+        if self.stager.is_none() && !self.has_table {
+            return;
+        }
+        let staged = match self.ensure_stager() {
+            Err(e) => Err(e),
+            Ok(()) => match self.stager.take() {
+                Some(stager) => stager.close(spans.clone()).map_err(|e| e.to_string()),
+                None => return,
+            },
+        };
+        match staged {
+            Err(e) => self.suspend(&e),
+            Ok(staged) => {
+                for place in self.partitions.values_mut() {
+                    place.from = place.next;
+                }
+                self.in_flight += 1;
+                self.handle.in_flight.fetch_add(1, Ordering::AcqRel);
+                self.handle.submit(Part {
+                    worker: self.worker,
+                    incarnation: self.incarnation,
+                    staged,
+                    spans,
+                    rejected: std::mem::take(&mut self.rejected),
+                });
+            }
+        }
+    }
+
+    fn spans(&self) -> Vec<Span> {
+        self.partitions
+            .iter()
+            .filter(|(_, place)| place.next > place.from)
+            .map(|(partition, place)| Span {
+                at: TopicPartition::new(&self.handle.topic, *partition),
+                from: place.from,
+                next: place.next,
+                leader_epoch: None,
+                timestamp_ms: place.timestamp_ms,
+                topic_id: self.topic_id.clone(),
+            })
+            .collect()
+    }
+
+    pub fn committed(&mut self, incarnation: u64) {
+        if incarnation == self.incarnation {
+            self.in_flight = self.in_flight.saturating_sub(1);
+        }
+    }
+
+    /// What to do with the partitions, if something changed.
+    pub fn take_change(&mut self) -> Option<Reading> {
+        if self.stopped {
+            return None;
+        }
+        if let Some(until) = self.suspended_until {
+            return if Instant::now() >= until {
+                Some(Reading::Restart)
+            } else {
+                let first = !self.paused;
+                self.paused = true;
+                first.then_some(Reading::Hold)
+            };
+        }
+        let full = self.in_flight >= MAX_IN_FLIGHT;
+        if full == self.paused {
+            return None;
+        }
+        self.paused = full;
+        Some(if full { Reading::Hold } else { Reading::Resume })
+    }
+
+    /// Gives up all that is not committed, and reads again from the table's checkpoint after a while.
+    pub fn suspend(&mut self, reason: &str) {
+        if self.stopped {
+            return;
+        }
+        tracing::warn!(table = %self.handle.name, "suspended: {reason}");
+        self.handle.trouble(reason.to_owned());
+        self.give_up();
+        self.suspended_until = Some(Instant::now() + SUSPENSION);
+    }
+
+    /// Stops the table for good: the position stays where the last commit put it.
+    pub fn stop(&mut self, reason: &str) {
+        if !self.stopped {
+            tracing::error!(table = %self.handle.name, topic = %self.handle.topic, "stopped: {reason}");
+            self.handle.stop(reason.to_owned());
+            self.give_up();
+            self.stopped = true;
+        }
+    }
+
+    fn give_up(&mut self) {
+        self.incarnation += 1;
+        self.handle.set_incarnation(self.worker, self.incarnation);
+        if let Some(epoch) = self.epoch.take() {
+            self.handle.epochs.leave(epoch);
+        }
+        if let Some(stager) = self.stager.take() {
+            stager.abandon();
+        }
+        if self.decoder.rows() > 0 {
+            drop(self.decoder.finish());
+        }
+        self.rejected.clear();
+        self.in_flight = 0;
+    }
+
+    /// Where to go on after a suspension.
+    ///
+    /// # Errors
+    /// When the table can't be read yet.
+    pub fn restart(&mut self) -> Result<Vec<(TopicPartition, i64)>, String> {
+        let checkpoint =
+            self.runtime.block_on(self.handle.lake.checkpoint()).map_err(|e| e.to_string())?.unwrap_or_default();
+        if let Some(schema) = self.runtime.block_on(self.handle.lake.schema()) {
+            self.decoder.set_schema(&schema)?;
+            self.has_table = true;
+        }
+        for (partition, place) in &mut self.partitions {
+            let at = TopicPartition::new(&self.handle.topic, *partition);
+            place.from = checkpoint.next(&at).unwrap_or(place.begun);
+            place.next = place.from;
+        }
+        self.suspended_until = None;
+        self.paused = false;
+        Ok(self.positions())
+    }
+
+    /// Tells how far the table is behind the log's end, as of the last fetch, and what did not become rows.
+    pub fn report(&mut self, source: &KafkaSource) {
+        let (refused, skipped) = self.told;
+        self.told = (self.refused, self.skipped);
+        self.handle.counted(self.refused - refused, self.skipped - skipped);
+        for (at, next) in self.positions() {
+            if let Some(high) = source.cached_high(&at) {
+                self.handle.lag(&at, next, high);
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Feed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Feed")
+            .field("table", &self.handle.name)
+            .field("partitions", &self.partitions)
+            .finish_non_exhaustive()
+    }
+}

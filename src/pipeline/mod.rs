@@ -1,0 +1,158 @@
+//! The only place that wires the parts: source, decoder, sink, metrics.
+//!
+//! ```text
+//! worker thread (one consumer each)              one task a table
+//!   poll -> decode -> stage (Parquet)  -- part -->  dead letters, then commit  -- ack --> worker
+//! ```
+//! A worker stages on the thread that polled; only commits cross threads. Each table's position is its own: a table that stops
+//! or waits holds up no other.
+
+mod committer;
+mod epoch;
+mod feed;
+mod growth;
+mod letters;
+mod meter;
+mod tables;
+mod wiring;
+mod worker;
+
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::config::{Config, DeadLetterTarget};
+use crate::serve::{self, Server, Status};
+use crate::source::kafka::{self, ClientSettings, KafkaSource, SourceError};
+use letters::DeadLetters;
+use tables::Tables;
+use worker::Worker;
+
+/// Share of the memory budget that consumers may fetch ahead; the rest is for staged rows, open files and the index.
+const FETCH_AHEAD_SHARE: usize = 8;
+
+/// How often the topics are listed anew, for those that match and were not there before.
+const DISCOVERY: Duration = Duration::from_secs(10);
+/// Wait before a catalog that can't be reached is tried again.
+const CATALOG_WAIT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error("catalog: {0}")]
+    Catalog(#[from] firn_catalog::Error),
+    #[error(transparent)]
+    Listen(#[from] serve::ListenError),
+    #[error("metrics: {0}")]
+    Metrics(String),
+    #[error("dead letters: {0}")]
+    DeadLetters(#[from] crate::sink::lake::LakeError),
+    /// The operating system refused a thread.
+    #[error("a worker thread can't be started: {0}")]
+    Thread(#[from] std::io::Error),
+    #[error("worker {0} panicked; this is a bug in firn")]
+    WorkerPanicked(usize),
+}
+
+/// Reads and commits until `shutdown` turns true, then commits what it has and returns.
+///
+/// # Errors
+/// When nothing can be read or written at all: wrong properties, a catalog that refuses. What concerns one table stops that table
+/// alone and shows in log, metrics and /readyz.
+pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<(), Error> {
+    let status = Arc::new(Status::default());
+    if let Some(address) = config.serve.address() {
+        let metrics = serve::metrics::install().map_err(|e| Error::Metrics(e.to_string()))?;
+        let server = Server::bind(address).await?;
+        tracing::info!("status page, metrics and health at http://{}/", server.address());
+        tokio::spawn(server.run(Arc::clone(&status), metrics, shutdown.clone()));
+    }
+    let workers = config.kafka.workers;
+    let kafka = kafka::settings(
+        &config.kafka.bootstrap_servers,
+        config.kafka.properties.iter(),
+        config.memory.budget_bytes as usize / FETCH_AHEAD_SHARE / workers,
+    );
+    let catalog = crate::catalogs::open(&config.catalog).await?;
+    tracing::info!(catalog = %catalog.describe(), kafka = kafka.bootstrap(), workers, "starting");
+    while let Err(e) = catalog.probe().await {
+        use firn_catalog::ErrorKind as K;
+        // A metastore that is going down or coming up cuts answers short: that is no verdict on anything.
+        if !matches!(e.kind(), K::Unavailable | K::OutcomeUnknown | K::Conflict) {
+            return Err(e.into());
+        }
+        tracing::warn!("the catalog can't be reached, trying again: {e}");
+        if stopped_within(&mut shutdown, CATALOG_WAIT).await {
+            return Ok(());
+        }
+    }
+
+    let runtime = tokio::runtime::Handle::current();
+    let dead_letters = match config.dead_letters.to {
+        DeadLetterTarget::Table => {
+            DeadLetters::table(Arc::clone(&catalog), wiring::dead_letter_spec(&config), runtime.clone())?
+        }
+        DeadLetterTarget::Topic => DeadLetters::Topic {
+            producer: kafka::producer(&kafka)?,
+            topic: config.dead_letters.topic.clone().unwrap_or_default(),
+        },
+    };
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel()).unzip();
+    let (found, topics) = watch::channel(config.lake.exact_topics().into_iter().map(str::to_owned).collect());
+    let discovery = tokio::spawn(discover(config.clone(), kafka.clone(), found, shutdown.clone()));
+    let group = format!("{}.lake", config.kafka.group);
+    let tables = Arc::new(Tables::new(config, kafka.clone(), catalog, runtime, dead_letters, senders, status));
+
+    let mut threads = Vec::new();
+    for (id, acks) in receivers.into_iter().enumerate() {
+        let positions: Arc<dyn kafka::Positions> = Arc::clone(&tables) as _;
+        let source = KafkaSource::join(&kafka, &group, id, positions)?;
+        let worker = Worker::new(id, source, Arc::clone(&tables), acks, topics.clone(), shutdown.clone());
+        let thread = std::thread::Builder::new().name(format!("firn-worker-{id}")).spawn(move || worker.run())?;
+        threads.push((id, thread));
+    }
+    let ended = tokio::task::spawn_blocking(move || {
+        threads.into_iter().try_for_each(|(id, thread)| match thread.join() {
+            Ok(outcome) => outcome.map_err(Error::Source),
+            Err(_) => Err(Error::WorkerPanicked(id)),
+        })
+    });
+    let outcome = ended.await.unwrap_or(Err(Error::WorkerPanicked(0)));
+    discovery.abort();
+    outcome
+}
+
+/// Keeps the list of topics to read up to date.
+async fn discover(
+    config: Config,
+    kafka: ClientSettings,
+    found: watch::Sender<Vec<String>>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    loop {
+        let asked = kafka.clone();
+        let listed = tokio::task::spawn_blocking(move || kafka::list_topics(&asked)).await;
+        match listed.map(|listed| wiring::selected(&config, listed)) {
+            Ok(Ok(topics)) => {
+                found.send_if_modified(|current| {
+                    let changed = *current != topics;
+                    *current = topics;
+                    changed
+                });
+            }
+            Ok(Err(e)) => tracing::error!("topics can't be listed, trying again: {e}"),
+            Err(_) => return,
+        }
+        if stopped_within(&mut shutdown, DISCOVERY).await {
+            return;
+        }
+    }
+}
+
+/// Waits; answers whether the shutdown came meanwhile.
+async fn stopped_within(shutdown: &mut watch::Receiver<bool>, wait: Duration) -> bool {
+    // A sender that is gone means the end as well.
+    tokio::time::timeout(wait, shutdown.wait_for(|stop| *stop)).await.is_ok()
+}

@@ -1,0 +1,408 @@
+//! The tables of this process: opened when a topic is first assigned, shared by the workers.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::committer::{self, Ack, Part, positions};
+use super::epoch::{Epochs, Triggers};
+use super::growth::Growth;
+use super::letters::DeadLetters;
+use super::meter::Meter;
+use super::wiring::{decode_options, table_spec};
+use crate::config::{Config, Start as StartAt, TableConfig};
+use crate::debezium::DecodeOptions;
+use crate::position::{Checkpoint, TopicPartition};
+use crate::serve::{ConsumerState, LastCommit, LastError, Status, TableState};
+use crate::sink::lake::{Committed, LakeTable};
+use crate::source::kafka::{ClientSettings, Positions, Start, watermarks};
+
+/// How long an assignment waits for commits that this process still has under way for the same table: reading the position
+/// before them would only make work that is then refused.
+const OWN_COMMITS: Duration = Duration::from_secs(10);
+
+/// When rejected records stop a table.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub max_share: f64,
+    pub min_rows: u64,
+}
+
+/// One table as the workers and its committer see it.
+#[derive(Debug)]
+pub struct TableHandle {
+    pub topic: String,
+    /// `namespace.table`.
+    pub name: String,
+    pub lake: LakeTable,
+    pub epochs: Epochs,
+    pub meter: Meter,
+    pub limits: Limits,
+    pub dead_letters: Arc<DeadLetters>,
+    /// Parts handed over and not settled.
+    pub in_flight: AtomicUsize,
+    config: TableConfig,
+    owned: Mutex<BTreeSet<TopicPartition>>,
+    /// The topic id that the table's offsets belong to, as last read from its checkpoint.
+    topic_id: Mutex<Option<String>>,
+    started: Instant,
+    incarnations: Vec<AtomicU64>,
+    acks: Vec<mpsc::Sender<Ack>>,
+    parts: UnboundedSender<Part>,
+    status: Arc<Status>,
+}
+
+impl TableHandle {
+    pub fn decode_options(&self) -> DecodeOptions {
+        decode_options(&self.config)
+    }
+
+    pub fn own(&self, at: &TopicPartition) {
+        self.change_owned(|owned| owned.insert(at.clone()));
+    }
+
+    pub fn disown(&self, at: &TopicPartition) {
+        self.change_owned(|owned| owned.remove(at));
+    }
+
+    fn change_owned(&self, change: impl FnOnce(&mut BTreeSet<TopicPartition>) -> bool) {
+        let mut owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
+        if change(&mut owned) {
+            self.lake.own(owned.iter().cloned());
+            self.meter.assigned(owned.len());
+        }
+        self.status.update(&self.topic, |t| {
+            t.partitions.retain(|p, _| owned.contains(&TopicPartition::new(&self.topic, *p)));
+        });
+    }
+
+    /// The topic id that the table's offsets belong to.
+    pub fn topic_id(&self) -> Option<String> {
+        self.topic_id.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// ms since the process began.
+    pub fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    pub fn submit(&self, part: Part) {
+        // The committer ends only after all senders are gone.
+        let _ = self.parts.send(part);
+    }
+
+    /// Which incarnation of a worker's feed is current.
+    pub fn incarnation(&self, worker: usize) -> u64 {
+        self.incarnations.get(worker).map_or(0, |i| i.load(Ordering::Acquire))
+    }
+
+    pub fn set_incarnation(&self, worker: usize, incarnation: u64) {
+        if let Some(i) = self.incarnations.get(worker) {
+            i.store(incarnation, Ordering::Release);
+        }
+    }
+
+    pub fn tell(&self, worker: usize, ack: Ack) {
+        if let Some(acks) = self.acks.get(worker) {
+            // A worker that is gone needs no answer.
+            let _ = acks.send(ack);
+        }
+    }
+
+    pub fn committed(&self, done: &Committed, took: Duration) {
+        self.meter.committed(took.as_secs_f64(), done.attempts);
+        for (topic, partition, next) in positions(&done.checkpoint) {
+            self.meter.position(&TopicPartition::new(topic, partition), next);
+        }
+        tracing::info!(
+            table = %self.name,
+            snapshot = done.snapshot_id,
+            changes = done.rows,
+            files = done.data_files,
+            bytes = done.file_bytes,
+            attempts = done.attempts,
+            ms = took.as_millis() as u64,
+            "committed"
+        );
+        self.status.update(&self.topic, |t| {
+            t.state = TableState::Running;
+            t.rows += done.rows;
+            t.last_commit = Some(LastCommit {
+                snapshot_id: done.snapshot_id,
+                at_ms: epoch_ms(),
+                rows: done.rows,
+                seconds: took.as_secs_f64(),
+                attempts: done.attempts,
+            });
+            for (topic, partition, next) in positions(&done.checkpoint) {
+                if topic == self.topic
+                    && let Some(p) = t.partitions.get_mut(&partition)
+                {
+                    p.committed = next;
+                }
+            }
+        });
+    }
+
+    /// Where a partition stands against the end of its log.
+    pub fn lag(&self, at: &TopicPartition, next: i64, end: i64) {
+        self.meter.lag(at, (end - next).max(0));
+        self.status.update(&self.topic, |t| {
+            let p = t.partitions.entry(at.partition).or_default();
+            p.end = end;
+            if p.committed == 0 {
+                // Nothing committed by this process yet: it began where the table stood.
+                p.committed = next;
+            }
+        });
+    }
+
+    /// Counts what was rejected or skipped, for the status page.
+    pub fn counted(&self, rejected: u64, skipped: u64) {
+        self.status.update(&self.topic, |t| {
+            t.rejected += rejected;
+            t.skipped += skipped;
+        });
+    }
+
+    /// Something that firn goes on trying to mend.
+    pub fn trouble(&self, reason: String) {
+        self.status.update(&self.topic, |t| t.last_error = Some(LastError { at_ms: epoch_ms(), message: reason }));
+    }
+
+    /// The batch was dropped because the table stands elsewhere.
+    pub fn stale(&self, reason: String) {
+        self.meter.stale();
+        self.trouble(reason);
+    }
+
+    pub fn stop(&self, reason: String) {
+        self.meter.stopped();
+        self.status.update(&self.topic, |t| {
+            t.last_error = Some(LastError { at_ms: epoch_ms(), message: reason.clone() });
+            t.state = TableState::Stopped { reason };
+        });
+    }
+}
+
+fn epoch_ms() -> i64 {
+    chrono::Utc::now().timestamp_millis()
+}
+
+/// All tables of the process.
+pub struct Tables {
+    config: Config,
+    kafka: ClientSettings,
+    catalog: Arc<dyn firn_catalog::Catalog>,
+    runtime: Handle,
+    started: Instant,
+    dead_letters: Arc<DeadLetters>,
+    acks: Vec<mpsc::Sender<Ack>>,
+    status: Arc<Status>,
+    handles: Mutex<HashMap<String, Option<Arc<TableHandle>>>>,
+    growth: Mutex<Growth>,
+}
+
+impl Tables {
+    pub fn new(
+        config: Config,
+        kafka: ClientSettings,
+        catalog: Arc<dyn firn_catalog::Catalog>,
+        runtime: Handle,
+        dead_letters: DeadLetters,
+        acks: Vec<mpsc::Sender<Ack>>,
+        status: Arc<Status>,
+    ) -> Self {
+        Self {
+            config,
+            kafka,
+            catalog,
+            runtime,
+            started: Instant::now(),
+            dead_letters: Arc::new(dead_letters),
+            acks,
+            status,
+            handles: Mutex::default(),
+            growth: Mutex::default(),
+        }
+    }
+
+    pub fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    pub fn kafka_trouble(&self, detail: &str) {
+        self.status.set_consumer(ConsumerState::Lost { error: detail.to_owned() });
+    }
+
+    /// The group answered a worker.
+    pub fn assigned(&self, partitions: usize) {
+        self.status.set_consumer(ConsumerState::Assigned { partitions });
+    }
+
+    /// The table that a topic feeds; `None` where the configuration names none. Opened on first use.
+    ///
+    /// # Errors
+    /// When the table can't be opened now; to be asked again.
+    pub fn handle(&self, topic: &str) -> Result<Option<Arc<TableHandle>>, String> {
+        let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(handle) = handles.get(topic) {
+            return Ok(handle.clone());
+        }
+        let handle = self.open(topic, &handles)?;
+        handles.insert(topic.to_owned(), handle.clone());
+        Ok(handle)
+    }
+
+    fn open(
+        &self,
+        topic: &str,
+        others: &HashMap<String, Option<Arc<TableHandle>>>,
+    ) -> Result<Option<Arc<TableHandle>>, String> {
+        let Some(config) = self.config.table_for(topic) else { return Ok(None) };
+        let name = config.ident().to_string();
+        let mode = match config.mode {
+            crate::config::Mode::Append => "append",
+            crate::config::Mode::Upsert => "upsert",
+        };
+        self.status.update(topic, |t| {
+            t.table.clone_from(&name);
+            t.mode = mode.to_owned();
+        });
+        let stopped = |reason: String| {
+            tracing::error!(table = %name, topic, "stopped: {reason}");
+            Meter::new(&name, topic).stopped();
+            self.status.update(topic, |t| t.state = TableState::Stopped { reason });
+        };
+        if let Some(other) = others.values().flatten().find(|h| h.name == name) {
+            stopped(format!(
+                "topics {} and {topic} both map to table {name}: give one of them its own name in [[lake.tables]]",
+                other.topic
+            ));
+            return Ok(None);
+        }
+        let opened = LakeTable::open(Arc::clone(&self.catalog), table_spec(&config), self.runtime.clone());
+        let lake = match self.runtime.block_on(opened) {
+            Ok(lake) => lake,
+            Err(e) if e.is_transient() => return Err(e.to_string()),
+            Err(e) => {
+                stopped(e.to_string());
+                return Ok(None);
+            }
+        };
+        let (parts, receiver) = tokio::sync::mpsc::unbounded_channel();
+        let handle = Arc::new(TableHandle {
+            topic: topic.to_owned(),
+            name: name.clone(),
+            lake,
+            epochs: Epochs::new(Triggers {
+                interval_ms: config.commit_interval_ms,
+                rows: config.commit_rows,
+                bytes: config.commit_bytes,
+            }),
+            meter: Meter::new(&name, topic),
+            limits: Limits {
+                max_share: self.config.dead_letters.max_share,
+                min_rows: self.config.dead_letters.min_rows,
+            },
+            dead_letters: Arc::clone(&self.dead_letters),
+            in_flight: AtomicUsize::new(0),
+            config,
+            owned: Mutex::default(),
+            topic_id: Mutex::default(),
+            started: self.started,
+            incarnations: self.acks.iter().map(|_| AtomicU64::new(0)).collect(),
+            acks: self.acks.clone(),
+            parts,
+            status: Arc::clone(&self.status),
+        });
+        self.runtime.spawn(committer::run(Arc::downgrade(&handle), receiver));
+        Ok(Some(handle))
+    }
+
+    /// Where one table stands, once this process's own commits are through.
+    fn checkpoint(&self, handle: &TableHandle) -> Result<Option<Checkpoint>, String> {
+        let deadline = Instant::now() + OWN_COMMITS;
+        while handle.in_flight.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let checkpoint = self.runtime.block_on(handle.lake.checkpoint()).map_err(|e| {
+            if !e.is_transient() {
+                handle.stop(e.to_string());
+            }
+            e.to_string()
+        })?;
+        let topic = checkpoint.as_ref().and_then(|c| c.topics.get(&handle.topic));
+        *handle.topic_id.lock().unwrap_or_else(PoisonError::into_inner) = topic.and_then(|t| t.topic_id.clone());
+        Ok(checkpoint)
+    }
+
+    fn start(&self, handle: &TableHandle, checkpoint: Option<&Checkpoint>, at: &TopicPartition) -> Start {
+        if let Some(next) = checkpoint.and_then(|c| c.next(at)) {
+            return Start::At(next);
+        }
+        let known = checkpoint.and_then(|c| c.topics.get(&at.topic)).map_or(0, |t| t.partition_count);
+        if known > 0 && at.partition >= known {
+            // A key may have moved here from an older partition: its older changes come first.
+            let ends = |partitions: &[TopicPartition]| {
+                watermarks(&self.kafka, partitions).map(|w| w.into_iter().map(|(at, _, high)| (at, high)).collect())
+            };
+            let mut growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
+            return match growth.may_read(at, known, checkpoint, ends) {
+                Ok(true) => Start::Earliest,
+                Ok(false) => {
+                    tracing::info!(partition = %at, "new partition waits until the older ones have passed their present end");
+                    Start::Hold
+                }
+                Err(e) => {
+                    tracing::warn!(partition = %at, table = %handle.name, "held: {e}");
+                    Start::Hold
+                }
+            };
+        }
+        if known > 0 {
+            // The table knew this partition existed, empty or unread, when it first committed: nothing of it may be skipped.
+            return Start::Earliest;
+        }
+        match self.config.kafka.start {
+            StartAt::Earliest => Start::Earliest,
+            StartAt::Latest => Start::Latest,
+        }
+    }
+}
+
+impl Positions for Tables {
+    fn starts(&self, assigned: &[TopicPartition]) -> Vec<Start> {
+        let mut checkpoints: HashMap<&str, Result<Option<Checkpoint>, String>> = HashMap::new();
+        assigned
+            .iter()
+            .map(|at| {
+                let handle = match self.handle(&at.topic) {
+                    Ok(Some(handle)) => handle,
+                    Ok(None) => return Start::Hold,
+                    Err(e) => {
+                        tracing::warn!(topic = %at.topic, "its table can't be opened, waiting: {e}");
+                        return Start::Hold;
+                    }
+                };
+                let checkpoint = checkpoints.entry(at.topic.as_str()).or_insert_with(|| self.checkpoint(&handle));
+                match checkpoint {
+                    Ok(checkpoint) => self.start(&handle, checkpoint.as_ref(), at),
+                    Err(e) => {
+                        tracing::warn!(table = %handle.name, "its position can't be read, waiting: {e}");
+                        handle.trouble(e.clone());
+                        Start::Hold
+                    }
+                }
+            })
+            .collect()
+    }
+}

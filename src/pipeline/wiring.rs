@@ -1,0 +1,80 @@
+//! From the configuration's words to the parts' own settings.
+
+use std::collections::HashMap;
+
+use firn_catalog::Retention;
+
+use crate::config::{Config, DeleteImage, Mode, TableConfig};
+use crate::debezium::{self, DecodeOptions};
+use crate::sink::lake::{self, TableSpec};
+use crate::source::kafka::{SourceError, TopicListing};
+
+/// zstd level of data files: 1 costs a third of the CPU of 3 and makes files some 5 % larger; compaction writes them anew anyway.
+const ZSTD_LEVEL: i32 = 1;
+
+pub(super) fn decode_options(config: &TableConfig) -> DecodeOptions {
+    DecodeOptions {
+        mode: match config.mode {
+            Mode::Append => debezium::Mode::Append,
+            Mode::Upsert => debezium::Mode::Upsert,
+        },
+        origin_columns: config.origin_columns,
+        declared: config.columns.clone(),
+        wire: Vec::new(),
+        key_columns: (!config.key.is_empty()).then(|| config.key.clone()),
+        delete_image: match config.delete_image {
+            DeleteImage::Key => debezium::DeleteImage::KeyOnly,
+            DeleteImage::Before => debezium::DeleteImage::Before,
+        },
+    }
+}
+
+pub(super) fn table_spec(config: &TableConfig) -> TableSpec {
+    TableSpec {
+        namespace: vec![config.namespace.clone()],
+        name: config.table.clone(),
+        mode: match config.mode {
+            Mode::Append => lake::Mode::Append,
+            Mode::Upsert => lake::Mode::Upsert,
+        },
+        partition_by: config.partition_by.iter().map(ToString::to_string).collect(),
+        sort_by: config.sort_by.iter().map(ToString::to_string).collect(),
+        format_version: config.format_version,
+        properties: config.properties.clone().into_iter().collect(),
+        location: None,
+        retention: Retention { max_snapshots: config.max_snapshots, ..Retention::default() },
+        target_file_bytes: config.target_file_bytes,
+        zstd_level: ZSTD_LEVEL,
+        origin_columns: config.origin_columns,
+    }
+}
+
+/// The table of rejected records: few rows, many of them never.
+pub(super) fn dead_letter_spec(config: &Config) -> TableSpec {
+    TableSpec {
+        namespace: vec![config.dead_letters.namespace.clone()],
+        name: config.dead_letters.table.clone(),
+        mode: lake::Mode::Upsert,
+        partition_by: vec![],
+        sort_by: vec![],
+        format_version: 2,
+        properties: HashMap::new(),
+        location: None,
+        retention: Retention::default(),
+        target_file_bytes: config.lake.target_file_bytes,
+        zstd_level: 3,
+        origin_columns: false,
+    }
+}
+
+/// The topics to read now: those that match, and those named exactly whether Kafka has them yet or not.
+pub(super) fn selected(
+    config: &Config,
+    listed: Result<Vec<TopicListing>, SourceError>,
+) -> Result<Vec<String>, SourceError> {
+    let mut topics: Vec<String> = config.lake.exact_topics().into_iter().map(str::to_owned).collect();
+    topics.extend(listed?.into_iter().map(|t| t.name).filter(|name| config.selects(name)));
+    topics.sort_unstable();
+    topics.dedup();
+    Ok(topics)
+}

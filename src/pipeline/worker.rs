@@ -1,0 +1,304 @@
+//! One thread, one consumer, its own partitions: records become rows of staged files on the thread that polled them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::committer::Ack;
+use super::feed::{Feed, Reading};
+use super::tables::Tables;
+use crate::position::TopicPartition;
+use crate::record::Record;
+use crate::source::kafka::{Assigned, Event, KafkaSource, Misplaced, SourceError};
+
+/// How long a poll waits while nothing comes; bounds how late an interval trigger fires.
+const POLL: Duration = Duration::from_millis(100);
+/// How often held partitions and suspended tables are looked at again.
+const RETRY: Duration = Duration::from_secs(2);
+/// How long a shutdown waits for the last commits before it gives them up (they are read again at the next start).
+const LAST_COMMITS: Duration = Duration::from_secs(60);
+
+pub(super) struct Worker {
+    id: usize,
+    source: KafkaSource,
+    tables: Arc<Tables>,
+    acks: mpsc::Receiver<Ack>,
+    topics: watch::Receiver<Vec<String>>,
+    shutdown: watch::Receiver<bool>,
+    feeds: HashMap<String, Feed>,
+    /// Assigned but not to be read yet: the sink's position is not known, or older partitions come first.
+    held: BTreeSet<TopicPartition>,
+    next_look: Instant,
+    next_retry: Instant,
+}
+
+impl Worker {
+    pub fn new(
+        id: usize,
+        source: KafkaSource,
+        tables: Arc<Tables>,
+        acks: mpsc::Receiver<Ack>,
+        mut topics: watch::Receiver<Vec<String>>,
+        shutdown: watch::Receiver<bool>,
+    ) -> Self {
+        let now = Instant::now();
+        topics.mark_changed();
+        Self {
+            id,
+            source,
+            tables,
+            acks,
+            topics,
+            shutdown,
+            feeds: HashMap::new(),
+            held: BTreeSet::new(),
+            next_look: now,
+            next_retry: now,
+        }
+    }
+
+    /// Polls until the shutdown signal, then commits what it has.
+    pub fn run(mut self) -> Result<(), SourceError> {
+        while !*self.shutdown.borrow() {
+            self.step(POLL)?;
+            let now = Instant::now();
+            if now >= self.next_look {
+                self.next_look = now + POLL;
+                self.look(now);
+            }
+        }
+        self.finish()
+    }
+
+    fn step(&mut self, timeout: Duration) -> Result<(), SourceError> {
+        // Borrowed apart: the record lives in the consumer while the feed takes it.
+        let Self { source, feeds, tables, .. } = self;
+        match source.poll(timeout)? {
+            Event::Record(polled) => {
+                let record: Record<'_> = polled.record();
+                if let Some(feed) = feeds.get_mut(record.topic) {
+                    feed.push(&record);
+                }
+                return Ok(());
+            }
+            Event::Idle => return Ok(()),
+            Event::Trouble(detail) => {
+                tracing::warn!("kafka: {detail}");
+                tables.kafka_trouble(&detail);
+                return Ok(());
+            }
+            Event::UnknownTopic(detail) => {
+                tracing::warn!("a configured topic is not there yet, waiting for it: {detail}");
+                return Ok(());
+            }
+            Event::OutOfRange => {}
+            Event::Assigned(assigned) => {
+                self.assigned(assigned);
+                return Ok(());
+            }
+            Event::Revoked(revoked) => {
+                self.revoked(&revoked);
+                return Ok(());
+            }
+        }
+        self.verify_positions();
+        Ok(())
+    }
+
+    fn assigned(&mut self, assigned: Vec<Assigned>) {
+        self.tables.assigned(assigned.len());
+        for a in assigned {
+            let Ok(Some(handle)) = self.tables.handle(&a.at.topic) else {
+                self.held.insert(a.at);
+                continue;
+            };
+            let feed = self
+                .feeds
+                .entry(a.at.topic.clone())
+                .or_insert_with(|| Feed::new(Arc::clone(&handle), self.tables.runtime().clone(), self.id));
+            handle.own(&a.at);
+            match (&a.misplaced, a.position) {
+                (Some(Misplaced::Unknown { detail }), _) => {
+                    tracing::warn!(partition = %a.at, "held: {detail}");
+                    self.held.insert(a.at);
+                }
+                (Some(m), _) => {
+                    let reason = explain(&a.at, m);
+                    feed.stop(&reason);
+                }
+                (None, None) => {
+                    self.held.insert(a.at);
+                }
+                (None, Some(position)) => {
+                    self.held.remove(&a.at);
+                    tracing::info!(partition = %a.at, position, high = a.high, "reading");
+                    if let Err(reason) = feed.begin(&a.at, position, a.topic_id) {
+                        feed.stop(&reason);
+                    }
+                }
+            }
+            if feed.stopped() {
+                self.source.pause(&feed.partitions());
+            }
+        }
+    }
+
+    /// What was collected for the tables that lose a partition is handed over; the new owner's check decides who is first.
+    fn revoked(&mut self, revoked: &[TopicPartition]) {
+        for at in revoked {
+            tracing::info!(partition = %at, "given up");
+            self.held.remove(at);
+            if let Some(feed) = self.feeds.get_mut(&at.topic) {
+                feed.close(&self.source);
+                feed.end(at);
+                feed.handle().disown(at);
+            }
+        }
+    }
+
+    /// Triggers, acknowledgements, new topics, held partitions.
+    fn look(&mut self, now: Instant) {
+        if self.topics.has_changed().unwrap_or(false) {
+            let topics = self.topics.borrow_and_update().clone();
+            tracing::info!(worker = self.id, topics = topics.len(), "subscribing");
+            if let Err(e) = self.source.subscribe(&topics) {
+                tracing::error!("subscription refused: {e}");
+            }
+        }
+        while let Ok(ack) = self.acks.try_recv() {
+            self.acknowledged(ack);
+        }
+        let now_ms = self.tables.now_ms();
+        for feed in self.feeds.values_mut() {
+            if feed.due(now_ms) {
+                feed.close(&self.source);
+            }
+            match feed.take_change() {
+                Some(Reading::Hold) => self.source.pause(&feed.partitions()),
+                Some(Reading::Resume) => self.source.resume(&feed.partitions()),
+                Some(Reading::Restart) => restart(feed, &self.source),
+                None => {}
+            }
+        }
+        if now >= self.next_retry {
+            self.next_retry = now + RETRY;
+            self.retry_held();
+            for feed in self.feeds.values_mut() {
+                feed.report(&self.source);
+            }
+        }
+    }
+
+    fn acknowledged(&mut self, ack: Ack) {
+        match ack {
+            Ack::Committed { topic, incarnation, next } => {
+                if let Some(feed) = self.feeds.get_mut(&topic) {
+                    feed.committed(incarnation);
+                    self.source.report(&next.into_iter().filter(|(at, _)| feed.reads(at)).collect::<Vec<_>>());
+                }
+            }
+            Ack::Reset { topic, incarnation, reason } => {
+                if let Some(feed) = self.feeds.get_mut(&topic)
+                    && feed.incarnation() == incarnation
+                {
+                    feed.suspend(&reason);
+                }
+            }
+            Ack::Stopped { topic, reason } => {
+                if let Some(feed) = self.feeds.get_mut(&topic) {
+                    feed.stop(&reason);
+                    self.source.pause(&feed.partitions());
+                }
+            }
+        }
+    }
+
+    fn retry_held(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
+        let held: Vec<TopicPartition> = self.held.iter().cloned().collect();
+        let placed = self.source.place(&held);
+        let go: Vec<(TopicPartition, i64)> = placed.iter().filter_map(|a| Some((a.at.clone(), a.position?))).collect();
+        if !go.is_empty()
+            && let Err(e) = self.source.seek(&go)
+        {
+            tracing::warn!("held partitions can't be read yet: {e}");
+            return;
+        }
+        self.assigned(placed.into_iter().filter(|a| a.position.is_some() || a.misplaced.is_some()).collect());
+    }
+
+    /// The client met an offset that the log doesn't hold: find which table, stop that one alone.
+    fn verify_positions(&mut self) {
+        for feed in self.feeds.values_mut().filter(|f| !f.stopped()) {
+            for (at, _, misplaced) in self.source.check_positions(&feed.positions()) {
+                match misplaced {
+                    Some(Misplaced::Unknown { .. }) | None => {}
+                    Some(m) => feed.stop(&explain(&at, &m)),
+                }
+            }
+            if feed.stopped() {
+                self.source.pause(&feed.partitions());
+            }
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), SourceError> {
+        let deadline = Instant::now() + LAST_COMMITS;
+        for feed in self.feeds.values_mut() {
+            feed.close(&self.source);
+            self.source.pause(&feed.partitions());
+        }
+        while self.feeds.values().any(|f| f.in_flight() > 0) {
+            match self.acks.recv_timeout(POLL) {
+                Ok(ack) => self.acknowledged(ack),
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+            }
+            // Heartbeats go on, so that the group doesn't hand the partitions over before the last commit.
+            let _ = self.source.poll(Duration::ZERO)?;
+            if Instant::now() >= deadline {
+                tracing::warn!(
+                    "the last commits did not finish in time; their rows will be read again at the next start"
+                );
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Goes on from the table's checkpoint after a batch was given up.
+fn restart(feed: &mut Feed, source: &KafkaSource) {
+    match feed.restart() {
+        Ok(positions) => {
+            if let Err(e) = source.seek(&positions) {
+                feed.suspend(&format!("seek: {e}"));
+            }
+        }
+        Err(reason) => feed.suspend(&reason),
+    }
+}
+
+/// The named errors of a position outside the log.
+fn explain(at: &TopicPartition, misplaced: &Misplaced) -> String {
+    match misplaced {
+        Misplaced::BehindLog { position, low } => format!(
+            "{at}: offsets gone: the table stands at offset {position}, but Kafka's log begins only at {low}; retention removed \
+             {} record(s) that the table does not have. Restore them, or accept the loss: snapshot the source again (Debezium \
+             incremental snapshot) after moving the table's position",
+            low - position
+        ),
+        Misplaced::AheadOfLog { position, high } => format!(
+            "{at}: the table's stored offset {position} is ahead of Kafka's log, which ends at {high}; the topic was deleted and made \
+             again, or this is another cluster. Check kafka.bootstrap_servers; if the topic was made anew, feed it into a new table"
+        ),
+        Misplaced::Unknown { detail } => {
+            format!("{at}: the broker does not say where the log begins and ends: {detail}")
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The names of all metrics, with units and labels, in one place. docs/metrics.md says how to read each.
+
+use std::sync::OnceLock;
+
+use metrics::Unit;
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+pub const RECORDS_TOTAL: &str = "firn_records_total";
+pub const ROWS_TOTAL: &str = "firn_rows_total";
+pub const SKIPPED_TOTAL: &str = "firn_skipped_total";
+pub const REJECTED_TOTAL: &str = "firn_rejected_total";
+pub const COMMITS_TOTAL: &str = "firn_commits_total";
+pub const COMMIT_SECONDS: &str = "firn_commit_seconds";
+pub const COMMIT_ATTEMPTS: &str = "firn_commit_attempts";
+pub const COMMITTED_OFFSET: &str = "firn_committed_offset";
+pub const LAG_RECORDS: &str = "firn_lag_records";
+pub const STAGED_BYTES: &str = "firn_staged_bytes";
+pub const MEMORY_BYTES: &str = "firn_memory_bytes";
+pub const TABLE_STOPPED: &str = "firn_table_stopped";
+pub const FOREIGN_SNAPSHOTS_TOTAL: &str = "firn_foreign_snapshots_total";
+pub const STALE_TOTAL: &str = "firn_stale_total";
+pub const INDEX_KEYS: &str = "firn_index_keys";
+pub const INDEX_REBUILD_SECONDS: &str = "firn_index_rebuild_seconds";
+pub const ASSIGNED_PARTITIONS: &str = "firn_assigned_partitions";
+pub const REBALANCES_TOTAL: &str = "firn_rebalances_total";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// One metric as it is declared and documented.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub unit: Unit,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+const fn metric(
+    name: &'static str,
+    kind: Kind,
+    unit: Unit,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind, unit, labels, help }
+}
+
+/// Every metric of firn.
+pub const METRICS: [Metric; 18] = [
+    metric(RECORDS_TOTAL, Kind::Counter, Unit::Count, &["topic"], "Kafka records read"),
+    metric(ROWS_TOTAL, Kind::Counter, Unit::Count, &["table", "op"], "rows committed, by op (c, u, d, r)"),
+    metric(SKIPPED_TOTAL, Kind::Counter, Unit::Count, &["topic", "kind"], "records skipped by a rule, by its name"),
+    metric(REJECTED_TOTAL, Kind::Counter, Unit::Count, &["topic", "reason"], "records sent to the dead letters"),
+    metric(COMMITS_TOTAL, Kind::Counter, Unit::Count, &["table"], "snapshots committed"),
+    metric(
+        COMMIT_SECONDS,
+        Kind::Histogram,
+        Unit::Seconds,
+        &["table"],
+        "from the last staged file to the catalog's answer",
+    ),
+    metric(COMMIT_ATTEMPTS, Kind::Histogram, Unit::Count, &["table"], "tries that a commit took; 1 = uncontended"),
+    metric(
+        COMMITTED_OFFSET,
+        Kind::Gauge,
+        Unit::Count,
+        &["topic", "partition"],
+        "next offset to read according to the table",
+    ),
+    metric(LAG_RECORDS, Kind::Gauge, Unit::Count, &["topic", "partition"], "end of the log minus the committed offset"),
+    metric(STAGED_BYTES, Kind::Gauge, Unit::Bytes, &["table"], "bytes staged and not yet committed"),
+    metric(MEMORY_BYTES, Kind::Gauge, Unit::Bytes, &[], "bytes taken from memory.budget_bytes"),
+    metric(TABLE_STOPPED, Kind::Gauge, Unit::Count, &["table"], "1 while the table is stopped and needs a person"),
+    metric(
+        FOREIGN_SNAPSHOTS_TOTAL,
+        Kind::Counter,
+        Unit::Count,
+        &["table"],
+        "snapshots of other writers that were caught up with",
+    ),
+    metric(
+        STALE_TOTAL,
+        Kind::Counter,
+        Unit::Count,
+        &["table"],
+        "batches dropped because another writer had committed them",
+    ),
+    metric(INDEX_KEYS, Kind::Gauge, Unit::Count, &["table"], "primary keys in the index"),
+    metric(INDEX_REBUILD_SECONDS, Kind::Histogram, Unit::Seconds, &["table"], "index rebuilds by a scan of the table"),
+    metric(ASSIGNED_PARTITIONS, Kind::Gauge, Unit::Count, &["topic"], "partitions that this process owns"),
+    metric(REBALANCES_TOTAL, Kind::Counter, Unit::Count, &[], "assignments received from the consumer group"),
+];
+
+/// Bounds around the promise of 500 ms for an uncontended commit, out to a metastore that hangs for a minute.
+const SECONDS_BUCKETS: [f64; 11] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0];
+/// A commit gives up after 20 attempts.
+const ATTEMPTS_BUCKETS: [f64; 6] = [1.0, 2.0, 3.0, 5.0, 10.0, 20.0];
+
+/// Installs the process's recorder, once; later calls answer the same handle.
+///
+/// # Errors
+/// When another recorder was installed before.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    if let Some(handle) = HANDLE.get() {
+        return Ok(handle.clone());
+    }
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full(COMMIT_ATTEMPTS.to_owned()), &ATTEMPTS_BUCKETS)?
+        .install_recorder()?;
+    describe();
+    Ok(HANDLE.get_or_init(|| handle).clone())
+}
+
+/// Tells the recorder in place what each metric is.
+fn describe() {
+    for m in METRICS {
+        match m.kind {
+            Kind::Counter => metrics::describe_counter!(m.name, m.unit, m.help),
+            Kind::Gauge => metrics::describe_gauge!(m.name, m.unit, m.help),
+            Kind::Histogram => metrics::describe_histogram!(m.name, m.unit, m.help),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_documented_with_its_labels() {
+        let doc = include_str!("../../docs/metrics.md");
+        for m in METRICS {
+            let labels = if m.labels.is_empty() { String::new() } else { format!("{{{}}}", m.labels.join(",")) };
+            let heading = format!("### `{}{labels}`", m.name);
+            assert!(doc.contains(&heading), "docs/metrics.md lacks {heading}");
+        }
+        let documented = doc.lines().filter(|l| l.starts_with("### `firn_")).count();
+        assert_eq!(documented, METRICS.len(), "docs/metrics.md describes a metric that is not there");
+    }
+
+    #[test]
+    fn a_name_ends_with_its_unit_or_total() {
+        for m in METRICS {
+            assert_eq!(m.kind == Kind::Counter, m.name.ends_with("_total"), "{}", m.name);
+            assert_eq!(m.unit == Unit::Seconds, m.name.ends_with("_seconds"), "{}", m.name);
+            assert_eq!(m.unit == Unit::Bytes, m.name.ends_with("_bytes"), "{}", m.name);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The status page: one plain table, no script, loads itself anew.
+
+use std::fmt::Write;
+
+use super::status::{ConsumerState, Snapshot, TableState, TableStatus};
+
+const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color:#1d2733;\
+background:#fff}h1{font-size:1.3rem}table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .6rem;\
+border-bottom:1px solid #d8dee6;vertical-align:top}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
+.bad{color:#b3261e}.dim{color:#66758a}@media(prefers-color-scheme:dark){body{background:#12171d;color:#dfe6ee}\
+th,td{border-color:#2b3540}.bad{color:#ff8a80}.dim{color:#93a1b3}}";
+
+pub(super) fn render(snapshot: &Snapshot, now_ms: i64) -> String {
+    let mut out = format!(
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
+         <meta http-equiv=refresh content=5><title>firn</title><style>{STYLE}</style><h1>firn {}</h1>",
+        snapshot.version
+    );
+    let consumer = match &snapshot.consumer {
+        ConsumerState::Connecting => "waiting for partitions".to_owned(),
+        ConsumerState::Assigned { partitions } => format!("{partitions} partitions assigned"),
+        ConsumerState::Lost { error } => format!("<span class=bad>lost: {}</span>", escape(error)),
+    };
+    // Writing to a String does not fail.
+    let _ = write!(
+        out,
+        "<p>Consumer: {consumer} · <a href=/metrics>metrics</a> · <a href=/status.json>json</a> · <a href=/readyz>ready</a></p>\
+         <table><tr><th>table<th>topic<th>mode<th>state<th class=n>rows<th class=n>lag<th class=n>dead letters<th>last \
+         commit<th>positions</tr>"
+    );
+    for table in &snapshot.tables {
+        row(&mut out, table, now_ms);
+    }
+    out.push_str("</table>");
+    if snapshot.tables.is_empty() {
+        out.push_str("<p class=dim>No table yet: none of the configured topics has brought a record.</p>");
+    }
+    out.push_str("</html>\n");
+    out
+}
+
+fn row(out: &mut String, t: &TableStatus, now_ms: i64) {
+    let state = match &t.state {
+        TableState::Starting => "starting".to_owned(),
+        TableState::Running => "running".to_owned(),
+        TableState::Stopped { reason } => format!("<span class=bad>stopped: {}</span>", escape(reason)),
+    };
+    let error = t.last_error.as_ref().map_or_else(String::new, |e| {
+        format!("<br><span class=dim>{}: {}</span>", ago(now_ms - e.at_ms), escape(&e.message))
+    });
+    let commit = t.last_commit.map_or_else(
+        || "<span class=dim>none yet</span>".to_owned(),
+        |c| {
+            format!(
+                "{}, {} rows in {:.2} s<br><span class=dim>{}</span>",
+                ago(now_ms - c.at_ms),
+                c.rows,
+                c.seconds,
+                c.snapshot_id
+            )
+        },
+    );
+    let positions: Vec<String> =
+        t.partitions.iter().map(|(p, s)| format!("{p}: {} of {}", s.committed, s.end)).collect();
+    let _ = write!(
+        out,
+        "<tr><td>{}<td>{}<td>{}<td>{state}{error}<td class=n>{}<td class=n>{}<td class=n>{}<td>{commit}<td>{}</tr>",
+        escape(&t.table),
+        escape(&t.topic),
+        escape(&t.mode),
+        t.rows,
+        t.lag_records(),
+        t.rejected,
+        positions.join("<br>"),
+    );
+}
+
+fn ago(ms: i64) -> String {
+    match ms / 1000 {
+        s if s < 0 => "now".to_owned(),
+        s @ 0..120 => format!("{s} s ago"),
+        s @ 120..7200 => format!("{} min ago", s / 60),
+        s => format!("{} h ago", s / 3600),
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

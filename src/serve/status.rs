@@ -1,0 +1,181 @@
+//! What the pipeline tells about itself. Written by the pipeline, read by the pages: plain data behind one short lock.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+
+/// The registry that the pipeline updates and the server shows.
+#[derive(Debug, Default)]
+pub struct Status(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    consumer: ConsumerState,
+    /// By topic.
+    tables: BTreeMap<String, TableStatus>,
+}
+
+/// Where the consumer stands with its group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum ConsumerState {
+    #[default]
+    Connecting,
+    Assigned {
+        partitions: usize,
+    },
+    /// The broker or the group can't be reached now; firn goes on trying.
+    Lost {
+        error: String,
+    },
+}
+
+/// One topic's table.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct TableStatus {
+    pub topic: String,
+    /// `namespace.table`.
+    pub table: String,
+    /// `append` or `upsert`.
+    pub mode: String,
+    pub state: TableState,
+    /// Rows committed by this process.
+    pub rows: u64,
+    /// Records sent to the dead letters by this process.
+    pub rejected: u64,
+    /// Records skipped by a rule by this process.
+    pub skipped: u64,
+    pub last_commit: Option<LastCommit>,
+    /// The last thing that went wrong, also when it was overcome.
+    pub last_error: Option<LastError>,
+    /// Of the partitions that this process owns.
+    pub partitions: BTreeMap<i32, PartitionStatus>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum TableState {
+    #[default]
+    Starting,
+    Running,
+    /// Needs a person; the other tables go on.
+    Stopped {
+        reason: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct LastCommit {
+    pub snapshot_id: i64,
+    /// Since the epoch.
+    pub at_ms: i64,
+    pub rows: u64,
+    /// From the last staged file to the catalog's answer.
+    pub seconds: f64,
+    pub attempts: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LastError {
+    /// Since the epoch.
+    pub at_ms: i64,
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PartitionStatus {
+    /// The next offset to read according to the table: everything below is committed.
+    pub committed: i64,
+    /// The end of the log as last told by the broker.
+    pub end: i64,
+}
+
+impl PartitionStatus {
+    pub fn lag_records(&self) -> i64 {
+        (self.end - self.committed).max(0)
+    }
+}
+
+impl TableStatus {
+    pub fn lag_records(&self) -> i64 {
+        self.partitions.values().map(PartitionStatus::lag_records).sum()
+    }
+}
+
+/// A copy for one answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Snapshot {
+    pub version: &'static str,
+    pub consumer: ConsumerState,
+    pub tables: Vec<TableStatus>,
+}
+
+impl Status {
+    pub fn set_consumer(&self, state: ConsumerState) {
+        self.inner().consumer = state;
+    }
+
+    /// Changes what is known of `topic`'s table, which is added when new.
+    pub fn update(&self, topic: &str, change: impl FnOnce(&mut TableStatus)) {
+        let mut inner = self.inner();
+        let new = || TableStatus { topic: topic.to_owned(), ..TableStatus::default() };
+        change(inner.tables.entry(topic.to_owned()).or_insert_with(new));
+    }
+
+    /// Forgets partitions that this process does not own any more; `owned` says which stay.
+    pub fn retain_partitions(&self, owned: impl Fn(&str, i32) -> bool) {
+        for (topic, table) in &mut self.inner().tables {
+            table.partitions.retain(|partition, _| owned(topic, *partition));
+        }
+    }
+
+    /// Why this process is not ready, one sentence each; empty when it is. A process without partitions is ready: others of
+    /// its group have them.
+    pub fn not_ready(&self) -> Vec<String> {
+        let inner = self.inner();
+        let mut reasons = Vec::new();
+        match &inner.consumer {
+            ConsumerState::Connecting => reasons.push("the consumer has no partitions assigned yet".to_owned()),
+            ConsumerState::Lost { error } => reasons.push(format!("the consumer lost its group: {error}")),
+            ConsumerState::Assigned { .. } => {}
+        }
+        for t in inner.tables.values() {
+            if let TableState::Stopped { reason } = &t.state {
+                reasons.push(format!("{}: {reason}", t.table));
+            }
+        }
+        reasons
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        let inner = self.inner();
+        Snapshot {
+            version: env!("CARGO_PKG_VERSION"),
+            consumer: inner.consumer.clone(),
+            tables: inner.tables.values().cloned().collect(),
+        }
+    }
+
+    /// A panic while holding the lock leaves plain data behind, at worst half an update.
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lag_is_what_the_log_has_beyond_the_table_and_never_negative() {
+        let status = Status::default();
+        status.update("t", |t| {
+            t.partitions.insert(0, PartitionStatus { committed: 5, end: 9 });
+            t.partitions.insert(1, PartitionStatus { committed: 5, end: 3 });
+        });
+        assert_eq!(status.snapshot().tables[0].lag_records(), 4);
+        status.retain_partitions(|_, p| p == 1);
+        assert_eq!(status.snapshot().tables[0].lag_records(), 0);
+    }
+}

@@ -1,0 +1,166 @@
+//! How a table's rows are laid out in files: columns with their field ids, partition spec, sort order, place.
+//!
+//! Taken from one version of the table's metadata; a batch is staged under it and says so when it is committed.
+
+use std::sync::Arc;
+
+use arrow_schema::{DataType, SchemaRef as ArrowSchemaRef};
+use iceberg::arrow::schema_to_arrow_schema;
+use iceberg::io::FileIO;
+use iceberg::spec::{PartitionSpecRef, PrimitiveType, Schema, SchemaRef, SortOrderRef, TableMetadata, Type};
+use iceberg::table::Table;
+use parquet::file::properties::WriterProperties;
+
+use crate::change::{RowSchema, origin};
+use crate::sink::lake::parquet_file::data_properties;
+use crate::sink::lake::{LakeError, Mode, TableSpec, schema};
+
+/// One version of a table's layout.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub(crate) table: String,
+    pub(crate) file_io: FileIO,
+    /// Without a slash at the end.
+    pub(crate) data_location: String,
+    pub(crate) schema: SchemaRef,
+    /// `schema` in Arrow, with field ids.
+    pub(crate) arrow: ArrowSchemaRef,
+    pub(crate) rows: RowSchema,
+    pub(crate) partition_spec: PartitionSpecRef,
+    pub(crate) sort_order: SortOrderRef,
+    /// Places of the key columns in `arrow`; empty in append mode.
+    pub(crate) key: Vec<usize>,
+    pub(crate) properties: WriterProperties,
+    pub(crate) target_file_bytes: u64,
+}
+
+impl Layout {
+    /// The layout of `table` as it is now. `key_columns` are the declared ones; without any, the table's identifier fields.
+    ///
+    /// # Errors
+    /// When an upsert table has no key, or a key column is missing.
+    pub(crate) fn of(table: &Table, spec: &TableSpec, key_columns: &[String]) -> Result<Self, LakeError> {
+        let metadata = table.metadata();
+        let schema = Arc::clone(metadata.current_schema());
+        let mut rows = schema::from_iceberg(&schema);
+        let fields = schema.as_struct().fields();
+        let key = match spec.mode {
+            Mode::Append => vec![],
+            Mode::Upsert => {
+                let mut key = vec![];
+                for name in key_columns {
+                    key.push(
+                        schema::find(fields, name)
+                            .ok_or_else(|| spec.settings(format!("the key column {name} is missing in the table")))?,
+                    );
+                }
+                if key.is_empty() {
+                    let ids: Vec<i32> = schema.identifier_field_ids().collect();
+                    key = (0..fields.len()).filter(|i| ids.contains(&fields[*i].id)).collect();
+                }
+                if key.is_empty() {
+                    return Err(spec.settings("upsert needs a key: declare the key columns, or use mode append"));
+                }
+                key.sort_unstable();
+                key
+            }
+        };
+        for column in &mut rows.columns {
+            column.key = key.iter().any(|i| fields[*i].name == column.name);
+        }
+        Ok(Self {
+            table: spec.to_string(),
+            file_io: table.file_io().clone(),
+            data_location: data_location(metadata),
+            arrow: Arc::new(schema_to_arrow_schema(&schema)?),
+            rows,
+            partition_spec: Arc::clone(metadata.default_partition_spec()),
+            sort_order: Arc::clone(metadata.default_sort_order()),
+            key,
+            properties: data_properties(spec.zstd_level)?,
+            target_file_bytes: spec.target_file_bytes,
+            schema,
+        })
+    }
+
+    /// Field ids of the key columns, in the order of the columns.
+    pub(crate) fn key_ids(&self) -> Vec<i32> {
+        let fields = self.schema.as_struct().fields();
+        self.key.iter().map(|i| fields[*i].id).collect()
+    }
+
+    /// Arrow types of the key columns.
+    pub(crate) fn key_types(&self) -> Vec<DataType> {
+        self.key.iter().map(|i| self.arrow.field(*i).data_type().clone()).collect()
+    }
+
+    /// Field ids of the columns that name the Kafka partition of a row, where the table has them.
+    pub(crate) fn origin_ids(&self) -> Option<OriginIds> {
+        let field = |name: &str| self.schema.field_by_name(name);
+        let (topic, partition) = (field(origin::TOPIC)?, field(origin::PARTITION)?);
+        let is = |t: &Type, p: PrimitiveType| matches!(t, Type::Primitive(have) if *have == p);
+        (is(&topic.field_type, PrimitiveType::String) && is(&partition.field_type, PrimitiveType::Int))
+            .then_some(OriginIds { topic: topic.id, partition: partition.id })
+    }
+
+    /// Whether files staged under this layout are right in a table that looks like `now`: same ids, names, and types that read as
+    /// the table's.
+    pub(crate) fn fits(&self, now: &TableMetadata) -> bool {
+        let schema: &Schema = now.current_schema();
+        let columns = schema.schema_id() == self.schema.schema_id() && *schema == *self.schema
+            || self.schema.as_struct().fields().iter().all(|staged| {
+                schema
+                    .field_by_id(staged.id)
+                    .is_some_and(|have| have.name == staged.name && promotes(&staged.field_type, &have.field_type))
+            }) && schema
+                .as_struct()
+                .fields()
+                .iter()
+                .all(|have| !have.required || self.schema.field_by_id(have.id).is_some());
+        columns
+            && now
+                .partition_spec_by_id(self.partition_spec.spec_id())
+                .is_some_and(|spec| spec.fields() == self.partition_spec.fields())
+    }
+}
+
+/// Field ids of the topic and partition columns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OriginIds {
+    pub(crate) topic: i32,
+    pub(crate) partition: i32,
+}
+
+fn data_location(metadata: &TableMetadata) -> String {
+    metadata
+        .properties()
+        .get("write.data.path")
+        .cloned()
+        .unwrap_or_else(|| format!("{}/data", metadata.location().trim_end_matches('/')))
+        .trim_end_matches('/')
+        .to_owned()
+}
+
+fn promotes(from: &Type, to: &Type) -> bool {
+    use PrimitiveType as P;
+    match (from, to) {
+        (Type::Primitive(P::Int), Type::Primitive(P::Long)) => true,
+        (Type::Primitive(P::Float), Type::Primitive(P::Double)) => true,
+        (
+            Type::Primitive(P::Decimal { precision: a, scale: s }),
+            Type::Primitive(P::Decimal { precision: b, scale: t }),
+        ) => s == t && a <= b,
+        (Type::Struct(a), Type::Struct(b)) => a
+            .fields()
+            .iter()
+            .all(|f| b.field_by_id(f.id).is_some_and(|g| g.name == f.name && promotes(&f.field_type, &g.field_type))),
+        (Type::List(a), Type::List(b)) => {
+            a.element_field.id == b.element_field.id
+                && promotes(&a.element_field.field_type, &b.element_field.field_type)
+        }
+        (Type::Map(a), Type::Map(b)) => {
+            a.value_field.id == b.value_field.id && promotes(&a.value_field.field_type, &b.value_field.field_type)
+        }
+        (a, b) => a == b,
+    }
+}

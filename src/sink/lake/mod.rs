@@ -1,0 +1,46 @@
+//! The lake: changes into Iceberg tables, rows and position in one commit.
+//!
+//! Knows Iceberg and Parquet; knows nothing of Kafka's client, of Debezium, or of other sinks.
+//!
+//! # Layout
+//! - [`TableSpec`]: what a person chose for a table. [`LakeTable`]: one table of one process: columns, checkpoint, commits.
+//! - [`Stager`] turns a worker's changes into [`Staged`] files: `conform` (columns into the table's shape), `split` (partitions),
+//!   `sorted_file`, `parquet_file` (encode and upload), `metrics` (what a manifest says), `keys` and `overlay` (upsert: the last
+//!   change of a key wins).
+//! - `planner` works out on each fresh base what a batch does; `resume` reads where a table stands.
+//! - Upserts: [`index`] (key to row), `scan` (fills it from files), `deletes` (position deletes and deletion vectors), `live` (the
+//!   files of the table as last seen), `upsert` (all of it together).
+//! - [`dead_letters`]: records that could not become rows.
+
+pub mod dead_letters;
+pub mod index;
+
+mod conform;
+mod deletes;
+mod error;
+mod keys;
+mod layout;
+mod live;
+mod metrics;
+mod overlay;
+mod ownership;
+mod parquet_file;
+mod planner;
+mod resume;
+mod scan;
+mod schema;
+mod sorted_file;
+mod spec;
+mod split;
+mod staged;
+mod stager;
+mod table;
+mod upsert;
+
+pub use error::{CommitFailure, LakeError};
+pub use resume::{CHECKPOINT, GENERATION, LAST_SNAPSHOT_ID, MODE};
+pub use spec::{Mode, TableSpec};
+pub use staged::Staged;
+pub(crate) use staged::StagedFile;
+pub use stager::Stager;
+pub use table::{Committed, LakeTable};

@@ -1,0 +1,186 @@
+//! What a batch does to its keys before it is committed: the last change of each key wins.
+//!
+//! Pure bookkeeping: no Arrow, no files. Nothing here touches the index; that happens when the batch is committed.
+
+use std::collections::BTreeMap;
+
+use roaring::RoaringBitmap;
+
+use crate::sink::lake::keys::KeyMap;
+
+/// A row of a file that the batch has staged: the file's number within the batch, the row's position in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RowPlace {
+    pub(crate) file: u32,
+    pub(crate) position: u32,
+}
+
+/// Where a key stands after the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeyState {
+    At(RowPlace),
+    Deleted,
+    /// In the arriving rows, not written yet: its row there.
+    Arriving(u32),
+}
+
+/// The keys of a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Overlay {
+    keys: KeyMap<KeyState>,
+    /// Rows written by this batch and then superseded by it, per file.
+    superseded: BTreeMap<u32, RoaringBitmap>,
+}
+
+impl Overlay {
+    /// Takes in the keys of arriving rows in their order and says which of the rows are to be written.
+    pub(crate) fn arrive(&mut self, keys: &[u128], is_delete: impl Fn(usize) -> bool) -> Vec<bool> {
+        let mut keep = vec![true; keys.len()];
+        for (row, key) in keys.iter().enumerate() {
+            let state = if is_delete(row) {
+                keep[row] = false;
+                KeyState::Deleted
+            } else {
+                KeyState::Arriving(row as u32)
+            };
+            match self.keys.insert(*key, state) {
+                Some(KeyState::Arriving(earlier)) => {
+                    if let Some(keep) = keep.get_mut(earlier as usize) {
+                        *keep = false;
+                    }
+                }
+                Some(KeyState::At(place)) => self.supersede(place),
+                Some(KeyState::Deleted) | None => {}
+            }
+        }
+        keep
+    }
+
+    /// The row of `key` that was to be written is now at `place`.
+    pub(crate) fn written(&mut self, key: u128, place: RowPlace) {
+        self.keys.insert(key, KeyState::At(place));
+    }
+
+    fn supersede(&mut self, place: RowPlace) {
+        self.superseded.entry(place.file).or_default().insert(place.position);
+    }
+
+    /// The rows of `file` moved: the row at position `p` is now at `moved[p]` (it was sorted).
+    pub(crate) fn rows_moved(&mut self, moved: &BTreeMap<u32, Vec<u32>>) {
+        if moved.is_empty() {
+            return;
+        }
+        let to = |file: u32, position: u32| {
+            moved.get(&file).and_then(|m| m.get(position as usize).copied()).unwrap_or(position)
+        };
+        for state in self.keys.values_mut() {
+            if let KeyState::At(place) = state {
+                place.position = to(place.file, place.position);
+            }
+        }
+        for (file, rows) in &mut self.superseded {
+            *rows = rows.iter().map(|p| to(*file, p)).collect();
+        }
+    }
+
+    /// Joins the keys of another worker, whose files are numbered from `first_file` on. Workers hold different Kafka partitions and
+    /// so different keys; should one key be in both, one row of it survives all the same.
+    pub(crate) fn join(&mut self, other: Overlay, first_file: u32) {
+        let shift = |place: RowPlace| RowPlace { file: place.file + first_file, ..place };
+        for (file, rows) in other.superseded {
+            *self.superseded.entry(file + first_file).or_default() |= rows;
+        }
+        self.keys.reserve(other.keys.len());
+        for (key, state) in other.keys {
+            let state = match state {
+                KeyState::At(place) => KeyState::At(shift(place)),
+                other => other,
+            };
+            if let Some(KeyState::At(place)) = self.keys.insert(key, state) {
+                self.supersede(place);
+            }
+        }
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (u128, KeyState)> + '_ {
+        self.keys.iter().map(|(k, s)| (*k, *s))
+    }
+
+    /// Superseded rows per file.
+    pub(crate) fn superseded(&self) -> &BTreeMap<u32, RoaringBitmap> {
+        &self.superseded
+    }
+
+    /// Memory held, roughly.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.keys.capacity() * (size_of::<(u128, KeyState)>() + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(file: u32, position: u32) -> RowPlace {
+        RowPlace { file, position }
+    }
+
+    /// Writes the kept rows to `file` from `position` on, as a stager does.
+    fn write(o: &mut Overlay, keys: &[u128], deletes: &[usize], file: u32, mut position: u32) -> u32 {
+        let keep = o.arrive(keys, |i| deletes.contains(&i));
+        for (i, key) in keys.iter().enumerate().filter(|(i, _)| keep[*i]) {
+            let _ = i;
+            o.written(*key, at(file, position));
+            position += 1;
+        }
+        position
+    }
+
+    #[test]
+    fn the_last_change_of_a_key_wins_and_earlier_ones_are_not_written() {
+        let mut o = Overlay::default();
+        assert_eq!(o.arrive(&[1, 2, 1, 3, 2], |i| i == 4), [false, false, true, true, false]);
+        let deleted: Vec<u128> = o.keys().filter(|(_, s)| *s == KeyState::Deleted).map(|(k, _)| k).collect();
+        assert_eq!(deleted, [2]);
+    }
+
+    #[test]
+    fn a_row_written_before_is_superseded_by_position() {
+        let mut o = Overlay::default();
+        let next = write(&mut o, &[1, 2, 3], &[], 0, 0);
+        write(&mut o, &[2, 3], &[1], 0, next);
+        assert_eq!(o.superseded()[&0].iter().collect::<Vec<_>>(), [1, 2]);
+        let states: BTreeMap<u128, KeyState> = o.keys().collect();
+        assert_eq!(states[&2], KeyState::At(at(0, 3)));
+        assert_eq!(states[&3], KeyState::Deleted);
+    }
+
+    #[test]
+    fn a_key_that_comes_back_after_a_delete_has_one_row() {
+        let mut o = Overlay::default();
+        write(&mut o, &[1, 1, 1], &[1], 0, 0);
+        assert!(o.superseded().is_empty());
+        assert_eq!(o.keys().collect::<Vec<_>>(), [(1, KeyState::At(at(0, 0)))]);
+    }
+
+    #[test]
+    fn sorted_files_move_places_and_superseded_rows() {
+        let mut o = Overlay::default();
+        let next = write(&mut o, &[1, 2, 3], &[], 0, 0);
+        write(&mut o, &[1], &[], 0, next);
+        o.rows_moved(&[(0, vec![3, 2, 1, 0])].into());
+        assert_eq!(o.superseded()[&0].iter().collect::<Vec<_>>(), [3]);
+        let states: BTreeMap<u128, KeyState> = o.keys().collect();
+        assert_eq!(states[&1], KeyState::At(at(0, 0)));
+    }
+
+    #[test]
+    fn a_key_of_two_workers_keeps_one_row() {
+        let (mut a, mut b) = (Overlay::default(), Overlay::default());
+        write(&mut a, &[1, 2], &[], 0, 0);
+        write(&mut b, &[2, 4], &[], 0, 0);
+        a.join(b, 1);
+        assert_eq!(a.superseded()[&0].iter().collect::<Vec<_>>(), [1]);
+        assert_eq!(a.keys().find(|(k, _)| *k == 2), Some((2, KeyState::At(at(1, 0)))));
+    }
+}

@@ -1,0 +1,262 @@
+//! One Parquet file in the making: encoded on the caller's thread, uploaded on the runtime while it grows.
+//!
+//! Knows Parquet and storage; knows nothing of keys, tables or commits.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef as ArrowSchemaRef;
+use bytes::{Bytes, BytesMut};
+use iceberg::io::{FileIO, OutputFile};
+use iceberg::spec::{DataFileBuilder, SchemaRef};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::sink::lake::LakeError;
+use crate::sink::lake::metrics::{Bounds, NanCounts, describe};
+
+/// Bytes handed to the upload at once: above S3's 5 MiB minimum of a part. Larger holds more memory per open file.
+const CHUNK_BYTES: usize = 8 << 20;
+/// Chunks that may wait for the upload. One more is filled meanwhile, so a file holds at most three.
+const CHUNKS_WAITING: usize = 1;
+/// Rows of a row group: what the encoder holds in memory before a byte leaves.
+const ROW_GROUP_ROWS: usize = 128 << 10;
+/// Encoded bytes of a row group; wide rows reach it before [`ROW_GROUP_ROWS`].
+const ROW_GROUP_BYTES: usize = 64 << 20;
+
+/// How data files are encoded.
+pub(crate) fn data_properties(zstd_level: i32) -> Result<WriterProperties, LakeError> {
+    Ok(WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(zstd_level)?))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+        .set_created_by(concat!("firn ", env!("CARGO_PKG_VERSION")).to_owned())
+        .build())
+}
+
+/// A Parquet file that is being written.
+pub(crate) struct ParquetFile {
+    path: String,
+    schema: SchemaRef,
+    writer: ArrowWriter<Chunks>,
+    upload: Upload,
+    nan: NanCounts,
+    rows: u64,
+}
+
+/// Resolves once the file is durable.
+#[derive(Debug)]
+pub(crate) struct Upload(oneshot::Receiver<Result<(), LakeError>>);
+
+impl Upload {
+    /// # Errors
+    /// When the file could not be stored: it does not exist then.
+    pub(crate) async fn finished(&mut self) -> Result<(), LakeError> {
+        match (&mut self.0).await {
+            Ok(result) => result,
+            Err(_) => Err(LakeError::Storage("the upload was cut off".to_owned())),
+        }
+    }
+
+    /// Why writing failed: the upload's own error where there is one. Bytes go nowhere but to the upload.
+    fn reason(&mut self, e: ParquetError) -> LakeError {
+        match (self.0.try_recv(), e) {
+            (Ok(Err(reason)), _) => reason,
+            (_, ParquetError::External(e)) => LakeError::Storage(e.to_string()),
+            (_, e) => LakeError::Parquet(e),
+        }
+    }
+}
+
+/// A finished file on its way to storage.
+pub(crate) struct FinishedFile {
+    pub(crate) path: String,
+    pub(crate) rows: u64,
+    pub(crate) data_file: DataFileBuilder,
+    pub(crate) upload: Upload,
+}
+
+impl ParquetFile {
+    /// Begins the file; nothing is stored before the first chunk is full.
+    ///
+    /// # Errors
+    /// When the schema can't be written as Parquet or the path belongs to no known storage.
+    pub(crate) fn create(
+        file_io: &FileIO,
+        io: &Handle,
+        path: String,
+        schema: SchemaRef,
+        arrow_schema: ArrowSchemaRef,
+        properties: WriterProperties,
+    ) -> Result<Self, LakeError> {
+        let output = file_io.new_output(&path)?;
+        let (chunks, upload) = Chunks::begin(output, io);
+        // The Arrow schema would repeat what the field ids and Parquet's own types say.
+        let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+        let writer = ArrowWriter::try_new_with_options(chunks, arrow_schema, options)?;
+        Ok(Self { path, schema, writer, upload, nan: NanCounts::default(), rows: 0 })
+    }
+
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), LakeError> {
+        self.nan.count(batch);
+        if let Err(e) = self.writer.write(batch) {
+            return Err(self.upload.reason(e));
+        }
+        self.rows += batch.num_rows() as u64;
+        Ok(())
+    }
+
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Size of the file as far as it is known: written and encoded bytes.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
+    }
+
+    /// Memory held for this file.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.writer.memory_size() + self.writer.inner().buffered_bytes()
+    }
+
+    /// Writes the footer; the rest of the upload goes on in the background.
+    pub(crate) fn finish(mut self) -> Result<FinishedFile, LakeError> {
+        let footer = match self.writer.finish() {
+            Ok(footer) => footer,
+            Err(e) => return Err(self.upload.reason(e)),
+        };
+        let size_bytes = match self.writer.inner_mut().end() {
+            Ok(size_bytes) => size_bytes,
+            Err(e) => return Err(self.upload.reason(e.into())),
+        };
+        let data_file = describe(&self.schema, &footer, &self.path, size_bytes, self.nan, Bounds::Short);
+        Ok(FinishedFile { path: self.path, rows: self.rows, data_file, upload: self.upload })
+    }
+}
+
+enum Piece {
+    Bytes(Bytes),
+    /// The file is whole. Without it the upload gives up and removes what it stored.
+    End,
+}
+
+/// Collects the encoder's bytes and hands them on in chunks; waits while the upload is behind.
+struct Chunks {
+    buffer: BytesMut,
+    to_upload: mpsc::Sender<Piece>,
+    sent_bytes: u64,
+}
+
+impl Chunks {
+    fn begin(output: OutputFile, io: &Handle) -> (Self, Upload) {
+        let (to_upload, pieces) = mpsc::channel(CHUNKS_WAITING);
+        let (done, finished) = oneshot::channel();
+        io.spawn(async move {
+            // Nobody may be waiting any more: the batch was given up.
+            let _ = done.send(upload(output, pieces).await);
+        });
+        (Self { buffer: BytesMut::new(), to_upload, sent_bytes: 0 }, Upload(finished))
+    }
+
+    fn buffered_bytes(&self) -> usize {
+        self.buffer.capacity() + (CHUNKS_WAITING - self.to_upload.capacity().min(CHUNKS_WAITING)) * CHUNK_BYTES
+    }
+
+    fn send(&self, piece: Piece) -> std::io::Result<()> {
+        // The reason of a broken upload is told by `Upload::finished`; writing on would only fill memory.
+        self.to_upload.blocking_send(piece).map_err(|_| std::io::Error::other("the upload of this file failed"))
+    }
+
+    fn hand_on(&mut self) -> std::io::Result<()> {
+        if !self.buffer.is_empty() {
+            self.sent_bytes += self.buffer.len() as u64;
+            let chunk = self.buffer.split().freeze();
+            self.send(Piece::Bytes(chunk))?;
+        }
+        Ok(())
+    }
+
+    /// The file's size in bytes.
+    fn end(&mut self) -> std::io::Result<u64> {
+        self.hand_on()?;
+        self.send(Piece::End)?;
+        Ok(self.sent_bytes)
+    }
+}
+
+impl Write for Chunks {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= CHUNK_BYTES {
+            self.hand_on()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+async fn upload(output: OutputFile, mut pieces: mpsc::Receiver<Piece>) -> Result<(), LakeError> {
+    let location = output.location().to_owned();
+    let stored = |e: iceberg::Error| LakeError::Storage(format!("writing {location}: {e}"));
+    // A file that fits one chunk is one request.
+    let first = match pieces.recv().await {
+        Some(Piece::Bytes(first)) => first,
+        _ => return Err(LakeError::Storage(format!("{location} was given up"))),
+    };
+    let second = pieces.recv().await;
+    if matches!(second, Some(Piece::End)) {
+        return output.write(first).await.map_err(stored);
+    }
+    let mut writer = output.writer().await.map_err(stored)?;
+    let mut next = second;
+    let mut failed = writer.write(first).await.err();
+    while failed.is_none() {
+        match next {
+            Some(Piece::Bytes(bytes)) => failed = writer.write(bytes).await.err(),
+            Some(Piece::End) => return writer.close().await.map_err(stored),
+            None => break,
+        }
+        next = pieces.recv().await;
+    }
+    drop(writer);
+    // Best effort: what could not be finished is nobody's.
+    let _ = output.delete().await;
+    Err(match failed {
+        Some(e) => stored(e),
+        None => LakeError::Storage(format!("{location} was given up")),
+    })
+}
+
+impl std::fmt::Debug for ParquetFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ParquetFile").field("path", &self.path).field("rows", &self.rows).finish_non_exhaustive()
+    }
+}
+
+/// A whole small Parquet file in memory, e.g. a position delete file, with what a manifest says about it.
+pub(crate) fn encode_whole(
+    schema: &SchemaRef,
+    arrow_schema: ArrowSchemaRef,
+    batch: &RecordBatch,
+    path: &str,
+    properties: WriterProperties,
+    bounds: Bounds,
+) -> Result<(Bytes, DataFileBuilder), LakeError> {
+    let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new_with_options(&mut bytes, Arc::clone(&arrow_schema), options)?;
+    writer.write(batch)?;
+    let footer = writer.close()?;
+    let described = describe(schema, &footer, path, bytes.len() as u64, NanCounts::default(), bounds);
+    Ok((Bytes::from(bytes), described))
+}

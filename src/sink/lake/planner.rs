@@ -1,0 +1,143 @@
+//! What a batch does to the table as it is now: checked and worked out anew on every fresh base.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use firn_catalog::{Attempt, CommitError, ManifestCache, Plan, Planner, RowDelta, SpecFile};
+use iceberg::table::Table;
+
+use crate::position::Checkpoint;
+use crate::sink::lake::resume::{CHECKPOINT, GENERATION, LAST_SNAPSHOT_ID, MODE, standing};
+use crate::sink::lake::upsert::{Effect, Upserts};
+use crate::sink::lake::{LakeError, Staged, TableSpec};
+
+/// Plans one batch.
+pub(crate) struct BatchPlanner<'a> {
+    pub(crate) spec: &'a TableSpec,
+    pub(crate) batch: &'a Staged,
+    pub(crate) snapshot_id: i64,
+    /// `None` in append mode.
+    pub(crate) upserts: Option<&'a mut Upserts>,
+    /// Of the last plan.
+    pub(crate) planned: Option<Planned>,
+    /// Why the last plan was refused, where the reason is more than a text.
+    pub(crate) refusal: Option<Refusal>,
+}
+
+/// What the last plan would do once it is committed.
+pub(crate) struct Planned {
+    pub(crate) attempt: Attempt,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) effect: Effect,
+}
+
+pub(crate) enum Refusal {
+    SchemaMoved,
+    Failed(LakeError),
+}
+
+#[async_trait]
+impl Planner for BatchPlanner<'_> {
+    async fn plan(&mut self, base: &Table, attempt: Attempt) -> Result<Plan, CommitError> {
+        self.refusal = None;
+        match self.try_plan(base, attempt).await {
+            Ok(plan) => Ok(plan),
+            Err(Stop::Stale(reason)) => Err(CommitError::Stale(reason)),
+            Err(Stop::SchemaMoved) => {
+                self.refusal = Some(Refusal::SchemaMoved);
+                Err(CommitError::Stale("the table's columns changed".to_owned()))
+            }
+            Err(Stop::Failed(e)) => {
+                // Not reaching storage leaves the outcome of earlier attempts open; everything else is final.
+                let kind = match e.is_transient() {
+                    true => firn_catalog::ErrorKind::Unavailable,
+                    false => firn_catalog::ErrorKind::Invalid,
+                };
+                let error = firn_catalog::Error::new(kind, e.to_string());
+                match e.is_transient() {
+                    true => Err(CommitError::Undecided(error)),
+                    false => {
+                        self.refusal = Some(Refusal::Failed(e));
+                        Err(CommitError::Failed(error))
+                    }
+                }
+            }
+        }
+    }
+
+    fn manifests(&self) -> Option<ManifestCache> {
+        self.upserts.as_ref().map(|u| u.manifests())
+    }
+}
+
+enum Stop {
+    Stale(String),
+    SchemaMoved,
+    Failed(LakeError),
+}
+
+impl From<LakeError> for Stop {
+    fn from(e: LakeError) -> Self {
+        Stop::Failed(e)
+    }
+}
+
+impl BatchPlanner<'_> {
+    async fn try_plan(&mut self, base: &Table, attempt: Attempt) -> Result<Plan, Stop> {
+        let metadata = base.metadata();
+        let table = self.spec.to_string();
+        let checkpoint = self.advance(standing(&table, metadata)?.unwrap_or_default())?;
+        if !self.batch.layouts.iter().all(|layout| layout.fits(metadata)) {
+            return Err(Stop::SchemaMoved);
+        }
+        let (delta, effect) = match &mut self.upserts {
+            Some(upserts) => upserts.plan(base, self.batch).await?,
+            None => (appended(self.batch), Effect::default()),
+        };
+        let json = checkpoint.to_json();
+        let properties = HashMap::from([
+            (CHECKPOINT.to_owned(), json.clone()),
+            (GENERATION.to_owned(), checkpoint.generation.to_string()),
+            (MODE.to_owned(), self.spec.mode.as_str().to_owned()),
+            // Also for a batch without rows: its summary makes a snapshot.
+            (LAST_SNAPSHOT_ID.to_owned(), self.snapshot_id.to_string()),
+        ]);
+        self.planned = Some(Planned { attempt, checkpoint, effect });
+        Ok(Plan {
+            delta,
+            summary: HashMap::from([(CHECKPOINT.to_owned(), json)]),
+            properties,
+            updates: vec![],
+            requirements: vec![],
+            retention: self.spec.retention,
+        })
+    }
+
+    /// The table's checkpoint moved on by the batch; other processes' partitions stay as the base has them.
+    fn advance(&self, mut checkpoint: Checkpoint) -> Result<Checkpoint, Stop> {
+        if checkpoint.generation > self.batch.generation {
+            return Err(Stop::Stale(format!(
+                "the table was rewound (generation {}) after this batch was begun (generation {})",
+                checkpoint.generation, self.batch.generation
+            )));
+        }
+        for span in &self.batch.spans {
+            // A partition without a position takes any span as its first; that is wrong when it had one.
+            if checkpoint.next(&span.at).is_none() && self.batch.seen.iter().any(|seen| seen.contains(&span.at)) {
+                return Err(Stop::Stale(format!(
+                    "{}: the table has no position any more: it was rolled back or made anew",
+                    span.at
+                )));
+            }
+            checkpoint.advance(span).map_err(|e| Stop::Stale(e.to_string()))?;
+        }
+        Ok(checkpoint)
+    }
+}
+
+fn appended(batch: &Staged) -> RowDelta {
+    RowDelta {
+        data_files: batch.files.iter().map(|f| SpecFile { spec_id: f.spec_id, file: f.data_file.clone() }).collect(),
+        ..RowDelta::default()
+    }
+}

@@ -1,0 +1,111 @@
+//! Rows of one file kept until they can be written in the table's sort order.
+
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_ord::sort::{SortColumn, SortOptions, lexsort_to_indices};
+use arrow_schema::SchemaRef;
+use arrow_select::concat::concat_batches;
+use arrow_select::take::take_record_batch;
+use iceberg::spec::{NullOrder, SortDirection, Transform};
+use iceberg::transform::create_transform_function;
+
+use crate::sink::lake::LakeError;
+use crate::sink::lake::layout::Layout;
+use crate::sink::lake::parquet_file::ParquetFile;
+
+/// Rows kept in memory before a sorted file is written, in Arrow bytes. Larger files are better sorted and cost memory twice over
+/// while they are sorted.
+const SORT_BYTES: usize = 64 << 20;
+/// Rows encoded at once, so that the encoder's pages stay within the processor's cache.
+const WRITE_ROWS: usize = 8 << 10;
+
+/// A file to be sorted.
+#[derive(Debug)]
+pub(crate) struct SortedFile {
+    schema: SchemaRef,
+    order: Vec<SortBy>,
+    batches: Vec<RecordBatch>,
+    rows: u64,
+    bytes: usize,
+}
+
+#[derive(Clone, Debug)]
+struct SortBy {
+    column: usize,
+    transform: Transform,
+    options: SortOptions,
+}
+
+impl SortedFile {
+    /// `None` when the table has no sort order, or one over nested fields, which is not honoured.
+    pub(crate) fn new(layout: &Layout) -> Option<Self> {
+        let fields = layout.schema.as_struct().fields();
+        let order = layout
+            .sort_order
+            .fields
+            .iter()
+            .map(|sort| {
+                Some(SortBy {
+                    column: fields.iter().position(|f| f.id == sort.source_id)?,
+                    transform: sort.transform,
+                    options: SortOptions {
+                        descending: sort.direction == SortDirection::Descending,
+                        nulls_first: sort.null_order == NullOrder::First,
+                    },
+                })
+            })
+            .collect::<Option<Vec<_>>>()?;
+        (!order.is_empty()).then(|| Self {
+            schema: Arc::clone(&layout.arrow),
+            order,
+            batches: vec![],
+            rows: 0,
+            bytes: 0,
+        })
+    }
+
+    pub(crate) fn write(&mut self, batch: RecordBatch) {
+        self.rows += batch.num_rows() as u64;
+        self.bytes += batch.get_array_memory_size();
+        self.batches.push(batch);
+    }
+
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes >= SORT_BYTES
+    }
+
+    /// Writes the rows in order; answers for each row as it arrived its place in the file.
+    pub(crate) fn write_sorted(self, file: &mut ParquetFile) -> Result<Vec<u32>, LakeError> {
+        let rows = concat_batches(&self.schema, &self.batches)?;
+        drop(self.batches);
+        let columns = self
+            .order
+            .iter()
+            .map(|by| {
+                let values = create_transform_function(&by.transform)?.transform(Arc::clone(rows.column(by.column)))?;
+                Ok(SortColumn { values, options: Some(by.options) })
+            })
+            .collect::<Result<Vec<_>, LakeError>>()?;
+        let indices = lexsort_to_indices(&columns, None)?;
+        let mut places = vec![0; rows.num_rows()];
+        for (place, arrived) in indices.values().iter().enumerate() {
+            if let Some(p) = places.get_mut(*arrived as usize) {
+                *p = place as u32;
+            }
+        }
+        let sorted = take_record_batch(&rows, &indices)?;
+        for from in (0..sorted.num_rows()).step_by(WRITE_ROWS) {
+            file.write(&sorted.slice(from, WRITE_ROWS.min(sorted.num_rows() - from)))?;
+        }
+        Ok(places)
+    }
+}

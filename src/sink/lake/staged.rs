@@ -1,0 +1,108 @@
+//! A worker's finished batch: files durable (or about to be) that no reader can see yet.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use iceberg::spec::DataFile;
+
+use crate::position::{Span, TopicPartition};
+use crate::sink::lake::LakeError;
+use crate::sink::lake::layout::Layout;
+use crate::sink::lake::overlay::Overlay;
+use crate::sink::lake::parquet_file::Upload;
+
+/// What one worker staged. It can be committed once, together with the other workers' parts.
+#[derive(Debug)]
+pub struct Staged {
+    /// The layouts that its files were written under; mostly one.
+    pub(crate) layouts: Vec<Arc<Layout>>,
+    pub(crate) generation: u64,
+    /// Partitions that the table had a position of: if it has none any more, it was rolled back behind it.
+    pub(crate) seen: Vec<Arc<BTreeSet<TopicPartition>>>,
+    pub(crate) files: Vec<StagedFile>,
+    pub(crate) overlay: Option<Overlay>,
+    pub(crate) spans: Vec<Span>,
+    pub(crate) rows: u64,
+    /// Given at the first try to commit; every later try keeps it.
+    pub(crate) snapshot_id: Option<i64>,
+    /// Whether a commit of it was ever sent.
+    pub(crate) sent: bool,
+}
+
+impl Staged {
+    /// The offsets that it accounts for.
+    pub fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// Changes taken in, deletes included.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Bytes of its files.
+    pub fn file_bytes(&self) -> u64 {
+        self.files.iter().map(|f| f.data_file.file_size_in_bytes()).sum()
+    }
+
+    /// The parts of several workers as one batch.
+    ///
+    /// # Errors
+    /// `None` given when there is nothing; a message when parts of an earlier try are mixed with new ones, which would give one
+    /// snapshot id two contents.
+    pub(crate) fn join(parts: Vec<Staged>) -> Result<Option<Staged>, LakeError> {
+        let mut parts = parts.into_iter();
+        let Some(mut whole) = parts.next() else { return Ok(None) };
+        for part in parts {
+            if part.snapshot_id != whole.snapshot_id {
+                return Err(LakeError::Batch {
+                    table: whole.table().to_owned(),
+                    message: "a batch of an undecided commit must be committed again alone".to_owned(),
+                });
+            }
+            let first_file = whole.files.len() as u32;
+            whole.files.extend(part.files.into_iter().map(|f| StagedFile { number: f.number + first_file, ..f }));
+            whole.overlay = match (whole.overlay.take(), part.overlay) {
+                (Some(mut a), Some(b)) => {
+                    a.join(b, first_file);
+                    Some(a)
+                }
+                (a, b) => a.or(b),
+            };
+            whole.layouts.extend(part.layouts);
+            whole.layouts.dedup_by(|a, b| Arc::ptr_eq(a, b));
+            whole.generation = whole.generation.min(part.generation);
+            whole.seen.extend(part.seen);
+            whole.spans.extend(part.spans);
+            whole.rows += part.rows;
+        }
+        Ok(Some(whole))
+    }
+
+    pub(crate) fn table(&self) -> &str {
+        self.layouts.first().map_or("", |l| l.table.as_str())
+    }
+
+    pub(crate) async fn uploaded(&mut self) -> Result<(), LakeError> {
+        for file in &mut self.files {
+            if !file.durable {
+                file.upload.finished().await?;
+                file.durable = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One data file of a batch.
+#[derive(Debug)]
+pub(crate) struct StagedFile {
+    /// Within its worker's batch.
+    pub(crate) number: u32,
+    pub(crate) spec_id: i32,
+    pub(crate) path: String,
+    pub(crate) rows: u64,
+    pub(crate) data_file: DataFile,
+    pub(crate) upload: Upload,
+    pub(crate) durable: bool,
+}

@@ -1,0 +1,310 @@
+//! Turns a worker's changes into files that no reader can see yet.
+//!
+//! Synchronous: it encodes on the worker's own thread while the uploads run on the runtime. Knows nothing of the table's
+//! present rows: what an upsert replaces is looked up when it is committed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow_array::{BooleanArray, RecordBatch, UInt32Array};
+use arrow_select::filter::filter_record_batch;
+use arrow_select::take::take_record_batch;
+use hashbrown::HashMap;
+use iceberg::spec::Struct;
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+use crate::batch::ChangeBatch;
+use crate::change::Op;
+use crate::position::{Span, TopicPartition};
+use crate::sink::lake::conform::Conform;
+use crate::sink::lake::keys::KeyHasher;
+use crate::sink::lake::layout::Layout;
+use crate::sink::lake::overlay::{Overlay, RowPlace};
+use crate::sink::lake::parquet_file::{FinishedFile, ParquetFile};
+use crate::sink::lake::sorted_file::SortedFile;
+use crate::sink::lake::split::{Group, Splitter};
+use crate::sink::lake::{LakeError, Staged, StagedFile};
+
+/// Files open at once. More: memory (each holds a row group and up to three chunks of upload). Fewer: rows that alternate between
+/// partitions make many small files.
+const OPEN_FILES: usize = 32;
+
+/// One worker's batch in the making.
+#[derive(Debug)]
+pub struct Stager {
+    layout: Arc<Layout>,
+    io: Handle,
+    /// The table's generation when the batch began.
+    generation: u64,
+    /// Partitions that the table had a position of when the batch began.
+    seen: Arc<BTreeSet<TopicPartition>>,
+    conform: Conform,
+    splitter: Splitter,
+    open: HashMap<Box<[u8]>, OpenFile>,
+    done: Vec<StagedFile>,
+    files: u32,
+    /// Makes the files' names unique.
+    id: Uuid,
+    upsert: Option<Upsert>,
+    /// Where the rows of sorted files went, per file.
+    moved: BTreeMap<u32, Vec<u32>>,
+    rows: u64,
+}
+
+#[derive(Debug)]
+struct Upsert {
+    hasher: KeyHasher,
+    overlay: Overlay,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    /// Within the batch.
+    number: u32,
+    partition: Struct,
+    body: Body,
+}
+
+#[derive(Debug)]
+enum Body {
+    Streaming(Box<ParquetFile>),
+    Sorting(SortedFile),
+}
+
+impl Body {
+    fn rows(&self) -> u64 {
+        match self {
+            Body::Streaming(file) => file.rows(),
+            Body::Sorting(file) => file.rows(),
+        }
+    }
+
+    fn memory_bytes(&self) -> usize {
+        match self {
+            Body::Streaming(file) => file.memory_bytes(),
+            Body::Sorting(file) => file.memory_bytes(),
+        }
+    }
+
+    fn is_full(&self, target_bytes: u64) -> bool {
+        match self {
+            Body::Streaming(file) => file.size_bytes() >= target_bytes,
+            Body::Sorting(file) => file.is_full(),
+        }
+    }
+}
+
+impl Stager {
+    pub(crate) fn new(
+        layout: Arc<Layout>,
+        io: Handle,
+        generation: u64,
+        seen: Arc<BTreeSet<TopicPartition>>,
+    ) -> Result<Self, LakeError> {
+        let upsert = match layout.key.is_empty() {
+            true => None,
+            false => Some(Upsert { hasher: KeyHasher::new(&layout.key_types())?, overlay: Overlay::default() }),
+        };
+        Ok(Self {
+            io,
+            generation,
+            seen,
+            conform: Conform::new(&layout.table, Arc::clone(&layout.arrow)),
+            splitter: Splitter::new(&layout.partition_spec, &layout.schema)?,
+            open: HashMap::new(),
+            done: vec![],
+            files: 0,
+            id: Uuid::new_v4(),
+            upsert,
+            moved: BTreeMap::new(),
+            rows: 0,
+            layout,
+        })
+    }
+
+    /// Takes the batch in. In append mode every change is a row; in upsert mode a delete writes none, and of several changes of a
+    /// key only the last stays.
+    ///
+    /// Blocks while the uploads are behind. Must not run inside an async task (`spawn_blocking`, or a thread of its own).
+    ///
+    /// # Errors
+    /// When the batch doesn't fit the table's columns, or storage failed: the batch can only be abandoned then.
+    pub fn write(&mut self, batch: ChangeBatch) -> Result<(), LakeError> {
+        if batch.rows.num_rows() != batch.ops.len() {
+            return Err(LakeError::Batch {
+                table: self.layout.table.clone(),
+                message: format!("{} rows come with {} ops", batch.rows.num_rows(), batch.ops.len()),
+            });
+        }
+        let ops = batch.ops;
+        self.rows += ops.len() as u64;
+        let Some(upsert) = &mut self.upsert else {
+            let rows = self.conform.apply(&batch.rows)?;
+            return self.append(&rows, |_, _| {});
+        };
+        let rows = self.conform.apply(&batch.rows)?;
+        let keys = upsert.hasher.hash_batch(&rows, &self.layout.key)?;
+        let keep = upsert.overlay.arrive(&keys, |i| ops.get(i) == Some(&Op::Delete));
+        let kept_keys: Vec<u128> = keys.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(key, _)| *key).collect();
+        if kept_keys.is_empty() {
+            return Ok(());
+        }
+        let rows =
+            if kept_keys.len() == keys.len() { rows } else { filter_record_batch(&rows, &BooleanArray::from(keep))? };
+        let mut places = vec![RowPlace { file: 0, position: 0 }; kept_keys.len()];
+        self.append(&rows, |row, place| {
+            if let Some(at) = places.get_mut(row) {
+                *at = place;
+            }
+        })?;
+        if let Some(upsert) = &mut self.upsert {
+            for (key, place) in kept_keys.into_iter().zip(places) {
+                upsert.overlay.written(key, place);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes rows of the table's columns and tells where each went.
+    fn append(&mut self, rows: &RecordBatch, mut placed: impl FnMut(usize, RowPlace)) -> Result<(), LakeError> {
+        let target_bytes = self.layout.target_file_bytes;
+        for Group { key, partition, rows: members } in self.splitter.split(rows)? {
+            let part = match &members {
+                None => rows.clone(),
+                Some(members) => take_record_batch(rows, &UInt32Array::from(members.clone()))?,
+            };
+            let file = self.file_of(key.clone(), partition)?;
+            let first = file.body.rows() as u32;
+            let number = file.number;
+            match &mut file.body {
+                Body::Streaming(file) => file.write(&part)?,
+                Body::Sorting(file) => file.write(part),
+            }
+            match &members {
+                None => {
+                    (0..rows.num_rows()).for_each(|i| placed(i, RowPlace { file: number, position: first + i as u32 }))
+                }
+                Some(members) => members
+                    .iter()
+                    .zip(first..)
+                    .for_each(|(i, position)| placed(*i as usize, RowPlace { file: number, position })),
+            }
+            if file.body.is_full(target_bytes)
+                && let Some(full) = self.open.remove(&key)
+            {
+                self.finish(full)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn file_of(&mut self, key: Box<[u8]>, partition: Struct) -> Result<&mut OpenFile, LakeError> {
+        if !self.open.contains_key(&key) && self.open.len() >= OPEN_FILES {
+            let largest = self.open.iter().max_by_key(|(_, f)| f.body.memory_bytes()).map(|(k, _)| k.clone());
+            if let Some(file) = largest.and_then(|k| self.open.remove(&k)) {
+                self.finish(file)?;
+            }
+        }
+        let number = self.files;
+        match self.open.entry(key) {
+            hashbrown::hash_map::Entry::Occupied(open) => Ok(open.into_mut()),
+            hashbrown::hash_map::Entry::Vacant(free) => {
+                let body = match SortedFile::new(&self.layout) {
+                    Some(sorted) => Body::Sorting(sorted),
+                    None => Body::Streaming(Box::new(create(&self.layout, &self.io, self.id, number)?)),
+                };
+                self.files += 1;
+                Ok(free.insert(OpenFile { number, partition, body }))
+            }
+        }
+    }
+
+    fn finish(&mut self, file: OpenFile) -> Result<(), LakeError> {
+        let mut sort_order_id = None;
+        let finished = match file.body {
+            Body::Streaming(body) => body.finish()?,
+            Body::Sorting(sorted) => {
+                let mut body = create(&self.layout, &self.io, self.id, file.number)?;
+                let order = sorted.write_sorted(&mut body)?;
+                if self.upsert.is_some() {
+                    self.moved.insert(file.number, order);
+                }
+                sort_order_id = Some(self.layout.sort_order.order_id as i32);
+                body.finish()?
+            }
+        };
+        let FinishedFile { path, rows, mut data_file, upload } = finished;
+        let spec_id = self.layout.partition_spec.spec_id();
+        data_file.partition(file.partition).partition_spec_id(spec_id);
+        if let Some(id) = sort_order_id {
+            data_file.sort_order_id(id);
+        }
+        let data_file = data_file.build().map_err(|e| LakeError::Storage(format!("describing {path}: {e}")))?;
+        self.done.push(StagedFile { number: file.number, spec_id, path, rows, data_file, upload, durable: false });
+        Ok(())
+    }
+
+    /// Changes taken in, deletes included.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Memory held for this batch.
+    pub fn bytes(&self) -> usize {
+        self.open.values().map(|f| f.body.memory_bytes()).sum::<usize>()
+            + self.upsert.as_ref().map_or(0, |u| u.overlay.memory_bytes())
+    }
+
+    /// Bytes of the files finished and begun, for triggers by size.
+    pub fn file_bytes(&self) -> u64 {
+        let open = self.open.values().map(|f| match &f.body {
+            Body::Streaming(file) => file.size_bytes(),
+            Body::Sorting(file) => file.memory_bytes() as u64,
+        });
+        open.sum::<u64>() + self.done.iter().map(|f| f.data_file.file_size_in_bytes()).sum::<u64>()
+    }
+
+    /// Finishes the files; `spans` are the offsets that this batch accounts for, one per partition. Uploads may still run: the
+    /// commit waits for them.
+    ///
+    /// # Errors
+    /// When storage failed: the batch is gone and must be read again.
+    pub fn close(mut self, spans: Vec<Span>) -> Result<Staged, LakeError> {
+        let mut open: Vec<OpenFile> = self.open.drain().map(|(_, file)| file).collect();
+        open.sort_unstable_by_key(|f| f.number);
+        for file in open {
+            self.finish(file)?;
+        }
+        self.done.sort_unstable_by_key(|f| f.number);
+        let overlay = self.upsert.map(|mut upsert| {
+            upsert.overlay.rows_moved(&self.moved);
+            upsert.overlay
+        });
+        Ok(Staged {
+            layouts: vec![self.layout],
+            generation: self.generation,
+            seen: vec![self.seen],
+            files: self.done,
+            overlay,
+            spans,
+            rows: self.rows,
+            snapshot_id: None,
+            sent: false,
+        })
+    }
+
+    /// Gives the batch up. Files not finished are removed; finished ones are left to orphan removal.
+    pub fn abandon(self) {}
+}
+
+fn create(layout: &Layout, io: &Handle, id: Uuid, number: u32) -> Result<ParquetFile, LakeError> {
+    ParquetFile::create(
+        &layout.file_io,
+        io,
+        format!("{}/{}-{number:05}.parquet", layout.data_location, id.simple()),
+        Arc::clone(&layout.schema),
+        Arc::clone(&layout.arrow),
+        layout.properties.clone(),
+    )
+}

@@ -1,0 +1,390 @@
+//! One table of one process: its columns, its checkpoint, its commits.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use firn_catalog::{Catalog, CommitError, ErrorKind, Patience};
+use iceberg::spec::TableMetadata;
+use iceberg::table::Table;
+use iceberg::{TableCreation, TableIdent, TableRequirement, TableUpdate};
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
+
+use crate::change::{Column, RowSchema, origin_columns};
+use crate::position::{Checkpoint, TopicPartition};
+use crate::sink::lake::index::MemoryIndex;
+use crate::sink::lake::layout::Layout;
+use crate::sink::lake::planner::{BatchPlanner, Planned, Refusal};
+use crate::sink::lake::resume::{MODE, standing};
+use crate::sink::lake::schema::{Evolution, evolve, to_iceberg};
+use crate::sink::lake::upsert::Upserts;
+use crate::sink::lake::{CommitFailure, LakeError, Mode, Staged, Stager, TableSpec};
+
+/// Rounds of "load, work out the columns, swap" before a table whose columns keep moving is given up. Each round is lost only when
+/// another process changed the table meanwhile.
+const SCHEMA_ROUNDS: usize = 10;
+
+/// One table. Shared by the workers of a process; commits run one after the other.
+#[derive(Debug)]
+pub struct LakeTable {
+    catalog: Arc<dyn Catalog>,
+    spec: TableSpec,
+    ident: TableIdent,
+    io: Handle,
+    patience: Patience,
+    view: RwLock<View>,
+    /// `None` in append mode.
+    upserts: Mutex<Option<Upserts>>,
+    /// Held while columns are agreed upon: the workers of a process meet a new table all at once, and one creation is enough.
+    agreeing: Mutex<()>,
+}
+
+/// What stagers begin with.
+#[derive(Debug, Default)]
+struct View {
+    layout: Option<Arc<Layout>>,
+    generation: u64,
+    /// Partitions that the table is known to have had a position of.
+    seen: Arc<BTreeSet<TopicPartition>>,
+    /// As the records declare them; empty until then.
+    key_columns: Vec<String>,
+    owned: BTreeSet<TopicPartition>,
+}
+
+/// A batch that is in the table.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    pub snapshot_id: i64,
+    /// The table's whole checkpoint after the batch, other processes' partitions included.
+    pub checkpoint: Checkpoint,
+    /// Changes accounted for, deletes included.
+    pub rows: u64,
+    pub data_files: usize,
+    pub file_bytes: u64,
+    pub attempts: usize,
+}
+
+impl LakeTable {
+    /// Opens a table that may not exist yet. `io` is the runtime that uploads run on.
+    ///
+    /// # Errors
+    /// When the settings are wrong, the catalog can't be reached, or the name belongs to something that this writer must not touch.
+    pub async fn open(catalog: Arc<dyn Catalog>, spec: TableSpec, io: Handle) -> Result<Self, LakeError> {
+        spec.format()?;
+        let upserts = match spec.mode {
+            Mode::Append => None,
+            Mode::Upsert => Some(Upserts::new(Box::new(MemoryIndex::default()))),
+        };
+        let table = Self {
+            ident: spec.ident()?,
+            catalog,
+            spec,
+            io,
+            patience: Patience::default(),
+            view: RwLock::default(),
+            upserts: Mutex::new(upserts),
+            agreeing: Mutex::default(),
+        };
+        if let Some(existing) = table.load().await? {
+            table.check_mode(existing.metadata())?;
+            // A table without a key has no layout yet: the records declare the key.
+            if let Ok(layout) = Layout::of(&existing, &table.spec, &[]) {
+                table.change_view(|view| view.layout = Some(Arc::new(layout)));
+            }
+        }
+        Ok(table)
+    }
+
+    /// How long a commit goes on trying before it is `Undecided`.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Patience) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    pub fn spec(&self) -> &TableSpec {
+        &self.spec
+    }
+
+    /// Where the table stands now, loaded anew: the next offsets to read. `None` when the table doesn't exist or was never
+    /// written to by firn.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached, or the table's history doesn't tell (it names both choices).
+    pub async fn checkpoint(&self) -> Result<Option<Checkpoint>, LakeError> {
+        let Some(table) = self.load().await? else { return Ok(None) };
+        self.check_mode(table.metadata())?;
+        let checkpoint = standing(&self.spec.to_string(), table.metadata())?;
+        self.change_view(|view| {
+            view.generation = checkpoint.as_ref().map_or(0, |c| c.generation);
+            view.seen = Arc::new(checkpoint.as_ref().map(partitions).unwrap_or_default());
+        });
+        Ok(checkpoint)
+    }
+
+    /// The columns of the existing table as last seen.
+    pub async fn schema(&self) -> Option<RowSchema> {
+        self.read_view(|view| view.layout.as_ref().map(|l| l.rows.clone()))
+    }
+
+    /// Makes the table's columns fit the records: creates namespace and table, or adds and widens columns in a commit of its own.
+    /// Answers the table's columns. Two processes may do this at once: each works from what it finds.
+    ///
+    /// # Errors
+    /// `Incompatible` names the column, both types and what to do.
+    pub async fn ensure_schema(&self, record: &RowSchema) -> Result<RowSchema, LakeError> {
+        let mut record = record.clone();
+        if self.spec.origin_columns {
+            let missing: Vec<Column> =
+                origin_columns().into_iter().filter(|c| record.index_of(&c.name).is_none()).collect();
+            record.columns.extend(missing);
+        }
+        let key_columns: Vec<String> = record.columns.iter().filter(|c| c.key).map(|c| c.name.clone()).collect();
+        if self.spec.mode == Mode::Upsert && key_columns.is_empty() {
+            return Err(self.spec.settings(
+                "upsert needs a key, and the records have none: declare the key columns, or use mode append",
+            ));
+        }
+        let _agreeing = self.agreeing.lock().await;
+        let mut last = None;
+        for _ in 0..SCHEMA_ROUNDS {
+            let (table, fits) = match self.load().await? {
+                None => match self.create(&record).await {
+                    Ok(table) => (table, true),
+                    Err(e) if is_race(&e) => {
+                        last = Some(e);
+                        continue;
+                    }
+                    // A metastore may answer a lost race with any error: what counts is whether the table is there now.
+                    Err(e) => match self.load().await {
+                        Ok(Some(_)) => continue,
+                        _ => return Err(e),
+                    },
+                },
+                Some(table) => {
+                    self.check_mode(table.metadata())?;
+                    (table, false)
+                }
+            };
+            let table = match fits {
+                true => table,
+                false => match self.evolve(table, &record).await {
+                    Ok(table) => table,
+                    Err(e) if is_race(&e) => {
+                        last = Some(e);
+                        continue;
+                    }
+                    Err(e) => return Err(e),
+                },
+            };
+            let layout = Arc::new(Layout::of(&table, &self.spec, &key_columns)?);
+            let rows = layout.rows.clone();
+            self.change_view(|view| {
+                view.layout = Some(layout);
+                view.key_columns = key_columns;
+            });
+            return Ok(rows);
+        }
+        Err(last.unwrap_or_else(|| self.spec.settings("the table's columns keep changing: try again")))
+    }
+
+    async fn create(&self, record: &RowSchema) -> Result<Table, LakeError> {
+        let schema = to_iceberg(record, self.spec.mode)?;
+        let mut properties = self.spec.properties.clone();
+        properties.insert(MODE.to_owned(), self.spec.mode.as_str().to_owned());
+        let creation = TableCreation::builder()
+            .name(self.spec.name.clone())
+            .location_opt(self.spec.location.clone())
+            .partition_spec_opt(self.spec.partition_spec(&schema)?)
+            .sort_order_opt(self.spec.sort_order(&schema)?)
+            .schema(schema)
+            .properties(properties)
+            .format_version(self.spec.format()?)
+            .build();
+        let namespace = self.ident.namespace();
+        self.catalog.ensure_namespace(namespace, Default::default()).await?;
+        Ok(self.catalog.create(namespace, creation).await?)
+    }
+
+    async fn evolve(&self, table: Table, record: &RowSchema) -> Result<Table, LakeError> {
+        let metadata = table.metadata();
+        let name = self.spec.to_string();
+        let schema = metadata.current_schema();
+        match evolve(&name, schema, metadata.last_column_id(), record, self.spec.mode)? {
+            Evolution::Fits => Ok(table),
+            Evolution::Commit(wider) => {
+                let requirements = [
+                    TableRequirement::UuidMatch { uuid: metadata.uuid() },
+                    TableRequirement::CurrentSchemaIdMatch { current_schema_id: metadata.current_schema_id() },
+                    TableRequirement::LastAssignedFieldIdMatch { last_assigned_field_id: metadata.last_column_id() },
+                ];
+                let updates =
+                    [TableUpdate::AddSchema { schema: *wider }, TableUpdate::SetCurrentSchema { schema_id: -1 }];
+                Ok(self.catalog.swap(&table, &requirements, &updates).await?)
+            }
+        }
+    }
+
+    /// The Kafka partitions whose keys this process holds; to be called at every assignment. Keys of new ones are read from the
+    /// table at the next commit, those of partitions given away are forgotten.
+    pub fn own(&self, partitions: impl IntoIterator<Item = TopicPartition>) {
+        self.change_view(|view| view.owned = partitions.into_iter().collect());
+    }
+
+    /// Begins a batch for one worker, under the columns last agreed upon.
+    ///
+    /// # Errors
+    /// When no columns were agreed upon yet.
+    pub fn stager(&self) -> Result<Stager, LakeError> {
+        let (layout, generation, seen) =
+            self.read_view(|view| (view.layout.clone(), view.generation, Arc::clone(&view.seen)));
+        let layout = layout.ok_or_else(|| {
+            self.spec
+                .settings("the table does not exist yet and no record has told its columns: agree on the columns first")
+        })?;
+        Stager::new(layout, self.io.clone(), generation, seen)
+    }
+
+    /// Puts the parts (of workers that hold different Kafka partitions) into the table: rows and position in one swap.
+    ///
+    /// # Errors
+    /// See [`CommitFailure`].
+    pub async fn commit(&self, parts: Vec<Staged>) -> Result<Committed, CommitFailure> {
+        let mut batch = match Staged::join(parts) {
+            Ok(Some(batch)) => batch,
+            Ok(None) => return Err(CommitFailure::Failed(self.spec.settings("a commit of nothing was asked for"))),
+            Err(e) => return Err(CommitFailure::Failed(e)),
+        };
+        if let Err(e) = batch.uploaded().await {
+            self.discard(vec![batch]).await;
+            return Err(CommitFailure::Failed(e));
+        }
+        let mut upserts = self.upserts.lock().await;
+        if let Some(upserts) = upserts.as_mut() {
+            // The batch's own partitions are owned whatever was said.
+            upserts.own(self.read_view(|view| view.owned.clone()), &batch.spans);
+        }
+        let first_call = batch.snapshot_id.is_none();
+        let snapshot_id = *batch.snapshot_id.get_or_insert_with(firn_catalog::new_snapshot_id);
+        batch.seen.push(self.read_view(|view| Arc::clone(&view.seen)));
+        let mut planner = BatchPlanner {
+            spec: &self.spec,
+            batch: &batch,
+            snapshot_id,
+            upserts: upserts.as_mut(),
+            planned: None,
+            refusal: None,
+        };
+        let result =
+            firn_catalog::commit(self.catalog.as_ref(), &self.ident, snapshot_id, &mut planner, self.patience).await;
+        let BatchPlanner { planned, refusal, .. } = planner;
+        // Once something was sent, its files must stay unless the table says that it did not land.
+        let sent = planned.is_some() || !first_call;
+        batch.sent = sent;
+        match result {
+            Ok(done) => {
+                let checkpoint = self.landed(&done.table, planned.as_ref());
+                self.change_view(|view| Arc::make_mut(&mut view.seen).extend(partitions(&checkpoint)));
+                let cleanup = done.cleanup;
+                self.io.spawn(async move {
+                    if let Err(e) = cleanup.run().await {
+                        tracing::debug!(error = %e, "files that nobody needs stay behind");
+                    }
+                });
+                if let Some(upserts) = upserts.as_mut() {
+                    // Of several attempts any may be the one that landed.
+                    let last_landed = planned.filter(|p| done.landed == Some(p.attempt));
+                    let effect = last_landed.map(|p| p.effect);
+                    if let Err(e) = upserts.committed(snapshot_id, &batch, effect) {
+                        tracing::warn!(table = %self.spec, error = %e, "the key index is built anew");
+                    }
+                }
+                Ok(Committed {
+                    snapshot_id: done.snapshot_id,
+                    checkpoint,
+                    rows: batch.rows,
+                    data_files: batch.files.len(),
+                    file_bytes: batch.file_bytes(),
+                    attempts: done.attempts,
+                })
+            }
+            Err(CommitError::Undecided(e)) => Err(CommitFailure::Undecided(vec![batch], e)),
+            Err(CommitError::Stale(reason)) => match refusal {
+                Some(Refusal::SchemaMoved) => Err(CommitFailure::SchemaMoved(vec![batch])),
+                _ => {
+                    self.discard(vec![batch]).await;
+                    Err(CommitFailure::Stale(reason))
+                }
+            },
+            Err(CommitError::Failed(e)) => {
+                self.discard(vec![batch]).await;
+                Err(CommitFailure::Failed(match refusal {
+                    Some(Refusal::Failed(e)) => e,
+                    _ => LakeError::Catalog(e),
+                }))
+            }
+        }
+    }
+
+    /// The checkpoint that the batch left: its own summary's, since the table may have moved on already.
+    fn landed(&self, table: &Table, planned: Option<&Planned>) -> Checkpoint {
+        match planned {
+            Some(planned) => planned.checkpoint.clone(),
+            // It had landed at an earlier call, before anything was planned in this one.
+            None => standing(&self.spec.to_string(), table.metadata()).ok().flatten().unwrap_or_default(),
+        }
+    }
+
+    /// Removes the files of parts that will never be committed, as far as storage lets it. Files that a swap was sent for stay: its
+    /// outcome may be open. Orphan removal gets the rest.
+    pub async fn discard(&self, parts: Vec<Staged>) {
+        let io = self.catalog.file_io();
+        for file in parts.into_iter().filter(|p| !p.sent).flat_map(|p| p.files) {
+            // What can't be removed now is not in any snapshot and does no harm.
+            let _ = io.delete(&file.path).await;
+        }
+    }
+
+    async fn load(&self) -> Result<Option<Table>, LakeError> {
+        match self.catalog.load(&self.ident).await {
+            Ok(table) => Ok(Some(table)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// A table of the other mode must not be written to: rows would be doubled, or changes lost.
+    fn check_mode(&self, metadata: &TableMetadata) -> Result<(), LakeError> {
+        match metadata.properties().get(MODE) {
+            Some(have) if have != self.spec.mode.as_str() => Err(self.spec.settings(format!(
+                "the table was written in mode {have}, the configuration says {}: use the same mode, or another table",
+                self.spec.mode.as_str()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn read_view<T>(&self, read: impl FnOnce(&View) -> T) -> T {
+        // A poisoned view is whole: every change below is a plain assignment.
+        read(&self.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change_view(&self, change: impl FnOnce(&mut View)) {
+        change(&mut self.view.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+fn partitions(checkpoint: &Checkpoint) -> BTreeSet<TopicPartition> {
+    let of_topic = |(topic, t): (&String, &crate::position::TopicPosition)| {
+        t.partitions.keys().map(|p| TopicPartition::new(topic.clone(), *p)).collect::<Vec<_>>()
+    };
+    checkpoint.topics.iter().flat_map(of_topic).collect()
+}
+
+/// Somebody else was faster, or may have been: look again.
+fn is_race(e: &LakeError) -> bool {
+    matches!(e, LakeError::Catalog(e) if matches!(
+        e.kind(),
+        ErrorKind::AlreadyExists | ErrorKind::Conflict | ErrorKind::OutcomeUnknown
+    ))
+}

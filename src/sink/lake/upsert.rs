@@ -1,0 +1,409 @@
+//! The upsert side of one table: keeps the key index true for the table's snapshot, and finds the rows that a batch replaces.
+//!
+//! Nothing here changes the index for a batch before that batch is committed; catching up with other writers' snapshots does.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use firn_catalog::{FileKey, ManifestCache, RowDelta, SpecFile};
+use futures::{StreamExt, TryStreamExt, stream};
+use iceberg::spec::TableMetadata;
+use iceberg::table::Table;
+use roaring::RoaringBitmap;
+
+use crate::position::{Span, TopicPartition};
+use crate::sink::lake::deletes::{self, DeleteFile, Deleted};
+use crate::sink::lake::index::{KeyIndex, Location, Stamp};
+use crate::sink::lake::layout::Layout;
+use crate::sink::lake::live::{self, LiveFile};
+use crate::sink::lake::overlay::KeyState;
+use crate::sink::lake::ownership::{Owned, may_hold};
+use crate::sink::lake::scan::scan_keys;
+use crate::sink::lake::{LakeError, Staged};
+
+/// Data files scanned at once: each is decoded on a thread of the runtime and its keys are held until they are applied.
+const SCANS_AT_ONCE: usize = 4;
+/// Memory for the deleted positions of live files. Beyond it they are read again when they are needed.
+const CACHED_DELETES_BYTES: u64 = 32 << 20;
+/// Memory for parsed manifests: a commit of another process then costs the reading of its own manifests only.
+const CACHED_MANIFESTS_BYTES: u64 = 32 << 20;
+
+/// The index and the table as last seen.
+#[derive(Debug)]
+pub(crate) struct Upserts {
+    index: Box<dyn KeyIndex>,
+    /// By the file's number in the index.
+    live: HashMap<u32, LiveFile>,
+    /// Whether `live` lists exactly the files of the stamped snapshot.
+    listed: bool,
+    deleted: DeletedRows,
+    owned: BTreeSet<TopicPartition>,
+    manifests: ManifestCache,
+}
+
+/// What the table looks like once a plan is committed.
+#[derive(Debug, Default)]
+pub(crate) struct Effect {
+    /// Data files that get another delete file, with all their deleted rows.
+    deleted: Vec<(u32, DeleteFile, RoaringBitmap)>,
+    /// Data files taken out.
+    removed: Vec<u32>,
+    /// The batch's data files, by their number in the batch.
+    added: BTreeMap<u32, (LiveFile, RoaringBitmap)>,
+}
+
+impl Upserts {
+    pub(crate) fn new(index: Box<dyn KeyIndex>) -> Self {
+        Self {
+            index,
+            live: HashMap::new(),
+            listed: false,
+            deleted: DeletedRows::default(),
+            owned: BTreeSet::new(),
+            manifests: ManifestCache::new(CACHED_MANIFESTS_BYTES),
+        }
+    }
+
+    /// Manifests read here, for whoever reads them next.
+    pub(crate) fn manifests(&self) -> ManifestCache {
+        self.manifests.clone()
+    }
+
+    /// Says whose keys are needed: `assigned`, and those of the batch. Without an assignment partitions only ever join.
+    pub(crate) fn own(&mut self, assigned: BTreeSet<TopicPartition>, batch: &[Span]) {
+        if !assigned.is_empty() {
+            self.owned = assigned;
+        }
+        self.owned.extend(batch.iter().map(|s| s.at.clone()));
+    }
+
+    /// What `batch` does to `base`: its files, and the rows of the base that it replaces or deletes.
+    ///
+    /// # Errors
+    /// When the base can't be read, or holds what can't be kept right.
+    pub(crate) async fn plan(&mut self, base: &Table, batch: &Staged) -> Result<(RowDelta, Effect), LakeError> {
+        let Some(layout) = batch.layouts.first() else { return Ok(Default::default()) };
+        self.catch_up(base, layout).await?;
+        let replaced = self.rows_of(batch)?;
+        let mut delta = RowDelta::default();
+        let mut effect = Effect::default();
+        let mut to_write = vec![];
+        let mut written_for = vec![];
+        let origin = layout.origin_ids();
+
+        self.load_deleted(base, replaced.keys().copied()).await?;
+        for (number, rows) in replaced {
+            let Some(file) = self.live.get(&number) else { continue };
+            let before = self.deleted.get(number);
+            let after = before | &rows;
+            if after.len() == before.len() {
+                continue;
+            }
+            let own_deletes = file.deletes.iter().filter(|d| d.one_data_file);
+            delta.removed.extend(
+                own_deletes
+                    .map(|d| FileKey { path: d.path.clone(), content_offset: d.vector.map(|(offset, _)| offset) }),
+            );
+            if after.len() >= file.rows {
+                delta.removed.insert(FileKey { path: file.path.clone(), content_offset: None });
+                effect.removed.push(number);
+                continue;
+            }
+            to_write.push(Deleted {
+                data_file: file.path.clone(),
+                spec_id: file.spec_id,
+                partition: file.partition.clone(),
+                positions: after.clone(),
+            });
+            written_for.push((Place::Live(number), after));
+        }
+        for file in &batch.files {
+            let superseded = batch.overlay.as_ref().and_then(|o| o.superseded().get(&file.number));
+            if superseded.is_some_and(|rows| rows.len() >= file.rows) {
+                // None of its rows is the last word on its key.
+                continue;
+            }
+            let live = LiveFile::of(&file.data_file, file.spec_id, origin);
+            if let Some(rows) = superseded {
+                to_write.push(Deleted {
+                    data_file: file.path.clone(),
+                    spec_id: file.spec_id,
+                    partition: live.partition.clone(),
+                    positions: rows.clone(),
+                });
+                written_for.push((Place::Batch(file.number), rows.clone()));
+            }
+            effect.added.insert(file.number, (live, RoaringBitmap::new()));
+            delta.data_files.push(SpecFile { spec_id: file.spec_id, file: file.data_file.clone() });
+        }
+        let format = base.metadata().format_version();
+        delta.delete_files = deletes::write(base.file_io(), &layout.data_location, format, to_write).await?;
+        for ((place, rows), written) in written_for.into_iter().zip(&delta.delete_files) {
+            let listed = live::delete_file(&written.file);
+            match place {
+                Place::Live(number) => effect.deleted.push((number, listed, rows)),
+                Place::Batch(number) => {
+                    if let Some((file, deleted)) = effect.added.get_mut(&number) {
+                        file.deletes.push(listed);
+                        *deleted = rows;
+                    }
+                }
+            }
+        }
+        Ok((delta, effect))
+    }
+
+    /// The rows of live files that hold the batch's keys now, per file.
+    fn rows_of(&mut self, batch: &Staged) -> Result<BTreeMap<u32, RoaringBitmap>, LakeError> {
+        let Some(overlay) = &batch.overlay else { return Ok(BTreeMap::new()) };
+        let mut keys: Vec<u128> = overlay.keys().map(|(key, _)| key).collect();
+        keys.sort_unstable();
+        let mut hits: Vec<Location> =
+            self.index.lookup(&keys)?.into_iter().flatten().filter(|at| self.live.contains_key(&at.file)).collect();
+        hits.sort_unstable();
+        let mut rows = BTreeMap::<u32, RoaringBitmap>::new();
+        for same_file in hits.chunk_by(|a, b| a.file == b.file) {
+            if let Some(first) = same_file.first() {
+                rows.insert(first.file, same_file.iter().map(|at| at.position).collect());
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Reads the deleted rows of these live files unless they are known.
+    async fn load_deleted(&mut self, base: &Table, files: impl Iterator<Item = u32>) -> Result<(), LakeError> {
+        let unknown: Vec<u32> = files.filter(|n| !self.deleted.knows(*n)).collect();
+        let wanted: Vec<(&str, &[DeleteFile])> =
+            unknown.iter().filter_map(|n| self.live.get(n)).map(|f| (f.path.as_str(), f.deletes.as_slice())).collect();
+        let mut read = deletes::read(base.file_io(), &wanted).await?;
+        for number in unknown {
+            if let Some(rows) = self.live.get(&number).and_then(|f| read.remove(&f.path)) {
+                self.deleted.put(number, rows);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes index and listing true for `base`, from scratch unless `base` descends from the snapshot they were true for (a
+    /// rollback brings deleted rows back into files that were seen): files that left are dropped, keys of files not seen before are read, and so are
+    /// the keys of Kafka partitions that joined. One rule for start, take-over, other processes and foreign compactions; per key at
+    /// most one row is live, so the order of the files doesn't matter.
+    async fn catch_up(&mut self, base: &Table, layout: &Arc<Layout>) -> Result<(), LakeError> {
+        let snapshot_id = base.metadata().current_snapshot_id();
+        let wanted = Stamp { snapshot_id, owned: self.owned.clone(), key_ids: layout.key_ids() };
+        if self.listed && self.index.stamp() == Some(&wanted) {
+            return Ok(());
+        }
+        let usable = self.index.stamp().is_some_and(|have| {
+            descends(base.metadata(), have.snapshot_id)
+                && have.key_ids == wanted.key_ids
+                && (have.owned.is_empty() || !have.owned.is_disjoint(&wanted.owned))
+        });
+        if !usable {
+            self.index.clear()?;
+            self.live.clear();
+            self.deleted = DeletedRows::default();
+        }
+        let owned_before = self.index.stamp().map(|s| s.owned.clone()).unwrap_or_default();
+        let joined: BTreeSet<TopicPartition> = wanted.owned.difference(&owned_before).cloned().collect();
+
+        let mut live = HashMap::new();
+        let mut scans = vec![];
+        for file in live::list(base, &layout.table, layout.origin_ids(), &self.manifests).await? {
+            let number = self.index.number(&file.path)?;
+            let known = self.live.get(&number);
+            if known.is_none_or(|k| k.deletes != file.deletes) {
+                self.deleted.forget(number);
+            }
+            let owned = match known {
+                None => Owned::all(&wanted.owned),
+                Some(_) => Owned::joined(&joined),
+            };
+            if may_hold(&file, &owned) {
+                scans.push((number, owned));
+            }
+            live.insert(number, file);
+        }
+        for (_, gone) in self.live.iter().filter(|(number, _)| !live.contains_key(number)) {
+            self.index.forget(&gone.path)?;
+        }
+        for number in self.live.keys().filter(|number| !live.contains_key(number)) {
+            self.deleted.forget(*number);
+        }
+        self.scan(base, layout, &live, scans).await?;
+        self.live = live;
+        self.listed = true;
+        self.index.set_stamp(wanted)
+    }
+
+    async fn scan(
+        &mut self,
+        base: &Table,
+        layout: &Arc<Layout>,
+        live: &HashMap<u32, LiveFile>,
+        scans: Vec<(u32, Owned)>,
+    ) -> Result<(), LakeError> {
+        for some in scans.chunks(SCANS_AT_ONCE * 4) {
+            let wanted: Vec<(&str, &[DeleteFile])> = some
+                .iter()
+                .filter_map(|(number, _)| live.get(number))
+                .map(|f| (f.path.as_str(), f.deletes.as_slice()))
+                .collect();
+            let deleted = deletes::read(base.file_io(), &wanted).await?;
+            let mut tasks = vec![];
+            for (number, owned) in some {
+                if let Some(file) = live.get(number) {
+                    let rows = deleted.get(&file.path).cloned().unwrap_or_default();
+                    tasks.push((*number, file.path.clone(), rows, owned.clone()));
+                }
+            }
+            let mut found = stream::iter(tasks)
+                .map(|(number, path, deleted, owned)| {
+                    let (layout, io) = (Arc::clone(layout), base.file_io().clone());
+                    async move {
+                        let task = tokio::spawn(async move { scan_keys(&layout, &io, &path, &deleted, &owned).await });
+                        let keys = task.await.map_err(|e| LakeError::Storage(format!("a scan broke off: {e}")))??;
+                        Ok::<_, LakeError>((number, keys))
+                    }
+                })
+                .buffer_unordered(SCANS_AT_ONCE);
+            while let Some((file, keys)) = found.try_next().await? {
+                let puts: Vec<(u128, Option<Location>)> =
+                    keys.into_iter().map(|(key, position)| (key, Some(Location { file, position }))).collect();
+                self.index.apply(&puts)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The batch is in the table: its keys go into the index. `effect` is what the plan of the landed attempt did; where that is
+    /// not known, the files are listed anew at the next commit.
+    ///
+    /// # Errors
+    /// When the index can't be written; it is empty then and the next commit scans.
+    pub(crate) fn committed(
+        &mut self,
+        snapshot_id: i64,
+        batch: &Staged,
+        effect: Option<Effect>,
+    ) -> Result<(), LakeError> {
+        let result = self.try_committed(snapshot_id, batch, effect);
+        if result.is_err() {
+            self.listed = false;
+            self.index.clear()?;
+        }
+        result
+    }
+
+    fn try_committed(&mut self, snapshot_id: i64, batch: &Staged, effect: Option<Effect>) -> Result<(), LakeError> {
+        let Some(stamp) = self.index.stamp().cloned() else { return Ok(()) };
+        let certain = effect.is_some();
+        let mut effect = effect.unwrap_or_default();
+        let origin = batch.layouts.first().and_then(|l| l.origin_ids());
+        let mut numbers = HashMap::new();
+        for file in &batch.files {
+            let number = self.index.number(&file.path)?;
+            numbers.insert(file.number, number);
+            match effect.added.remove(&file.number) {
+                Some((live, deleted)) => {
+                    self.live.insert(number, live);
+                    self.deleted.put(number, deleted);
+                }
+                // Listed in a moment; known, so that its keys are not read again.
+                None if !certain => {
+                    self.live.insert(number, LiveFile::of(&file.data_file, file.spec_id, origin));
+                }
+                None => {}
+            }
+        }
+        let mut changes: Vec<(u128, Option<Location>)> = batch
+            .overlay
+            .iter()
+            .flat_map(|overlay| overlay.keys())
+            .filter_map(|(key, state)| match state {
+                KeyState::At(place) => {
+                    Some((key, Some(Location { file: *numbers.get(&place.file)?, position: place.position })))
+                }
+                KeyState::Deleted => Some((key, None)),
+                // Every arriving row was written before the batch was closed.
+                KeyState::Arriving(_) => None,
+            })
+            .collect();
+        changes.sort_unstable_by_key(|(key, _)| *key);
+        self.index.apply(&changes)?;
+        for number in effect.removed {
+            if let Some(file) = self.live.remove(&number) {
+                self.index.forget(&file.path)?;
+            }
+            self.deleted.forget(number);
+        }
+        for (number, file, rows) in effect.deleted {
+            if let Some(live) = self.live.get_mut(&number) {
+                live.deletes.retain(|d| !d.one_data_file);
+                live.deletes.push(file);
+                self.deleted.put(number, rows);
+            }
+        }
+        self.listed = certain;
+        self.deleted.shrink();
+        self.index.set_stamp(Stamp { snapshot_id: Some(snapshot_id), ..stamp })
+    }
+}
+
+/// Whether the table's current snapshot is `ancestor` or descends from it, as far as its snapshots tell.
+fn descends(metadata: &TableMetadata, ancestor: Option<i64>) -> bool {
+    let mut at = metadata.current_snapshot_id();
+    for _ in 0..=metadata.snapshots().len() {
+        if at == ancestor {
+            return true;
+        }
+        let Some(snapshot) = at.and_then(|id| metadata.snapshot_by_id(id)) else { return false };
+        at = snapshot.parent_snapshot_id();
+    }
+    false
+}
+
+/// Whose delete file it is.
+enum Place {
+    Live(u32),
+    Batch(u32),
+}
+
+/// Deleted rows of live files, bounded.
+#[derive(Debug, Default)]
+struct DeletedRows {
+    rows: BTreeMap<u32, RoaringBitmap>,
+    bytes: u64,
+    none: RoaringBitmap,
+}
+
+impl DeletedRows {
+    fn knows(&self, number: u32) -> bool {
+        self.rows.contains_key(&number)
+    }
+
+    fn get(&self, number: u32) -> &RoaringBitmap {
+        self.rows.get(&number).unwrap_or(&self.none)
+    }
+
+    fn put(&mut self, number: u32, rows: RoaringBitmap) {
+        self.forget(number);
+        self.bytes += rows.serialized_size() as u64;
+        self.rows.insert(number, rows);
+    }
+
+    fn forget(&mut self, number: u32) {
+        if let Some(rows) = self.rows.remove(&number) {
+            self.bytes -= rows.serialized_size() as u64;
+        }
+    }
+
+    /// To be called between commits: within one, all touched files must be known.
+    fn shrink(&mut self) {
+        while self.bytes > CACHED_DELETES_BYTES
+            && let Some((_, rows)) = self.rows.pop_first()
+        {
+            self.bytes -= rows.serialized_size() as u64;
+        }
+    }
+}

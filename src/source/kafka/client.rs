@@ -1,0 +1,109 @@
+//! From configuration to librdkafka's properties.
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+
+/// How to reach Kafka: what every client of this process shares.
+#[derive(Clone)]
+pub struct ClientSettings {
+    base: ClientConfig,
+    /// Bytes that one consumer may fetch ahead.
+    pub fetch_ahead_bytes: usize,
+}
+
+impl std::fmt::Debug for ClientSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Properties hold passwords: only the address is shown.
+        f.debug_struct("ClientSettings").field("bootstrap", &self.bootstrap()).finish_non_exhaustive()
+    }
+}
+
+/// Settings from `[kafka]`; `properties` are librdkafka's own, passed through.
+pub fn settings<'a>(
+    bootstrap_servers: &str,
+    properties: impl IntoIterator<Item = (&'a str, &'a str)>,
+    fetch_ahead_bytes: usize,
+) -> ClientSettings {
+    let mut base = ClientConfig::new();
+    base.set_log_level(RDKafkaLogLevel::Info);
+    base.set("client.id", "firn");
+    for (key, value) in properties {
+        base.set(key, value);
+    }
+    base.set("bootstrap.servers", bootstrap_servers);
+    ClientSettings { base, fetch_ahead_bytes }
+}
+
+impl ClientSettings {
+    pub fn bootstrap(&self) -> &str {
+        self.base.get("bootstrap.servers").unwrap_or_default()
+    }
+
+    /// A client that belongs to no group, for questions.
+    pub(super) fn plain(&self) -> ClientConfig {
+        self.base.clone()
+    }
+
+    pub(super) fn consumer(&self, group: &str, worker: usize) -> ClientConfig {
+        let mut c = self.base.clone();
+        c.set("group.id", group);
+        // Static membership: every worker is a member of its own.
+        if let Some(instance) = self.base.get("group.instance.id") {
+            c.set("group.instance.id", format!("{instance}-{worker}"));
+        }
+        // The position is the sink's; the group's offsets are written only for lag tools.
+        c.set("enable.auto.commit", "false");
+        c.set("enable.auto.offset.store", "false");
+        // A position that the log doesn't hold is an error with a name, never a silent jump.
+        c.set("auto.offset.reset", "error");
+        c.set("isolation.level", "read_committed");
+        // A move costs the new owner a scan of the keys: partitions move only when they must.
+        c.set("partition.assignment.strategy", "cooperative-sticky");
+        c.set("allow.auto.create.topics", "false");
+        c.set("queued.max.messages.kbytes", (self.fetch_ahead_bytes / 1024).max(1024).to_string());
+        set_unless(&mut c, "queued.min.messages", "20000");
+        // New topics of a pattern and new partitions show within this time.
+        set_unless(&mut c, "topic.metadata.refresh.interval.ms", "10000");
+        // Idle fetches wait at the broker instead of asking again.
+        set_unless(&mut c, "fetch.wait.max.ms", "500");
+        c
+    }
+}
+
+fn set_unless(c: &mut ClientConfig, key: &str, value: &str) {
+    if c.get(key).is_none() {
+        c.set(key, value);
+    }
+}
+
+/// A producer that neither loses nor repeats within its session.
+///
+/// # Errors
+/// When a property is refused.
+pub fn producer(settings: &ClientSettings) -> Result<rdkafka::producer::FutureProducer, super::SourceError> {
+    let mut c = settings.plain();
+    c.set("enable.idempotence", "true");
+    c.set("acks", "all");
+    c.create().map_err(super::SourceError::Client)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_exactly_once_rests_on_cannot_be_overridden() {
+        let s = settings("b:1", [("enable.auto.commit", "true"), ("isolation.level", "read_uncommitted")], 1 << 20);
+        let c = s.consumer("g", 0);
+        assert_eq!(c.get("enable.auto.commit"), Some("false"));
+        assert_eq!(c.get("isolation.level"), Some("read_committed"));
+        assert_eq!(c.get("auto.offset.reset"), Some("error"));
+    }
+
+    #[test]
+    fn tuning_properties_pass_through_and_secrets_are_not_printed() {
+        let s = settings("b:1", [("fetch.wait.max.ms", "10"), ("sasl.password", "hidden")], 1 << 20);
+        assert_eq!(s.consumer("g", 0).get("fetch.wait.max.ms"), Some("10"));
+        assert!(!format!("{s:?}").contains("hidden"));
+    }
+}

@@ -1,0 +1,103 @@
+//! The rebalance callback: partitions are assigned at the sink's positions.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+
+use super::{
+    Assigned, BROKER_ANSWER, ClientSettings, Event, Misplaced, Positions, Start, is_assignment, list, misplaced, topics,
+};
+use crate::position::TopicPartition;
+
+pub(super) struct Context {
+    settings: ClientSettings,
+    positions: Arc<dyn Positions>,
+    events: Mutex<VecDeque<Event<'static>>>,
+}
+
+impl Context {
+    pub(super) fn new(settings: ClientSettings, positions: Arc<dyn Positions>) -> Self {
+        Self { settings, positions, events: Mutex::default() }
+    }
+
+    pub(super) fn take_event(&self) -> Option<Event<'static>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    fn tell(&self, event: Event<'static>) {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
+    }
+
+    /// Finds the first offset of each partition and what can't be read.
+    pub(super) fn place(&self, consumer: &BaseConsumer<Self>, at: Vec<TopicPartition>) -> Vec<Assigned> {
+        let starts = self.positions.starts(&at);
+        let mut names: Vec<String> = at.iter().map(|p| p.topic.clone()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let ids = topics::describe(consumer.client(), &names, BROKER_ANSWER);
+        let counts = topics::partition_counts(consumer.client(), &names, BROKER_ANSWER);
+        at.into_iter()
+            .zip(starts)
+            .map(|(at, start)| {
+                let topic_id = ids.get(&at.topic).cloned();
+                let partition_count = counts.get(&at.topic).copied().unwrap_or(at.partition + 1);
+                let (position, high, misplaced) =
+                    match consumer.fetch_watermarks(&at.topic, at.partition, BROKER_ANSWER) {
+                        Err(e) => (None, -1, Some(Misplaced::Unknown { detail: e.to_string() })),
+                        Ok((low, high)) => match start {
+                            Start::Hold => (None, high, None),
+                            Start::Earliest => (Some(low), high, None),
+                            Start::Latest => (Some(high), high, None),
+                            Start::At(next) => match misplaced(next, low, high) {
+                                None => (Some(next), high, None),
+                                Some(m) => (None, high, Some(m)),
+                            },
+                        },
+                    };
+                Assigned { at, position, high, topic_id, partition_count, misplaced }
+            })
+            .collect()
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: rdkafka::config::RDKafkaLogLevel, fac: &str, message: &str) {
+        use rdkafka::config::RDKafkaLogLevel as L;
+        match level {
+            L::Emerg | L::Alert | L::Critical | L::Error => tracing::error!(target: "kafka", fac, "{message}"),
+            L::Warning => tracing::warn!(target: "kafka", fac, "{message}"),
+            _ => tracing::debug!(target: "kafka", fac, "{message}"),
+        }
+    }
+
+    fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
+        tracing::warn!(target: "kafka", bootstrap = %self.settings.bootstrap(), "{error}: {reason}");
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RDKafkaRespErr, tpl: &mut TopicPartitionList) {
+        let at: Vec<TopicPartition> =
+            tpl.elements().iter().map(|e| TopicPartition::new(e.topic(), e.partition())).collect();
+        if is_assignment(code) {
+            let assigned = self.place(consumer, at);
+            let placed = list(assigned.iter().map(|a| (&a.at, a.position.map_or(Offset::End, Offset::Offset))));
+            if let Err(e) = consumer.incremental_assign(&placed) {
+                tracing::error!(target: "kafka", "assignment refused: {e}");
+            }
+            let held = list(assigned.iter().filter(|a| a.position.is_none()).map(|a| (&a.at, Offset::Invalid)));
+            if held.count() > 0 {
+                let _ = consumer.pause(&held);
+            }
+            self.tell(Event::Assigned(assigned));
+        } else {
+            if let Err(e) = consumer.incremental_unassign(tpl) {
+                tracing::error!(target: "kafka", "revocation refused: {e}");
+            }
+            self.tell(Event::Revoked(at));
+        }
+    }
+}

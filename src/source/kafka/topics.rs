@@ -1,0 +1,162 @@
+//! Questions about topics: ids, partition counts, where their logs begin and end.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::client::Client;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+
+use super::{BROKER_ANSWER, ClientSettings, SourceError};
+use crate::position::TopicPartition;
+
+/// One topic as the cluster lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicListing {
+    pub name: String,
+    pub partition_count: i32,
+}
+
+fn ask(settings: &ClientSettings) -> Result<BaseConsumer, SourceError> {
+    settings.plain().create().map_err(SourceError::Client)
+}
+
+fn unreachable(settings: &ClientSettings, source: KafkaError) -> SourceError {
+    SourceError::Unreachable { bootstrap: settings.bootstrap().to_owned(), source }
+}
+
+/// All topics of the cluster, by name.
+///
+/// # Errors
+/// When the cluster does not answer or refuses the credentials.
+pub fn list_topics(settings: &ClientSettings) -> Result<Vec<TopicListing>, SourceError> {
+    let client = ask(settings)?;
+    let metadata = client.fetch_metadata(None, BROKER_ANSWER).map_err(|e| unreachable(settings, e))?;
+    let mut topics: Vec<TopicListing> = metadata
+        .topics()
+        .iter()
+        .map(|t| TopicListing { name: t.name().to_owned(), partition_count: t.partitions().len() as i32 })
+        .collect();
+    topics.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(topics)
+}
+
+/// `(low, high)` of each partition: its first offset and the one after its last.
+///
+/// # Errors
+/// When the cluster does not answer for one of them.
+pub fn watermarks(
+    settings: &ClientSettings,
+    partitions: &[TopicPartition],
+) -> Result<Vec<(TopicPartition, i64, i64)>, SourceError> {
+    let client = ask(settings)?;
+    partitions
+        .iter()
+        .map(|at| {
+            let (low, high) = client
+                .fetch_watermarks(&at.topic, at.partition, BROKER_ANSWER)
+                .map_err(|e| unreachable(settings, e))?;
+            Ok((at.clone(), low, high))
+        })
+        .collect()
+}
+
+/// How many partitions each of these topics has; topics that don't exist are left out.
+pub(super) fn partition_counts<C: ClientContext>(
+    client: &Client<C>,
+    names: &[String],
+    timeout: Duration,
+) -> HashMap<String, i32> {
+    let mut counts = HashMap::new();
+    for name in names {
+        if let Ok(metadata) = client.fetch_metadata(Some(name), timeout) {
+            for t in metadata.topics().iter().filter(|t| !t.partitions().is_empty()) {
+                counts.insert(t.name().to_owned(), t.partitions().len() as i32);
+            }
+        }
+    }
+    counts
+}
+
+/// The ids of these topics. Empty where the broker is too old or does not answer: then the record's timestamp is compared.
+#[allow(unsafe_code)] // librdkafka's DescribeTopics has no safe wrapper in rdkafka
+pub(super) fn describe<C: ClientContext>(
+    client: &Client<C>,
+    names: &[String],
+    timeout: Duration,
+) -> HashMap<String, String> {
+    use rdkafka::bindings as k;
+    use std::ffi::{CStr, CString};
+
+    let owned: Vec<CString> = names.iter().filter_map(|n| CString::new(n.as_str()).ok()).collect();
+    let mut pointers: Vec<*const std::ffi::c_char> = owned.iter().map(|n| n.as_ptr()).collect();
+    let mut ids = HashMap::new();
+    if pointers.is_empty() {
+        return ids;
+    }
+    // SAFETY: every object made here is destroyed below, in reverse order, and none outlives `client`; the strings that the
+    // event lends are copied before it is destroyed; `pointers` outlives the collection's making, which copies the names.
+    unsafe {
+        let queue = k::rd_kafka_queue_new(client.native_ptr());
+        let collection = k::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
+        let options =
+            k::rd_kafka_AdminOptions_new(client.native_ptr(), k::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
+        let mut text = [0 as std::ffi::c_char; 256];
+        k::rd_kafka_AdminOptions_set_request_timeout(
+            options,
+            timeout.as_millis() as i32,
+            text.as_mut_ptr(),
+            text.len(),
+        );
+        k::rd_kafka_DescribeTopics(client.native_ptr(), collection, options, queue);
+        let event = k::rd_kafka_queue_poll(queue, timeout.as_millis() as i32);
+        let result = if event.is_null() { std::ptr::null() } else { k::rd_kafka_event_DescribeTopics_result(event) };
+        if !result.is_null() {
+            let mut count = 0;
+            let topics = k::rd_kafka_DescribeTopics_result_topics(result, &mut count);
+            for i in 0..count {
+                let topic = *topics.add(i);
+                let error = k::rd_kafka_error_code(k::rd_kafka_TopicDescription_error(topic));
+                let id = k::rd_kafka_TopicDescription_topic_id(topic);
+                if error == k::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && !id.is_null() {
+                    let text = k::rd_kafka_Uuid_base64str(id);
+                    let unset = k::rd_kafka_Uuid_most_significant_bits(id) == 0
+                        && k::rd_kafka_Uuid_least_significant_bits(id) == 0;
+                    if !text.is_null() && !unset {
+                        let name = CStr::from_ptr(k::rd_kafka_TopicDescription_name(topic));
+                        ids.insert(
+                            name.to_string_lossy().into_owned(),
+                            CStr::from_ptr(text).to_string_lossy().into_owned(),
+                        );
+                    }
+                }
+            }
+        }
+        if !event.is_null() {
+            k::rd_kafka_event_destroy(event);
+        }
+        k::rd_kafka_AdminOptions_destroy(options);
+        k::rd_kafka_TopicCollection_destroy(collection);
+        k::rd_kafka_queue_destroy(queue);
+    }
+    ids
+}
+
+/// What the last fetch said about the end of the log.
+#[allow(unsafe_code)] // rd_kafka_get_watermark_offsets has no safe wrapper in rdkafka
+pub(super) fn cached_high<C: ClientContext>(client: &Client<C>, at: &TopicPartition) -> Option<i64> {
+    let topic = std::ffi::CString::new(at.topic.as_str()).ok()?;
+    let (mut low, mut high) = (0i64, 0i64);
+    // SAFETY: the pointers are valid for the call; librdkafka only writes the two numbers.
+    let code = unsafe {
+        rdkafka::bindings::rd_kafka_get_watermark_offsets(
+            client.native_ptr(),
+            topic.as_ptr(),
+            at.partition,
+            &mut low,
+            &mut high,
+        )
+    };
+    (code == rdkafka::bindings::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some(high)
+}

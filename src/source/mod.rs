@@ -1,0 +1,3 @@
+//! Where records come from. Knows positions and records, knows nothing of their meaning.
+
+pub mod kafka;

@@ -1,0 +1,7 @@
+//! Tests of the library as a whole, in one binary.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
+mod foreign;
+mod lake;
+mod simulation;
