@@ -27,6 +27,39 @@ impl Op {
     }
 }
 
+/// What a row of a table is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Every change is a row.
+    #[default]
+    Append,
+    /// The table equals the source: one row a key.
+    Upsert,
+}
+
+impl Mode {
+    /// The word in configurations and in the tables' properties.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Append => "append",
+            Mode::Upsert => "upsert",
+        }
+    }
+}
+
+/// What an append table keeps of a deleted row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeleteImage {
+    /// The key columns; the rest is null. Beside the key a delete may hold fillers that look like values (PostgreSQL's default
+    /// replica identity).
+    #[default]
+    Key,
+    /// The row as it was before the delete, where the source tells all of it (REPLICA IDENTITY FULL, MySQL's full row image).
+    Before,
+}
+
 /// A column's type: Iceberg's set of types under Iceberg's names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ColumnType {

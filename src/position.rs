@@ -48,9 +48,16 @@ pub struct Span {
     pub timestamp_ms: Option<i64>,
     /// Kafka's topic id, where the client can tell it.
     pub topic_id: Option<String>,
+    /// How many partitions the topic had when reading began, where the broker told it.
+    pub partition_count: Option<i32>,
 }
 
 impl Span {
+    /// The bare offsets.
+    pub fn new(at: TopicPartition, from: i64, next: i64) -> Self {
+        Self { at, from, next, leader_epoch: None, timestamp_ms: None, topic_id: None, partition_count: None }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.from >= self.next
     }
@@ -105,7 +112,8 @@ pub struct PartitionPosition {
 pub struct TopicPosition {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic_id: Option<String>,
-    /// How many partitions the topic had when it was last looked at (a key moves only when this grows).
+    /// How many partitions the topic had at the first commit, or the highest one read since plus one: partitions beyond it were
+    /// added later (a key moves only then).
     pub partition_count: i32,
     pub partitions: BTreeMap<i32, PartitionPosition>,
 }
@@ -129,6 +137,7 @@ impl Checkpoint {
     /// # Errors
     /// When the span overlaps what is committed, leaves a gap, or belongs to another topic of the same name.
     pub fn advance(&mut self, span: &Span) -> Result<(), PositionError> {
+        let first = !self.topics.contains_key(&span.at.topic);
         let topic = self.topics.entry(span.at.topic.clone()).or_default();
         if let (Some(have), Some(now)) = (&topic.topic_id, &span.topic_id)
             && have != now
@@ -149,7 +158,8 @@ impl Checkpoint {
         }
         let before = topic.partitions.get(&span.at.partition).copied();
         topic.topic_id = span.topic_id.clone().or(topic.topic_id.take());
-        topic.partition_count = topic.partition_count.max(span.at.partition + 1);
+        let count = span.partition_count.filter(|_| first).unwrap_or_default();
+        topic.partition_count = topic.partition_count.max(span.at.partition + 1).max(count);
         topic.partitions.insert(
             span.at.partition,
             PartitionPosition {
@@ -159,12 +169,6 @@ impl Checkpoint {
             },
         );
         Ok(())
-    }
-
-    /// Notes how many partitions Kafka says the topic has; never shrinks.
-    pub fn note_partition_count(&mut self, topic: &str, count: i32) {
-        let entry = self.topics.entry(topic.to_owned()).or_default();
-        entry.partition_count = entry.partition_count.max(count);
     }
 
     /// The form kept in table properties and snapshot summaries.
@@ -186,12 +190,9 @@ mod tests {
 
     fn span(from: i64, next: i64) -> Span {
         Span {
-            at: TopicPartition::new("t", 0),
-            from,
-            next,
             leader_epoch: Some(3),
             timestamp_ms: Some(7),
-            topic_id: None,
+            ..Span::new(TopicPartition::new("t", 0), from, next)
         }
     }
 
@@ -239,10 +240,22 @@ mod tests {
     }
 
     #[test]
+    fn partitions_are_counted_at_the_first_commit_and_grow_only_with_what_was_read() {
+        let count = |c: &Checkpoint| c.topics["t"].partition_count;
+        let of = |partition, count| Span { partition_count: Some(count), ..Span::new(TopicPartition::new("t", partition), 0, 1) };
+        let mut c = Checkpoint::default();
+        c.advance(&of(0, 3)).unwrap();
+        assert_eq!(count(&c), 3, "partitions without a record yet are not new ones");
+        c.advance(&of(1, 5)).unwrap();
+        assert_eq!(count(&c), 3, "an older partition's batch does not release the new ones");
+        c.advance(&of(4, 5)).unwrap();
+        assert_eq!(count(&c), 5);
+    }
+
+    #[test]
     fn the_stored_form_reads_back() {
         let mut c = Checkpoint { generation: 2, ..Default::default() };
-        c.advance(&Span { topic_id: Some("a".into()), ..span(0, 10) }).unwrap();
-        c.note_partition_count("t", 4);
+        c.advance(&Span { topic_id: Some("a".into()), partition_count: Some(4), ..span(0, 10) }).unwrap();
         assert_eq!(Checkpoint::from_json(&c.to_json()).unwrap(), c);
         assert_eq!(
             c.to_json(),

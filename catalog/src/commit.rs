@@ -110,8 +110,12 @@ pub struct Committed {
 pub enum CommitError {
     /// The table stands elsewhere: another writer went on, a rewind, a rollback. The batch is to be dropped and the position
     /// read from the table.
-    #[error("stale: {0}")]
-    Stale(String),
+    #[error("stale: {reason}")]
+    Stale {
+        reason: String,
+        /// An attempt's answer was lost: its files must stay. Planners say `false`.
+        open: bool,
+    },
     /// Nothing was decided within the policy's attempts; the batch and its files must be kept and committed again under the same
     /// snapshot id.
     #[error("not committed yet: {0}")]
@@ -339,8 +343,10 @@ impl Run<'_> {
     /// Nothing landed: what was surely never sent goes; what may have been stays, and makes a failure undecided.
     async fn give_up(self, e: CommitError) -> CommitError {
         let open = self.tried.iter().any(|t| t.outcome != Outcome::Dead);
-        let dead = self.tried.into_iter().filter(|t| t.outcome == Outcome::Dead).flat_map(|t| t.written);
-        let dead: Vec<String> = dead.collect();
+        let dead = self.tried.into_iter().filter(|t| t.outcome == Outcome::Dead);
+        // Delete files depend on the base: those of a dead attempt are nobody's.
+        let files = |t: Tried| t.plan.delta.delete_files.into_iter().map(|f| f.file.file_path().to_owned()).chain(t.written);
+        let dead: Vec<String> = dead.flat_map(files).collect();
         if !dead.is_empty()
             && let Err(e) = self.catalog.file_io().delete_stream(futures::stream::iter(dead)).await
         {
@@ -348,6 +354,7 @@ impl Run<'_> {
         }
         match e {
             CommitError::Failed(e) if open => CommitError::Undecided(e),
+            CommitError::Stale { reason, .. } => CommitError::Stale { reason, open },
             e => e,
         }
     }

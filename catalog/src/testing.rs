@@ -160,7 +160,8 @@ impl Planner for Batch {
         self.planned += 1;
         let at = position(base, &self.writer);
         if at != self.from {
-            return Err(CommitError::Stale(format!("{} is at {at}, the batch starts at {}", self.writer, self.from)));
+            let reason = format!("{} is at {at}, the batch starts at {}", self.writer, self.from);
+            return Err(CommitError::Stale { reason, open: false });
         }
         Ok(self.plan.clone())
     }

@@ -8,7 +8,8 @@ use super::columns::DeclaredColumns;
 use super::error::Problem;
 use super::layout::{PartitionBy, SortBy};
 use super::naming::{Glob, Selection, TopicParts, render, whole};
-use super::table::{DeleteImage, Mode, TableConfig};
+use super::table::TableConfig;
+use crate::change::{DeleteImage, Mode};
 use crate::change::Column;
 
 /// `[lake]`: the selection of topics, the defaults of every table, and what single tables do differently.

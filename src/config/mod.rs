@@ -36,7 +36,8 @@ pub use layout::{PartitionBy, SortBy};
 pub use naming::Selection;
 pub use process::{DeadLetterTarget, DeadLettersConfig, LogConfig, LogFormat, MemoryConfig, ServeConfig};
 pub use secret::{Address, Properties};
-pub use table::{DeleteImage, Mode, TableConfig};
+pub use crate::change::{DeleteImage, Mode};
+pub use table::TableConfig;
 
 /// The whole configuration, checked. Prints (Debug, Serialize) without secrets.
 #[derive(Clone, Debug, Deserialize, Serialize)]

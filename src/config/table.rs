@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 
 use iceberg::{NamespaceIdent, TableIdent};
-use serde::{Deserialize, Serialize};
 
 use super::error::Problem;
 use super::layout::{PartitionBy, SortBy};
 use super::naming::check_template;
-use crate::change::{Column, origin, origin_columns};
+use crate::change::{Column, DeleteImage, Mode, origin, origin_columns};
 
 /// One topic's table: the defaults of `[lake]` with its rule applied and its name worked out.
 #[derive(Clone, Debug)]
@@ -40,28 +39,6 @@ impl TableConfig {
     pub fn ident(&self) -> TableIdent {
         TableIdent::new(NamespaceIdent::new(self.namespace.clone()), self.table.clone())
     }
-}
-
-/// What a row of the table is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Every change is a row.
-    #[default]
-    Append,
-    /// The table equals the source: one row a key.
-    Upsert,
-}
-
-/// What an append table keeps of a deleted row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DeleteImage {
-    /// The key columns; the rest is null.
-    #[default]
-    Key,
-    /// The row as it was before the delete, as far as the source tells it.
-    Before,
 }
 
 impl TableConfig {

@@ -13,28 +13,8 @@ use super::rows::Rows;
 use super::source::{Position, SourceReader};
 use super::value::Notes;
 use crate::batch::ChangeBatch;
-use crate::change::{Column, Op, RowSchema};
+use crate::change::{Column, DeleteImage, Mode, Op, RowSchema};
 use crate::record::Record;
-
-/// What a table shows of the changes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// Every change is a row.
-    #[default]
-    Append,
-    /// The table equals the source: rows need a key.
-    Upsert,
-}
-
-/// What a delete's `before` is worth.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DeleteImage {
-    /// Beside the key it holds fillers that look like values (PostgreSQL's default replica identity).
-    #[default]
-    KeyOnly,
-    /// It is the whole old row (REPLICA IDENTITY FULL, MySQL's full row image).
-    Before,
-}
 
 /// How the records of one table are decoded.
 #[derive(Clone, Debug, Default)]

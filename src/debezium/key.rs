@@ -3,7 +3,8 @@
 use super::blocks::{Blocks, Message};
 use super::connect::Block;
 use super::cursor::Cursor;
-use super::decoder::{DecodeOptions, DeleteImage, Mode};
+use super::decoder::DecodeOptions;
+use crate::change::{DeleteImage, Mode};
 use super::envelope::Envelope;
 use super::fault::{Fallible, Reject, not_json, reason, reject};
 use super::object::{ObjectReader, Take};

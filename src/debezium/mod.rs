@@ -28,7 +28,7 @@ mod source;
 mod time;
 mod value;
 
-pub use decoder::{DecodeOptions, Decoder, DeleteImage, Mode, Pushed};
+pub use decoder::{DecodeOptions, Decoder, Pushed};
 pub use envelope::Skip;
 pub use fault::{Reject, reason};
 pub use reader::Wire;

@@ -36,8 +36,6 @@ pub enum Ack {
     Committed { topic: String, incarnation: u64, next: Vec<(TopicPartition, i64)> },
     /// Not in the table, and never will be in this form: go on from the table's checkpoint.
     Reset { topic: String, incarnation: u64, reason: String },
-    /// The table can't go on without a person.
-    Stopped { topic: String, reason: String },
 }
 
 /// Runs until all workers are gone.
@@ -55,13 +53,12 @@ pub async fn run(table: Weak<TableHandle>, mut parts: mpsc::UnboundedReceiver<Pa
         while let Ok(part) = parts.try_recv() {
             batch.push(part);
         }
-        batch.retain(|part| {
-            let current = table.incarnation(part.worker) == part.incarnation;
-            if !current {
-                table.in_flight.fetch_sub(1, Ordering::AcqRel);
-            }
-            current
-        });
+        let given_up;
+        (batch, given_up) = batch.into_iter().partition(|p| table.incarnation(p.worker) == p.incarnation);
+        if !given_up.is_empty() {
+            table.in_flight.fetch_sub(given_up.len(), Ordering::AcqRel);
+            table.lake.discard(given_up.into_iter().map(|p: Part| p.staged).collect()).await;
+        }
         if !batch.is_empty() {
             settle(&table, batch).await;
         }
@@ -109,13 +106,7 @@ async fn settle(table: &TableHandle, parts: Vec<Part>) {
         }
         Err(CommitFailure::Undecided(_, error)) => reset(table, acks, error.to_string()),
         Err(CommitFailure::Failed(error)) if error.is_transient() => reset(table, acks, error.to_string()),
-        Err(CommitFailure::Failed(error)) => {
-            let reason = error.to_string();
-            tracing::error!(table = %table.name, "stopped: {reason}");
-            for (worker, _, _) in acks {
-                table.tell(worker, Ack::Stopped { topic: table.topic.clone(), reason: reason.clone() });
-            }
-        }
+        Err(CommitFailure::Failed(error)) => table.stop(error.to_string()),
     }
 }
 

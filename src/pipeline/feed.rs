@@ -14,7 +14,7 @@ use crate::debezium::{Decoder, Pushed};
 use crate::position::{Span, TopicPartition};
 use crate::record::{Record, Rejected};
 use crate::sink::lake::Stager;
-use crate::source::kafka::KafkaSource;
+use crate::source::kafka::{Assigned, KafkaSource};
 
 /// Rows that a decoder collects before they go to the stager: large enough to make vectors worth it, small enough that a
 /// thousand idle topics hold little.
@@ -59,11 +59,13 @@ pub struct Feed {
     epoch: Option<u64>,
     partitions: BTreeMap<i32, Place>,
     topic_id: Option<String>,
+    partition_count: Option<i32>,
     incarnation: u64,
     in_flight: usize,
     paused: bool,
     suspended_until: Option<Instant>,
-    stopped: bool,
+    /// The table was stopped and this worker has let go of it.
+    let_go: bool,
     rejected: Vec<Rejected>,
     /// Since the feed began, for the share of rejected records.
     taken: u64,
@@ -93,11 +95,12 @@ impl Feed {
             epoch: None,
             partitions: BTreeMap::new(),
             topic_id: None,
+            partition_count: None,
             incarnation: 0,
             in_flight: 0,
             paused: false,
             suspended_until: None,
-            stopped: false,
+            let_go: false,
             rejected: Vec::new(),
             taken: 0,
             refused: 0,
@@ -122,12 +125,8 @@ impl Feed {
         self.partitions.contains_key(&at.partition)
     }
 
-    pub fn stopped(&self) -> bool {
-        self.stopped
-    }
-
     pub fn in_flight(&self) -> usize {
-        if self.stopped { 0 } else { self.in_flight }
+        if self.handle.is_stopped() { 0 } else { self.in_flight }
     }
 
     pub fn incarnation(&self) -> u64 {
@@ -138,13 +137,30 @@ impl Feed {
     ///
     /// # Errors
     /// When the topic is not the one that the table's offsets belong to, or that this feed began with.
-    pub fn begin(&mut self, at: &TopicPartition, position: i64, topic_id: Option<String>) -> Result<(), String> {
-        self.topic_id = self.handle.topic_id().or(self.topic_id.take());
-        self.check_topic_id(topic_id.as_deref())?;
-        self.topic_id = topic_id.or(self.topic_id.take());
-        self.partitions
-            .insert(at.partition, Place { begun: position, from: position, next: position, timestamp_ms: None });
+    pub fn begin(&mut self, assigned: &Assigned, position: i64) -> Result<(), String> {
+        let known = self.handle.standing();
+        if self.partition_count != Some(assigned.partition_count) {
+            self.partition_count = Some(assigned.partition_count);
+            self.warn_of_moving_keys(known.as_ref().map_or(0, |k| k.partition_count), assigned.partition_count);
+        }
+        self.topic_id = known.and_then(|k| k.topic_id).or(self.topic_id.take());
+        self.check_topic_id(assigned.topic_id.as_deref())?;
+        self.topic_id = assigned.topic_id.clone().or(self.topic_id.take());
+        let place = Place { begun: position, from: position, next: position, timestamp_ms: None };
+        self.partitions.insert(assigned.at.partition, place);
         Ok(())
+    }
+
+    /// With a multiple of the old count Kafka's partitioner moves keys to new partitions only, and those wait for the old ones.
+    fn warn_of_moving_keys(&self, known: i32, now: i32) {
+        if known > 0 && now > known && now % known != 0 {
+            tracing::warn!(
+                table = %self.handle.name,
+                topic = %self.handle.topic,
+                "the topic grew from {known} to {now} partitions, not a multiple: keys may also move between old partitions, whose \
+                 order nobody can tell. Compare the table with its source, and grow topics by multiples"
+            );
+        }
     }
 
     /// A partition was taken away.
@@ -165,7 +181,7 @@ impl Feed {
 
     /// Takes one record into the open part.
     pub fn push(&mut self, record: &Record<'_>) {
-        if self.stopped || self.suspended_until.is_some() {
+        if self.idle() {
             return;
         }
         // A record of a partition that was just revoked, or one fetched before a seek.
@@ -295,7 +311,7 @@ impl Feed {
 
     /// Hands the open part over, after making sure that the topic is still the same one.
     pub fn close(&mut self, source: &KafkaSource) {
-        if self.epoch.is_none() || self.stopped || self.suspended_until.is_some() {
+        if self.epoch.is_none() || self.idle() {
             return;
         }
         if self.topic_id.is_some() {
@@ -311,7 +327,7 @@ impl Feed {
         self.flush();
         let Some(epoch) = self.epoch.take() else { return };
         self.handle.epochs.leave(epoch);
-        if self.stopped || self.suspended_until.is_some() {
+        if self.idle() {
             return;
         }
         let spans = self.spans();
@@ -359,6 +375,7 @@ impl Feed {
                 leader_epoch: None,
                 timestamp_ms: place.timestamp_ms,
                 topic_id: self.topic_id.clone(),
+                partition_count: self.partition_count,
             })
             .collect()
     }
@@ -369,10 +386,20 @@ impl Feed {
         }
     }
 
+    /// Whether its partitions are not to be read now.
+    pub fn holds(&self) -> bool {
+        self.paused || self.handle.is_stopped()
+    }
+
     /// What to do with the partitions, if something changed.
     pub fn take_change(&mut self) -> Option<Reading> {
-        if self.stopped {
-            return None;
+        if self.handle.is_stopped() {
+            if self.let_go {
+                return None;
+            }
+            self.let_go = true;
+            self.give_up();
+            return Some(Reading::Hold);
         }
         if let Some(until) = self.suspended_until {
             return if Instant::now() >= until {
@@ -393,7 +420,7 @@ impl Feed {
 
     /// Gives up all that is not committed, and reads again from the table's checkpoint after a while.
     pub fn suspend(&mut self, reason: &str) {
-        if self.stopped {
+        if self.handle.is_stopped() {
             return;
         }
         tracing::warn!(table = %self.handle.name, "suspended: {reason}");
@@ -402,14 +429,14 @@ impl Feed {
         self.suspended_until = Some(Instant::now() + SUSPENSION);
     }
 
-    /// Stops the table for good: the position stays where the last commit put it.
-    pub fn stop(&mut self, reason: &str) {
-        if !self.stopped {
-            tracing::error!(table = %self.handle.name, topic = %self.handle.topic, "stopped: {reason}");
-            self.handle.stop(reason.to_owned());
-            self.give_up();
-            self.stopped = true;
-        }
+    /// Stops the table for all workers; each lets go of it at its next look.
+    pub fn stop(&self, reason: &str) {
+        self.handle.stop(reason.to_owned());
+    }
+
+    /// Whether records are not taken: the table is stopped, or waits to be read anew.
+    fn idle(&self) -> bool {
+        self.suspended_until.is_some() || self.handle.is_stopped()
     }
 
     fn give_up(&mut self) {

@@ -43,15 +43,7 @@ mod tests {
 
     fn at_offset(next: i64) -> Checkpoint {
         let mut c = Checkpoint::default();
-        c.advance(&Span {
-            at: TopicPartition::new("t", 0),
-            from: 0,
-            next,
-            leader_epoch: None,
-            timestamp_ms: None,
-            topic_id: None,
-        })
-        .unwrap();
+        c.advance(&Span::new(TopicPartition::new("t", 0), 0, next)).unwrap();
         c
     }
 

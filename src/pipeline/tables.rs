@@ -1,7 +1,7 @@
 //! The tables of this process: opened when a topic is first assigned, shared by the workers.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use super::meter::Meter;
 use super::wiring::{decode_options, table_spec};
 use crate::config::{Config, Start as StartAt, TableConfig};
 use crate::debezium::DecodeOptions;
-use crate::position::{Checkpoint, TopicPartition};
+use crate::position::{Checkpoint, TopicPartition, TopicPosition};
 use crate::serve::{ConsumerState, LastCommit, LastError, Status, TableState};
 use crate::sink::lake::{Committed, LakeTable};
 use crate::source::kafka::{ClientSettings, Positions, Start, watermarks};
@@ -47,13 +47,15 @@ pub struct TableHandle {
     pub in_flight: AtomicUsize,
     config: TableConfig,
     owned: Mutex<BTreeSet<TopicPartition>>,
-    /// The topic id that the table's offsets belong to, as last read from its checkpoint.
-    topic_id: Mutex<Option<String>>,
+    /// What the table's checkpoint said of the topic when it was last read: topic id, partition count.
+    standing: Mutex<Option<TopicPosition>>,
     started: Instant,
     incarnations: Vec<AtomicU64>,
     acks: Vec<mpsc::Sender<Ack>>,
     parts: UnboundedSender<Part>,
     status: Arc<Status>,
+    /// Set once the table can't go on without a person: every worker lets go of it.
+    stopped: AtomicBool,
 }
 
 impl TableHandle {
@@ -80,14 +82,18 @@ impl TableHandle {
         });
     }
 
-    /// The topic id that the table's offsets belong to.
-    pub fn topic_id(&self) -> Option<String> {
-        self.topic_id.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What the table's checkpoint said of the topic when it was last read.
+    pub fn standing(&self) -> Option<TopicPosition> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// ms since the process began.
     pub fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
     }
 
     pub fn submit(&self, part: Part) {
@@ -180,7 +186,12 @@ impl TableHandle {
         self.trouble(reason);
     }
 
+    /// Stops the table for all workers: its position stays where the last commit put it. The first reason is told.
     pub fn stop(&self, reason: String) {
+        if self.stopped.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tracing::error!(table = %self.name, topic = %self.topic, "stopped: {reason}");
         self.meter.stopped();
         self.status.update(&self.topic, |t| {
             t.last_error = Some(LastError { at_ms: epoch_ms(), message: reason.clone() });
@@ -269,13 +280,9 @@ impl Tables {
     ) -> Result<Option<Arc<TableHandle>>, String> {
         let Some(config) = self.config.table_for(topic) else { return Ok(None) };
         let name = config.ident().to_string();
-        let mode = match config.mode {
-            crate::config::Mode::Append => "append",
-            crate::config::Mode::Upsert => "upsert",
-        };
         self.status.update(topic, |t| {
             t.table.clone_from(&name);
-            t.mode = mode.to_owned();
+            t.mode = config.mode.as_str().to_owned();
         });
         let stopped = |reason: String| {
             tracing::error!(table = %name, topic, "stopped: {reason}");
@@ -317,12 +324,13 @@ impl Tables {
             in_flight: AtomicUsize::new(0),
             config,
             owned: Mutex::default(),
-            topic_id: Mutex::default(),
+            standing: Mutex::default(),
             started: self.started,
             incarnations: self.acks.iter().map(|_| AtomicU64::new(0)).collect(),
             acks: self.acks.clone(),
             parts,
             status: Arc::clone(&self.status),
+            stopped: AtomicBool::new(false),
         });
         self.runtime.spawn(committer::run(Arc::downgrade(&handle), receiver));
         Ok(Some(handle))
@@ -340,8 +348,8 @@ impl Tables {
             }
             e.to_string()
         })?;
-        let topic = checkpoint.as_ref().and_then(|c| c.topics.get(&handle.topic));
-        *handle.topic_id.lock().unwrap_or_else(PoisonError::into_inner) = topic.and_then(|t| t.topic_id.clone());
+        *handle.standing.lock().unwrap_or_else(PoisonError::into_inner) =
+            checkpoint.as_ref().and_then(|c| c.topics.get(&handle.topic)).cloned();
         Ok(checkpoint)
     }
 

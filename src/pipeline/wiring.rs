@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use firn_catalog::Retention;
 
-use crate::config::{Config, DeleteImage, Mode, TableConfig};
-use crate::debezium::{self, DecodeOptions};
-use crate::sink::lake::{self, TableSpec};
+use crate::change::Mode;
+use crate::config::{Config, TableConfig};
+use crate::debezium::DecodeOptions;
+use crate::sink::lake::TableSpec;
 use crate::source::kafka::{SourceError, TopicListing};
 
 /// zstd level of data files: 1 costs a third of the CPU of 3 and makes files some 5 % larger; compaction writes them anew anyway.
@@ -14,18 +15,12 @@ const ZSTD_LEVEL: i32 = 1;
 
 pub(super) fn decode_options(config: &TableConfig) -> DecodeOptions {
     DecodeOptions {
-        mode: match config.mode {
-            Mode::Append => debezium::Mode::Append,
-            Mode::Upsert => debezium::Mode::Upsert,
-        },
+        mode: config.mode,
         origin_columns: config.origin_columns,
         declared: config.columns.clone(),
         wire: Vec::new(),
         key_columns: (!config.key.is_empty()).then(|| config.key.clone()),
-        delete_image: match config.delete_image {
-            DeleteImage::Key => debezium::DeleteImage::KeyOnly,
-            DeleteImage::Before => debezium::DeleteImage::Before,
-        },
+        delete_image: config.delete_image,
     }
 }
 
@@ -33,10 +28,7 @@ pub(super) fn table_spec(config: &TableConfig) -> TableSpec {
     TableSpec {
         namespace: vec![config.namespace.clone()],
         name: config.table.clone(),
-        mode: match config.mode {
-            Mode::Append => lake::Mode::Append,
-            Mode::Upsert => lake::Mode::Upsert,
-        },
+        mode: config.mode,
         partition_by: config.partition_by.iter().map(ToString::to_string).collect(),
         sort_by: config.sort_by.iter().map(ToString::to_string).collect(),
         format_version: config.format_version,
@@ -54,7 +46,7 @@ pub(super) fn dead_letter_spec(config: &Config) -> TableSpec {
     TableSpec {
         namespace: vec![config.dead_letters.namespace.clone()],
         name: config.dead_letters.table.clone(),
-        mode: lake::Mode::Upsert,
+        mode: Mode::Upsert,
         partition_by: vec![],
         sort_by: vec![],
         format_version: 2,

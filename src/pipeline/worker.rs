@@ -135,12 +135,12 @@ impl Worker {
                 (None, Some(position)) => {
                     self.held.remove(&a.at);
                     tracing::info!(partition = %a.at, position, high = a.high, "reading");
-                    if let Err(reason) = feed.begin(&a.at, position, a.topic_id) {
+                    if let Err(reason) = feed.begin(&a, position) {
                         feed.stop(&reason);
                     }
                 }
             }
-            if feed.stopped() {
+            if feed.holds() {
                 self.source.pause(&feed.partitions());
             }
         }
@@ -207,12 +207,6 @@ impl Worker {
                     feed.suspend(&reason);
                 }
             }
-            Ack::Stopped { topic, reason } => {
-                if let Some(feed) = self.feeds.get_mut(&topic) {
-                    feed.stop(&reason);
-                    self.source.pause(&feed.partitions());
-                }
-            }
         }
     }
 
@@ -234,15 +228,12 @@ impl Worker {
 
     /// The client met an offset that the log doesn't hold: find which table, stop that one alone.
     fn verify_positions(&mut self) {
-        for feed in self.feeds.values_mut().filter(|f| !f.stopped()) {
+        for feed in self.feeds.values_mut().filter(|f| !f.handle().is_stopped()) {
             for (at, _, misplaced) in self.source.check_positions(&feed.positions()) {
                 match misplaced {
                     Some(Misplaced::Unknown { .. }) | None => {}
                     Some(m) => feed.stop(&explain(&at, &m)),
                 }
-            }
-            if feed.stopped() {
-                self.source.pause(&feed.partitions());
             }
         }
     }

@@ -8,7 +8,8 @@ use firn::change::{Column, ColumnType, Op, RowSchema};
 use firn::position::{Checkpoint, Span, TopicPartition};
 use firn::record::{Origin, Rejected};
 use firn::sink::lake::dead_letters::DeadLetterTable;
-use firn::sink::lake::{CommitFailure, Committed, LakeError, LakeTable, Mode, Staged, TableSpec};
+use firn::change::Mode;
+use firn::sink::lake::{CommitFailure, Committed, LakeError, LakeTable, Staged, TableSpec};
 use firn_catalog::memory::MemoryCatalog;
 use firn_catalog::{Catalog, ManifestCache, live};
 use futures::TryStreamExt;
@@ -47,7 +48,7 @@ fn changes(rows: &[(i64, Option<&str>)]) -> ChangeBatch {
 
 fn span(partition: i32, from: i64, next: i64) -> Span {
     let at = TopicPartition::new(TOPIC, partition);
-    Span { at, from, next, leader_epoch: None, timestamp_ms: None, topic_id: None }
+    Span::new(at, from, next)
 }
 
 async fn stage(table: &LakeTable, batches: Vec<ChangeBatch>, spans: Vec<Span>) -> Staged {

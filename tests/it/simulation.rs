@@ -11,7 +11,8 @@ use arrow_array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use firn::batch::ChangeBatch;
 use firn::change::{Column, ColumnType, Op, RowSchema, origin};
 use firn::position::{Span, TopicPartition};
-use firn::sink::lake::{CommitFailure, LakeTable, Mode, Staged, TableSpec};
+use firn::change::Mode;
+use firn::sink::lake::{CommitFailure, LakeTable, Staged, TableSpec};
 use firn_catalog::memory::MemoryCatalog;
 use firn_catalog::storage::fault::{Effect, Fault, Faults, Op as Call};
 use firn_catalog::{Catalog, ErrorKind, Patience};
@@ -98,7 +99,7 @@ fn at(partition: i32) -> TopicPartition {
 }
 
 fn span(partition: i32, from: i64, next: i64) -> Span {
-    Span { at: at(partition), from, next, leader_epoch: None, timestamp_ms: None, topic_id: None }
+    Span::new(at(partition), from, next)
 }
 
 impl<'a> World<'a> {

@@ -153,7 +153,7 @@ async fn a_stale_writer_is_told_and_changes_nothing() {
     let catalog = table(FormatVersion::V2).await;
     let before = catalog.metadata_location(&ident("t"));
     let mut zombie = Batch::new("w", 1, append("d/7"));
-    assert!(matches!(zombie.commit(&catalog, &ident("t")).await, Err(CommitError::Stale(_))));
+    assert!(matches!(zombie.commit(&catalog, &ident("t")).await, Err(CommitError::Stale { .. })));
     assert_eq!(catalog.metadata_location(&ident("t")), before);
 }
 

@@ -66,10 +66,7 @@ pub(super) fn topics(config: &Config, cluster: &Cluster) -> Vec<Finding> {
 pub(super) fn table(wanted: &TableConfig, metadata: &TableMetadata) -> Vec<Finding> {
     let subject = format!("table {}", wanted.ident());
     let mut findings = Vec::new();
-    let mode = match wanted.mode {
-        Mode::Append => "append",
-        Mode::Upsert => "upsert",
-    };
+    let mode = wanted.mode.as_str();
     match metadata.properties().get(MODE) {
         Some(have) if have != mode => findings.push(Finding::fail(
             subject.clone(),

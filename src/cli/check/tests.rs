@@ -51,7 +51,7 @@ fn a_position_has_to_be_inside_the_log(#[case] next: i64, #[case] low: i64, #[ca
     let wanted = config("topics = ['s.a.t']").table_for("s.a.t").unwrap();
     let mut stored = Checkpoint::default();
     let at = TopicPartition::new("s.a.t", 0);
-    stored.advance(&Span { at, from: 0, next, leader_epoch: None, timestamp_ms: None, topic_id: None }).unwrap();
+    stored.advance(&Span::new(at, 0, next)).unwrap();
     let text = said(&judge::positions(&wanted, &stored, &Logs::from([(0, Watermarks { low, high })])));
     assert!(text.starts_with(want), "{text}");
     let gone = said(&judge::positions(&wanted, &stored, &Logs::new()));

@@ -9,7 +9,8 @@ use crate::change::{Column, ColumnType, Op, RowSchema};
 use crate::cli::Code;
 use crate::config::CatalogConfig;
 use crate::position::{Span, TopicPartition};
-use crate::sink::lake::{LakeTable, Mode, TableSpec};
+use crate::change::Mode;
+use crate::sink::lake::{LakeTable, TableSpec};
 
 /// `inventory.orders` without rows.
 async fn empty() -> Arc<dyn Catalog> {
@@ -72,7 +73,7 @@ async fn upserted(catalog: Arc<dyn Catalog>) {
         let rows = RecordBatch::try_new(Arc::new(columns.arrow()), vec![Arc::new(ids), Arc::new(names)]).unwrap();
         let batch = ChangeBatch { rows, ops: changes.iter().map(|c| c.2).collect() };
         let next = from + changes.len() as i64;
-        let span = Span { at: at.clone(), from, next, leader_epoch: None, timestamp_ms: None, topic_id: None };
+        let span = Span::new(at.clone(), from, next);
         from = next;
         let mut stager = table.stager().unwrap();
         let staged = tokio::task::spawn_blocking(move || {

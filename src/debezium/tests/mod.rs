@@ -16,7 +16,7 @@ use arrow_array::{Array, RecordBatch};
 use arrow_schema::DataType;
 
 use super::*;
-use crate::change::{ColumnType, Op, RowSchema};
+use crate::change::{ColumnType, DeleteImage, Mode, Op, RowSchema};
 use crate::record::Record;
 
 /// A record as captured.

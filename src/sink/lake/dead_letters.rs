@@ -15,7 +15,8 @@ use tokio::sync::OnceCell;
 use crate::batch::ChangeBatch;
 use crate::change::{Column, ColumnType, Op, RowSchema};
 use crate::record::Rejected;
-use crate::sink::lake::{CommitFailure, LakeError, LakeTable, Mode, Staged, TableSpec};
+use crate::change::Mode;
+use crate::sink::lake::{CommitFailure, LakeError, LakeTable, Staged, TableSpec};
 
 /// Calls of `commit` before a write is given back as failed; each of them tries for a while itself.
 const ROUNDS: usize = 3;

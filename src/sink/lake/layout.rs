@@ -13,7 +13,8 @@ use parquet::file::properties::WriterProperties;
 
 use crate::change::{RowSchema, origin};
 use crate::sink::lake::parquet_file::data_properties;
-use crate::sink::lake::{LakeError, Mode, TableSpec, schema};
+use crate::change::Mode;
+use crate::sink::lake::{LakeError, TableSpec, schema};
 
 /// One version of a table's layout.
 #[derive(Clone, Debug)]

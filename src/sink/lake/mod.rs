@@ -39,7 +39,7 @@ mod upsert;
 
 pub use error::{CommitFailure, LakeError};
 pub use resume::{CHECKPOINT, GENERATION, LAST_SNAPSHOT_ID, MODE};
-pub use spec::{Mode, TableSpec};
+pub use spec::TableSpec;
 pub use staged::Staged;
 pub(crate) use staged::StagedFile;
 pub use stager::Stager;

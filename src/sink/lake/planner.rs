@@ -29,6 +29,8 @@ pub(crate) struct Planned {
     pub(crate) attempt: Attempt,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) effect: Effect,
+    /// Files of the batch that the plan leaves out, by their number: none of their rows is the last word on its key.
+    pub(crate) left_out: Vec<u32>,
 }
 
 pub(crate) enum Refusal {
@@ -42,10 +44,11 @@ impl Planner for BatchPlanner<'_> {
         self.refusal = None;
         match self.try_plan(base, attempt).await {
             Ok(plan) => Ok(plan),
-            Err(Stop::Stale(reason)) => Err(CommitError::Stale(reason)),
+            Err(Stop::Stale(reason)) => Err(CommitError::Stale { reason, open: false }),
             Err(Stop::SchemaMoved) => {
                 self.refusal = Some(Refusal::SchemaMoved);
-                Err(CommitError::Stale("the table's columns changed".to_owned()))
+                let reason = "the table's columns changed".to_owned();
+                Err(CommitError::Stale { reason, open: false })
             }
             Err(Stop::Failed(e)) => {
                 // Not reaching storage leaves the outcome of earlier attempts open; everything else is final.
@@ -94,6 +97,10 @@ impl BatchPlanner<'_> {
             Some(upserts) => upserts.plan(base, self.batch).await?,
             None => (appended(self.batch), Effect::default()),
         };
+        let left_out = match self.upserts {
+            Some(_) => self.batch.files.iter().map(|f| f.number).filter(|n| !effect.adds(*n)).collect(),
+            None => vec![],
+        };
         let json = checkpoint.to_json();
         let properties = HashMap::from([
             (CHECKPOINT.to_owned(), json.clone()),
@@ -102,7 +109,7 @@ impl BatchPlanner<'_> {
             // Also for a batch without rows: its summary makes a snapshot.
             (LAST_SNAPSHOT_ID.to_owned(), self.snapshot_id.to_string()),
         ]);
-        self.planned = Some(Planned { attempt, checkpoint, effect });
+        self.planned = Some(Planned { attempt, checkpoint, effect, left_out });
         Ok(Plan {
             delta,
             summary: HashMap::from([(CHECKPOINT.to_owned(), json)]),

@@ -109,14 +109,7 @@ mod tests {
 
     fn at(next: i64) -> Checkpoint {
         let mut checkpoint = Checkpoint::default();
-        let span = Span {
-            at: TopicPartition::new("t", 0),
-            from: 0,
-            next,
-            leader_epoch: None,
-            timestamp_ms: None,
-            topic_id: None,
-        };
+        let span = Span::new(TopicPartition::new("t", 0), 0, next);
         checkpoint.advance(&span).unwrap();
         checkpoint
     }

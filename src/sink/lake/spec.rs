@@ -10,26 +10,8 @@ use iceberg::spec::{
 };
 use iceberg::{NamespaceIdent, TableIdent};
 
+use crate::change::Mode;
 use crate::sink::lake::LakeError;
-
-/// What the rows of a table mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Every change is a row.
-    Append,
-    /// The table equals the source: one row per key.
-    Upsert,
-}
-
-impl Mode {
-    /// The word stored in the table's properties.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Mode::Append => "append",
-            Mode::Upsert => "upsert",
-        }
-    }
-}
 
 /// The settings of one table. All but the names apply when the table is created; an existing table keeps its own.
 #[derive(Clone, Debug)]

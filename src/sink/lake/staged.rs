@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use iceberg::io::FileIO;
 use iceberg::spec::DataFile;
 
 use crate::position::{Span, TopicPartition};
@@ -25,7 +26,7 @@ pub struct Staged {
     pub(crate) rows: u64,
     /// Given at the first try to commit; every later try keeps it.
     pub(crate) snapshot_id: Option<i64>,
-    /// Whether a commit of it was ever sent.
+    /// Whether a commit of it was sent whose answer never came: it may land yet.
     pub(crate) sent: bool,
 }
 
@@ -105,4 +106,13 @@ pub(crate) struct StagedFile {
     pub(crate) data_file: DataFile,
     pub(crate) upload: Upload,
     pub(crate) durable: bool,
+}
+
+impl StagedFile {
+    /// Removes the file, once its upload is over. What can't be removed now is in no snapshot and does no harm.
+    pub(crate) async fn remove(mut self, io: &FileIO) {
+        if self.durable || self.upload.finished().await.is_ok() {
+            let _ = io.delete(&self.path).await;
+        }
+    }
 }

@@ -274,7 +274,10 @@ impl Stager {
         let mut open: Vec<OpenFile> = self.open.drain().map(|(_, file)| file).collect();
         open.sort_unstable_by_key(|f| f.number);
         for file in open {
-            self.finish(file)?;
+            if let Err(e) = self.finish(file) {
+                self.abandon();
+                return Err(e);
+            }
         }
         self.done.sort_unstable_by_key(|f| f.number);
         let overlay = self.upsert.map(|mut upsert| {
@@ -294,8 +297,15 @@ impl Stager {
         })
     }
 
-    /// Gives the batch up. Files not finished are removed; finished ones are left to orphan removal.
-    pub fn abandon(self) {}
+    /// Gives the batch up: its files are removed in the background, those not finished with the end of their upload.
+    pub fn abandon(self) {
+        let Self { io, done, layout, .. } = self;
+        io.spawn(async move {
+            for file in done {
+                file.remove(&layout.file_io).await;
+            }
+        });
+    }
 }
 
 fn create(layout: &Layout, io: &Handle, id: Uuid, number: u32) -> Result<ParquetFile, LakeError> {

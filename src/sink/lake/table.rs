@@ -17,8 +17,10 @@ use crate::sink::lake::layout::Layout;
 use crate::sink::lake::planner::{BatchPlanner, Planned, Refusal};
 use crate::sink::lake::resume::{MODE, standing};
 use crate::sink::lake::schema::{Evolution, evolve, to_iceberg};
+use crate::sink::lake::staged::StagedFile;
 use crate::sink::lake::upsert::Upserts;
-use crate::sink::lake::{CommitFailure, LakeError, Mode, Staged, Stager, TableSpec};
+use crate::change::Mode;
+use crate::sink::lake::{CommitFailure, LakeError, Staged, Stager, TableSpec};
 
 /// Rounds of "load, work out the columns, swap" before a table whose columns keep moving is given up. Each round is lost only when
 /// another process changed the table meanwhile.
@@ -264,7 +266,6 @@ impl LakeTable {
             // The batch's own partitions are owned whatever was said.
             upserts.own(self.read_view(|view| view.owned.clone()), &batch.spans);
         }
-        let first_call = batch.snapshot_id.is_none();
         let snapshot_id = *batch.snapshot_id.get_or_insert_with(firn_catalog::new_snapshot_id);
         batch.seen.push(self.read_view(|view| Arc::clone(&view.seen)));
         let mut planner = BatchPlanner {
@@ -278,44 +279,55 @@ impl LakeTable {
         let result =
             firn_catalog::commit(self.catalog.as_ref(), &self.ident, snapshot_id, &mut planner, self.patience).await;
         let BatchPlanner { planned, refusal, .. } = planner;
-        // Once something was sent, its files must stay unless the table says that it did not land.
-        let sent = planned.is_some() || !first_call;
-        batch.sent = sent;
         match result {
             Ok(done) => {
                 let checkpoint = self.landed(&done.table, planned.as_ref());
                 self.change_view(|view| Arc::make_mut(&mut view.seen).extend(partitions(&checkpoint)));
-                let cleanup = done.cleanup;
-                self.io.spawn(async move {
-                    if let Err(e) = cleanup.run().await {
-                        tracing::debug!(error = %e, "files that nobody needs stay behind");
-                    }
-                });
-                if let Some(upserts) = upserts.as_mut() {
-                    // Of several attempts any may be the one that landed.
-                    let last_landed = planned.filter(|p| done.landed == Some(p.attempt));
-                    let effect = last_landed.map(|p| p.effect);
-                    if let Err(e) = upserts.committed(snapshot_id, &batch, effect) {
-                        tracing::warn!(table = %self.spec, error = %e, "the key index is built anew");
-                    }
-                }
-                Ok(Committed {
+                let committed = Committed {
                     snapshot_id: done.snapshot_id,
                     checkpoint,
                     rows: batch.rows,
                     data_files: batch.files.len(),
                     file_bytes: batch.file_bytes(),
                     attempts: done.attempts,
-                })
-            }
-            Err(CommitError::Undecided(e)) => Err(CommitFailure::Undecided(vec![batch], e)),
-            Err(CommitError::Stale(reason)) => match refusal {
-                Some(Refusal::SchemaMoved) => Err(CommitFailure::SchemaMoved(vec![batch])),
-                _ => {
-                    self.discard(vec![batch]).await;
-                    Err(CommitFailure::Stale(reason))
+                };
+                // Of several attempts any may be the one that landed.
+                let (effect, left_out) = match planned.filter(|p| done.landed == Some(p.attempt)) {
+                    Some(planned) => (Some(planned.effect), planned.left_out),
+                    None => (None, vec![]),
+                };
+                if let Some(upserts) = upserts.as_mut()
+                    && let Err(e) = upserts.committed(snapshot_id, &batch, effect)
+                {
+                    tracing::warn!(table = %self.spec, error = %e, "the key index is built anew");
                 }
-            },
+                let unused: Vec<StagedFile> =
+                    batch.files.into_iter().filter(|f| left_out.contains(&f.number)).collect();
+                let (cleanup, io) = (done.cleanup, self.catalog.file_io().clone());
+                self.io.spawn(async move {
+                    for file in unused {
+                        file.remove(&io).await;
+                    }
+                    if let Err(e) = cleanup.run().await {
+                        tracing::debug!(error = %e, "files that nobody needs stay behind");
+                    }
+                });
+                Ok(committed)
+            }
+            Err(CommitError::Undecided(e)) => {
+                batch.sent = true;
+                Err(CommitFailure::Undecided(vec![batch], e))
+            }
+            Err(CommitError::Stale { reason, open }) => {
+                batch.sent |= open;
+                match refusal {
+                    Some(Refusal::SchemaMoved) => Err(CommitFailure::SchemaMoved(vec![batch])),
+                    _ => {
+                        self.discard(vec![batch]).await;
+                        Err(CommitFailure::Stale(reason))
+                    }
+                }
+            }
             Err(CommitError::Failed(e)) => {
                 self.discard(vec![batch]).await;
                 Err(CommitFailure::Failed(match refusal {
@@ -335,13 +347,12 @@ impl LakeTable {
         }
     }
 
-    /// Removes the files of parts that will never be committed, as far as storage lets it. Files that a swap was sent for stay: its
-    /// outcome may be open. Orphan removal gets the rest.
+    /// Removes the files of parts that will never be committed, as far as storage lets it. Files stay where a swap was sent and its
+    /// outcome is open. Orphan removal gets the rest.
     pub async fn discard(&self, parts: Vec<Staged>) {
         let io = self.catalog.file_io();
         for file in parts.into_iter().filter(|p| !p.sent).flat_map(|p| p.files) {
-            // What can't be removed now is not in any snapshot and does no harm.
-            let _ = io.delete(&file.path).await;
+            file.remove(&io).await;
         }
     }
 

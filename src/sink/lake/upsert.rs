@@ -52,6 +52,13 @@ pub(crate) struct Effect {
     added: BTreeMap<u32, (LiveFile, RoaringBitmap)>,
 }
 
+impl Effect {
+    /// Whether the batch's data file of this number goes into the table.
+    pub(crate) fn adds(&self, number: u32) -> bool {
+        self.added.contains_key(&number)
+    }
+}
+
 impl Upserts {
     pub(crate) fn new(index: Box<dyn KeyIndex>) -> Self {
         Self {

@@ -88,6 +88,11 @@ impl ConsumerContext for Context {
             if let Err(e) = consumer.incremental_assign(&placed) {
                 tracing::error!(target: "kafka", "assignment refused: {e}");
             }
+            // A pause outlives the assignment that it was made in.
+            let read = list(assigned.iter().filter(|a| a.position.is_some()).map(|a| (&a.at, Offset::Invalid)));
+            if read.count() > 0 {
+                let _ = consumer.resume(&read);
+            }
             let held = list(assigned.iter().filter(|a| a.position.is_none()).map(|a| (&a.at, Offset::Invalid)));
             if held.count() > 0 {
                 let _ = consumer.pause(&held);
