@@ -189,11 +189,7 @@ mod tests {
     use rstest::rstest;
 
     fn span(from: i64, next: i64) -> Span {
-        Span {
-            leader_epoch: Some(3),
-            timestamp_ms: Some(7),
-            ..Span::new(TopicPartition::new("t", 0), from, next)
-        }
+        Span { leader_epoch: Some(3), timestamp_ms: Some(7), ..Span::new(TopicPartition::new("t", 0), from, next) }
     }
 
     #[rstest]
@@ -242,7 +238,10 @@ mod tests {
     #[test]
     fn partitions_are_counted_at_the_first_commit_and_grow_only_with_what_was_read() {
         let count = |c: &Checkpoint| c.topics["t"].partition_count;
-        let of = |partition, count| Span { partition_count: Some(count), ..Span::new(TopicPartition::new("t", partition), 0, 1) };
+        let of = |partition, count| Span {
+            partition_count: Some(count),
+            ..Span::new(TopicPartition::new("t", partition), 0, 1)
+        };
         let mut c = Checkpoint::default();
         c.advance(&of(0, 3)).unwrap();
         assert_eq!(count(&c), 3, "partitions without a record yet are not new ones");

@@ -345,7 +345,8 @@ impl Run<'_> {
         let open = self.tried.iter().any(|t| t.outcome != Outcome::Dead);
         let dead = self.tried.into_iter().filter(|t| t.outcome == Outcome::Dead);
         // Delete files depend on the base: those of a dead attempt are nobody's.
-        let files = |t: Tried| t.plan.delta.delete_files.into_iter().map(|f| f.file.file_path().to_owned()).chain(t.written);
+        let files =
+            |t: Tried| t.plan.delta.delete_files.into_iter().map(|f| f.file.file_path().to_owned()).chain(t.written);
         let dead: Vec<String> = dead.flat_map(files).collect();
         if !dead.is_empty()
             && let Err(e) = self.catalog.file_io().delete_stream(futures::stream::iter(dead)).await

@@ -7,6 +7,20 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::change::{Column, ColumnType};
 use crate::config::error::nearest;
 
+/// How a column's values are written in records without a schema, where its type does not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// Integers of a time, timestamp or timestamptz column count milliseconds.
+    Ms,
+    /// Microseconds: what they count unless declared.
+    Us,
+    /// Nanoseconds.
+    Ns,
+    /// Strings of a decimal column are written numbers, also where base64 could be meant.
+    Text,
+}
+
 /// The types without parameters, under Iceberg's names.
 const PLAIN: [(&str, ColumnType); 13] = [
     ("boolean", ColumnType::Boolean),

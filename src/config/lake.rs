@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::columns::DeclaredColumns;
+use super::columns::{DeclaredColumns, Encoding};
 use super::error::Problem;
 use super::layout::{PartitionBy, SortBy};
 use super::naming::{Glob, Selection, TopicParts, render, whole};
 use super::table::TableConfig;
-use crate::change::{DeleteImage, Mode};
 use crate::change::Column;
+use crate::change::{DeleteImage, Mode};
 
 /// `[lake]`: the selection of topics, the defaults of every table, and what single tables do differently.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -42,6 +42,8 @@ pub struct LakeConfig {
     pub key: Vec<String>,
     /// Declared columns in the table's order, for records without a schema.
     pub columns: DeclaredColumns,
+    /// How values are written in records without a schema, where their type does not tell.
+    pub encodings: BTreeMap<String, Encoding>,
     /// Whether rows carry the topic, partition, offset, op, source time and source LSN.
     pub origin_columns: bool,
     /// What an append table keeps of a deleted row.
@@ -85,6 +87,8 @@ pub struct TableRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<DeclaredColumns>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encodings: Option<BTreeMap<String, Encoding>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin_columns: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delete_image: Option<DeleteImage>,
@@ -111,6 +115,7 @@ impl Default for LakeConfig {
             sort_by: Vec::new(),
             key: Vec::new(),
             columns: DeclaredColumns::default(),
+            encodings: BTreeMap::new(),
             origin_columns: true,
             delete_image: DeleteImage::default(),
             max_snapshots: 500,
@@ -150,6 +155,7 @@ impl LakeConfig {
             sort_by: rule.sort_by.clone().unwrap_or_else(|| self.sort_by.clone()),
             key,
             columns,
+            encodings: rule.encodings.clone().unwrap_or_else(|| self.encodings.clone()),
             origin_columns: rule.origin_columns.unwrap_or(self.origin_columns),
             delete_image: rule.delete_image.unwrap_or(self.delete_image),
             max_snapshots: rule.max_snapshots.unwrap_or(self.max_snapshots),

@@ -27,8 +27,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::change::{DeleteImage, Mode};
 pub use catalog::{CatalogConfig, CatalogKind, CommitMode};
 pub use columns::DeclaredColumns;
+pub use columns::Encoding;
 pub use error::{ConfigError, Problem};
 pub use kafka::{KafkaConfig, RegistryConfig, Start};
 pub use lake::{LakeConfig, TableRule};
@@ -36,7 +38,6 @@ pub use layout::{PartitionBy, SortBy};
 pub use naming::Selection;
 pub use process::{DeadLetterTarget, DeadLettersConfig, LogConfig, LogFormat, MemoryConfig, ServeConfig};
 pub use secret::{Address, Properties};
-pub use crate::change::{DeleteImage, Mode};
 pub use table::TableConfig;
 
 /// The whole configuration, checked. Prints (Debug, Serialize) without secrets.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use iceberg::{NamespaceIdent, TableIdent};
 
+use super::columns::Encoding;
 use super::error::Problem;
 use super::layout::{PartitionBy, SortBy};
 use super::naming::check_template;
@@ -31,6 +32,7 @@ pub struct TableConfig {
     pub columns: Vec<Column>,
     pub origin_columns: bool,
     pub delete_image: DeleteImage,
+    pub encodings: BTreeMap<String, Encoding>,
     pub max_snapshots: usize,
     pub properties: BTreeMap<String, String>,
 }

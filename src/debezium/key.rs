@@ -4,13 +4,13 @@ use super::blocks::{Blocks, Message};
 use super::connect::Block;
 use super::cursor::Cursor;
 use super::decoder::DecodeOptions;
-use crate::change::{DeleteImage, Mode};
 use super::envelope::Envelope;
 use super::fault::{Fallible, Reject, not_json, reason, reject};
 use super::object::{ObjectReader, Take};
 use super::plan::Table;
 use super::rows::Rows;
 use super::value::Notes;
+use crate::change::{DeleteImage, Mode};
 use crate::record::Record;
 
 /// Refuses what no JSON parser should see.

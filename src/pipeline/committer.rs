@@ -1,11 +1,11 @@
 //! One task a table: takes the workers' parts in order and commits them until the outcome is known.
 
 use std::sync::Weak;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::meter::Rows;
 use super::tables::TableHandle;
 use crate::position::{Checkpoint, Span, TopicPartition};
 use crate::record::Rejected;
@@ -27,6 +27,8 @@ pub struct Part {
     pub staged: Staged,
     pub spans: Vec<Span>,
     pub rejected: Vec<Rejected>,
+    /// Rows by op.
+    pub rows: Rows,
 }
 
 /// What became of a worker's part.
@@ -56,8 +58,9 @@ pub async fn run(table: Weak<TableHandle>, mut parts: mpsc::UnboundedReceiver<Pa
         let given_up;
         (batch, given_up) = batch.into_iter().partition(|p| table.incarnation(p.worker) == p.incarnation);
         if !given_up.is_empty() {
-            table.in_flight.fetch_sub(given_up.len(), Ordering::AcqRel);
-            table.lake.discard(given_up.into_iter().map(|p: Part| p.staged).collect()).await;
+            let bytes = given_up.iter().map(|p: &Part| p.staged.file_bytes()).sum();
+            table.settled(given_up.len(), bytes);
+            table.lake.discard(given_up.into_iter().map(|p| p.staged).collect()).await;
         }
         if !batch.is_empty() {
             settle(&table, batch).await;
@@ -69,6 +72,8 @@ pub async fn run(table: Weak<TableHandle>, mut parts: mpsc::UnboundedReceiver<Pa
 async fn settle(table: &TableHandle, parts: Vec<Part>) {
     let acks: Vec<(usize, u64, Vec<Span>)> = parts.iter().map(|p| (p.worker, p.incarnation, p.spans.clone())).collect();
     let rejected: Vec<Rejected> = parts.iter().flat_map(|p| p.rejected.iter().cloned()).collect();
+    let rows: Rows = std::array::from_fn(|op| parts.iter().map(|p| p.rows[op]).sum());
+    let bytes: u64 = parts.iter().map(|p| p.staged.file_bytes()).sum();
     let mut staged: Vec<Staged> = parts.into_iter().map(|p| p.staged).collect();
 
     // Before the rows: a commit that lands after a crash here finds the letter already there, under the same key.
@@ -78,7 +83,6 @@ async fn settle(table: &TableHandle, parts: Vec<Part>) {
         tokio::time::sleep(UNDECIDED_WAIT).await;
     }
 
-    let began = Instant::now();
     let outcome = loop {
         match table.lake.commit(staged).await {
             Err(CommitFailure::Undecided(parts, error)) => {
@@ -90,10 +94,10 @@ async fn settle(table: &TableHandle, parts: Vec<Part>) {
             other => break other,
         }
     };
-    table.in_flight.fetch_sub(acks.len(), Ordering::AcqRel);
+    table.settled(acks.len(), bytes);
     match outcome {
         Ok(done) => {
-            table.committed(&done, began.elapsed());
+            table.committed(&done, &rows);
             for (worker, incarnation, spans) in acks {
                 let next = spans.into_iter().map(|s| (s.at, s.next)).collect();
                 table.tell(worker, Ack::Committed { topic: table.topic.clone(), incarnation, next });

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
 use super::committer::Part;
+use super::meter::{self, Rows};
 use super::tables::TableHandle;
 use crate::change::RowSchema;
 use crate::debezium::{Decoder, Pushed};
@@ -44,6 +44,8 @@ struct Place {
     /// Where the open part begins.
     from: i64,
     next: i64,
+    /// As the last commit left it.
+    committed: i64,
     timestamp_ms: Option<i64>,
 }
 
@@ -67,12 +69,14 @@ pub struct Feed {
     /// The table was stopped and this worker has let go of it.
     let_go: bool,
     rejected: Vec<Rejected>,
+    /// Rows of the open part by op.
+    rows: Rows,
     /// Since the feed began, for the share of rejected records.
     taken: u64,
     refused: u64,
     skipped: u64,
-    /// What of `refused` and `skipped` the status page knows already.
-    told: (u64, u64),
+    /// What of `taken`, `refused` and `skipped` was told already.
+    told: (u64, u64, u64),
 }
 
 impl Feed {
@@ -102,10 +106,11 @@ impl Feed {
             suspended_until: None,
             let_go: false,
             rejected: Vec::new(),
+            rows: Rows::default(),
             taken: 0,
             refused: 0,
             skipped: 0,
-            told: (0, 0),
+            told: (0, 0, 0),
         }
     }
 
@@ -146,7 +151,7 @@ impl Feed {
         self.topic_id = known.and_then(|k| k.topic_id).or(self.topic_id.take());
         self.check_topic_id(assigned.topic_id.as_deref())?;
         self.topic_id = assigned.topic_id.clone().or(self.topic_id.take());
-        let place = Place { begun: position, from: position, next: position, timestamp_ms: None };
+        let place = Place { begun: position, from: position, next: position, committed: position, timestamp_ms: None };
         self.partitions.insert(assigned.at.partition, place);
         Ok(())
     }
@@ -199,7 +204,7 @@ impl Feed {
             pushed = self.decoder.push(record);
         }
         match pushed {
-            Pushed::Row(op) => self.handle.meter.row(op),
+            Pushed::Row(op) => meter::count(&mut self.rows, op),
             Pushed::Skipped(kind) => {
                 self.skipped += 1;
                 self.handle.meter.skipped(kind.as_str());
@@ -279,6 +284,7 @@ impl Feed {
 
     /// Moves the decoded rows to the stager.
     fn flush(&mut self) {
+        self.tell();
         let (Some(epoch), rows) = (self.epoch, self.decoder.rows() as u64) else { return };
         if rows == 0 {
             return;
@@ -303,6 +309,11 @@ impl Feed {
             self.stager = Some(self.handle.lake.stager().map_err(|e| e.to_string())?);
         }
         Ok(())
+    }
+
+    /// What the open part holds in memory.
+    pub fn memory_bytes(&self) -> usize {
+        self.decoder.bytes() + self.stager.as_ref().map_or(0, Stager::bytes)
     }
 
     pub fn due(&self, now_ms: u64) -> bool {
@@ -352,13 +363,13 @@ impl Feed {
                     place.from = place.next;
                 }
                 self.in_flight += 1;
-                self.handle.in_flight.fetch_add(1, Ordering::AcqRel);
                 self.handle.submit(Part {
                     worker: self.worker,
                     incarnation: self.incarnation,
                     staged,
                     spans,
                     rejected: std::mem::take(&mut self.rejected),
+                    rows: std::mem::take(&mut self.rows),
                 });
             }
         }
@@ -380,9 +391,14 @@ impl Feed {
             .collect()
     }
 
-    pub fn committed(&mut self, incarnation: u64) {
+    pub fn committed(&mut self, incarnation: u64, next: &[(TopicPartition, i64)]) {
         if incarnation == self.incarnation {
             self.in_flight = self.in_flight.saturating_sub(1);
+        }
+        for (at, next) in next {
+            if let Some(place) = self.partitions.get_mut(&at.partition) {
+                place.committed = *next;
+            }
         }
     }
 
@@ -452,6 +468,7 @@ impl Feed {
             drop(self.decoder.finish());
         }
         self.rejected.clear();
+        self.rows = Rows::default();
         self.in_flight = 0;
     }
 
@@ -470,6 +487,7 @@ impl Feed {
             let at = TopicPartition::new(&self.handle.topic, *partition);
             place.from = checkpoint.next(&at).unwrap_or(place.begun);
             place.next = place.from;
+            place.committed = place.from;
         }
         self.suspended_until = None;
         self.paused = false;
@@ -478,14 +496,19 @@ impl Feed {
 
     /// Tells how far the table is behind the log's end, as of the last fetch, and what did not become rows.
     pub fn report(&mut self, source: &KafkaSource) {
-        let (refused, skipped) = self.told;
-        self.told = (self.refused, self.skipped);
-        self.handle.counted(self.refused - refused, self.skipped - skipped);
-        for (at, next) in self.positions() {
+        self.tell();
+        for (partition, place) in &self.partitions {
+            let at = TopicPartition::new(&self.handle.topic, *partition);
             if let Some(high) = source.cached_high(&at) {
-                self.handle.lag(&at, next, high);
+                self.handle.lag(&at, place.committed, high);
             }
         }
+    }
+
+    fn tell(&mut self) {
+        let (taken, refused, skipped) = std::mem::replace(&mut self.told, (self.taken, self.refused, self.skipped));
+        self.handle.meter.records(self.taken - taken);
+        self.handle.counted(self.refused - refused, self.skipped - skipped);
     }
 }
 

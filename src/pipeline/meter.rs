@@ -1,15 +1,34 @@
-//! The counters of one table. Names and units are described in `serve::metrics`, how to read them in docs/metrics.md.
+//! The figures of one table. Names and units are declared in `serve::metrics`, how to read them in docs/metrics.md.
 
-use metrics::{Counter, counter, gauge, histogram};
+use metrics::{Counter, Gauge, counter, gauge, histogram};
 
 use crate::change::Op;
 use crate::position::TopicPartition;
+use crate::serve::metrics as names;
+use crate::sink::lake::Committed;
 
-/// Handles are looked up once a table, not once a row.
+/// Rows by op, in the order of [`OPS`].
+pub type Rows = [u64; 4];
+const OPS: [Op; 4] = [Op::Create, Op::Update, Op::Delete, Op::Read];
+
+/// Counts one row.
+pub fn count(rows: &mut Rows, op: Op) {
+    let [create, update, delete, read] = rows;
+    *match op {
+        Op::Create => create,
+        Op::Update => update,
+        Op::Delete => delete,
+        Op::Read => read,
+    } += 1;
+}
+
+/// Handles of what moves all the time are looked up once a table.
 pub struct Meter {
     table: String,
     topic: String,
+    records: Counter,
     rows: [Counter; 4],
+    staged_bytes: Gauge,
 }
 
 impl std::fmt::Debug for Meter {
@@ -20,55 +39,77 @@ impl std::fmt::Debug for Meter {
 
 impl Meter {
     pub fn new(table: &str, topic: &str) -> Self {
-        let rows = [Op::Create, Op::Update, Op::Delete, Op::Read]
-            .map(|op| counter!("firn_rows_total", "table" => table.to_owned(), "op" => op.letter()));
-        Self { table: table.to_owned(), topic: topic.to_owned(), rows }
+        Self {
+            records: counter!(names::RECORDS_TOTAL, "topic" => topic.to_owned()),
+            rows: OPS.map(|op| counter!(names::ROWS_TOTAL, "table" => table.to_owned(), "op" => op.letter())),
+            staged_bytes: gauge!(names::STAGED_BYTES, "table" => table.to_owned()),
+            table: table.to_owned(),
+            topic: topic.to_owned(),
+        }
     }
 
-    pub fn row(&self, op: Op) {
-        let [create, update, delete, read] = &self.rows;
-        match op {
-            Op::Create => create,
-            Op::Update => update,
-            Op::Delete => delete,
-            Op::Read => read,
-        }
-        .increment(1);
+    pub fn records(&self, read: u64) {
+        self.records.increment(read);
     }
 
     pub fn skipped(&self, kind: &'static str) {
-        counter!("firn_skipped_total", "topic" => self.topic.clone(), "kind" => kind).increment(1);
+        counter!(names::SKIPPED_TOTAL, "topic" => self.topic.clone(), "kind" => kind).increment(1);
     }
 
     pub fn rejected(&self, reason: &'static str) {
-        counter!("firn_rejected_total", "topic" => self.topic.clone(), "reason" => reason).increment(1);
+        counter!(names::REJECTED_TOTAL, "topic" => self.topic.clone(), "reason" => reason).increment(1);
     }
 
-    pub fn committed(&self, seconds: f64, attempts: usize) {
-        counter!("firn_commits_total", "table" => self.table.clone()).increment(1);
-        histogram!("firn_commit_seconds", "table" => self.table.clone()).record(seconds);
-        histogram!("firn_commit_attempts", "table" => self.table.clone()).record(attempts as f64);
+    pub fn staged_bytes(&self, bytes: u64) {
+        self.staged_bytes.set(bytes as f64);
+    }
+
+    pub fn committed(&self, done: &Committed, rows: &Rows) {
+        for (counter, n) in self.rows.iter().zip(rows) {
+            counter.increment(*n);
+        }
+        let table = || self.table.clone();
+        counter!(names::COMMITS_TOTAL, "table" => table()).increment(1);
+        histogram!(names::COMMIT_SECONDS, "table" => table()).record(done.took.as_secs_f64());
+        histogram!(names::COMMIT_ATTEMPTS, "table" => table()).record(done.attempts as f64);
+        counter!(names::FOREIGN_SNAPSHOTS_TOTAL, "table" => table()).increment(done.foreign_snapshots as u64);
+        if let Some(index) = done.index {
+            gauge!(names::INDEX_KEYS, "table" => table()).set(index.keys as f64);
+            if let Some(took) = index.scan {
+                histogram!(names::INDEX_REBUILD_SECONDS, "table" => table()).record(took.as_secs_f64());
+            }
+        }
     }
 
     pub fn position(&self, at: &TopicPartition, next: i64) {
-        gauge!("firn_committed_offset", "topic" => at.topic.clone(), "partition" => at.partition.to_string())
+        gauge!(names::COMMITTED_OFFSET, "topic" => at.topic.clone(), "partition" => at.partition.to_string())
             .set(next as f64);
     }
 
     pub fn lag(&self, at: &TopicPartition, records: i64) {
-        gauge!("firn_lag_records", "topic" => at.topic.clone(), "partition" => at.partition.to_string())
+        gauge!(names::LAG_RECORDS, "topic" => at.topic.clone(), "partition" => at.partition.to_string())
             .set(records as f64);
     }
 
     pub fn stale(&self) {
-        counter!("firn_stale_total", "table" => self.table.clone()).increment(1);
+        counter!(names::STALE_TOTAL, "table" => self.table.clone()).increment(1);
     }
 
     pub fn assigned(&self, partitions: usize) {
-        gauge!("firn_assigned_partitions", "topic" => self.topic.clone()).set(partitions as f64);
+        gauge!(names::ASSIGNED_PARTITIONS, "topic" => self.topic.clone()).set(partitions as f64);
     }
 
     pub fn stopped(&self) {
-        gauge!("firn_table_stopped", "table" => self.table.clone()).set(1.0);
+        gauge!(names::TABLE_STOPPED, "table" => self.table.clone()).set(1.0);
     }
+}
+
+/// A worker was given partitions.
+pub fn rebalanced() {
+    counter!(names::REBALANCES_TOTAL).increment(1);
+}
+
+/// What the open batches of all workers hold.
+pub fn memory(bytes: u64) {
+    gauge!(names::MEMORY_BYTES).set(bytes as f64);
 }

@@ -12,7 +12,7 @@ use super::committer::{self, Ack, Part, positions};
 use super::epoch::{Epochs, Triggers};
 use super::growth::Growth;
 use super::letters::DeadLetters;
-use super::meter::Meter;
+use super::meter::{self, Meter, Rows};
 use super::wiring::{decode_options, table_spec};
 use crate::config::{Config, Start as StartAt, TableConfig};
 use crate::debezium::DecodeOptions;
@@ -24,6 +24,9 @@ use crate::source::kafka::{ClientSettings, Positions, Start, watermarks};
 /// How long an assignment waits for commits that this process still has under way for the same table: reading the position
 /// before them would only make work that is then refused.
 const OWN_COMMITS: Duration = Duration::from_secs(10);
+
+/// Share of the memory budget that the workers' open parts may hold; the rest is for what is fetched ahead, uploads and the index.
+const OPEN_PARTS_SHARE: usize = 2;
 
 /// When rejected records stop a table.
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +46,9 @@ pub struct TableHandle {
     pub meter: Meter,
     pub limits: Limits,
     pub dead_letters: Arc<DeadLetters>,
-    /// Parts handed over and not settled.
-    pub in_flight: AtomicUsize,
+    /// Parts handed over and not settled, and their files' bytes.
+    in_flight: AtomicUsize,
+    staged_bytes: AtomicU64,
     config: TableConfig,
     owned: Mutex<BTreeSet<TopicPartition>>,
     /// What the table's checkpoint said of the topic when it was last read: topic id, partition count.
@@ -97,8 +101,17 @@ impl TableHandle {
     }
 
     pub fn submit(&self, part: Part) {
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        let bytes = part.staged.file_bytes();
+        self.meter.staged_bytes(self.staged_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes);
         // The committer ends only after all senders are gone.
         let _ = self.parts.send(part);
+    }
+
+    /// That many parts with files of that many bytes are committed, or given up.
+    pub fn settled(&self, parts: usize, bytes: u64) {
+        self.in_flight.fetch_sub(parts, Ordering::AcqRel);
+        self.meter.staged_bytes(self.staged_bytes.fetch_sub(bytes, Ordering::AcqRel).saturating_sub(bytes));
     }
 
     /// Which incarnation of a worker's feed is current.
@@ -119,8 +132,8 @@ impl TableHandle {
         }
     }
 
-    pub fn committed(&self, done: &Committed, took: Duration) {
-        self.meter.committed(took.as_secs_f64(), done.attempts);
+    pub fn committed(&self, done: &Committed, rows: &Rows) {
+        self.meter.committed(done, rows);
         for (topic, partition, next) in positions(&done.checkpoint) {
             self.meter.position(&TopicPartition::new(topic, partition), next);
         }
@@ -131,7 +144,7 @@ impl TableHandle {
             files = done.data_files,
             bytes = done.file_bytes,
             attempts = done.attempts,
-            ms = took.as_millis() as u64,
+            ms = done.took.as_millis() as u64,
             "committed"
         );
         self.status.update(&self.topic, |t| {
@@ -141,7 +154,7 @@ impl TableHandle {
                 snapshot_id: done.snapshot_id,
                 at_ms: epoch_ms(),
                 rows: done.rows,
-                seconds: took.as_secs_f64(),
+                seconds: done.took.as_secs_f64(),
                 attempts: done.attempts,
             });
             for (topic, partition, next) in positions(&done.checkpoint) {
@@ -154,7 +167,7 @@ impl TableHandle {
         });
     }
 
-    /// Where a partition stands against the end of its log.
+    /// Where a partition stands against the end of its log; `next` is what this worker saw committed, or where it began.
     pub fn lag(&self, at: &TopicPartition, next: i64, end: i64) {
         self.meter.lag(at, (end - next).max(0));
         self.status.update(&self.topic, |t| {
@@ -216,6 +229,8 @@ pub struct Tables {
     status: Arc<Status>,
     handles: Mutex<HashMap<String, Option<Arc<TableHandle>>>>,
     growth: Mutex<Growth>,
+    /// What the open parts of each worker hold.
+    memory_bytes: Vec<AtomicUsize>,
 }
 
 impl Tables {
@@ -229,6 +244,7 @@ impl Tables {
         status: Arc<Status>,
     ) -> Self {
         Self {
+            memory_bytes: acks.iter().map(|_| AtomicUsize::new(0)).collect(),
             config,
             kafka,
             catalog,
@@ -248,6 +264,16 @@ impl Tables {
 
     pub fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
+    }
+
+    /// Notes what a worker's open parts hold, and answers by how much that is over its share of the budget.
+    pub fn over_budget(&self, worker: usize, bytes: usize) -> usize {
+        if let Some(held) = self.memory_bytes.get(worker) {
+            held.store(bytes, Ordering::Relaxed);
+        }
+        meter::memory(self.memory_bytes.iter().map(|held| held.load(Ordering::Relaxed) as u64).sum());
+        let share = self.config.memory.budget_bytes as usize / OPEN_PARTS_SHARE / self.memory_bytes.len().max(1);
+        bytes.saturating_sub(share)
     }
 
     pub fn kafka_trouble(&self, detail: &str) {
@@ -322,6 +348,7 @@ impl Tables {
             },
             dead_letters: Arc::clone(&self.dead_letters),
             in_flight: AtomicUsize::new(0),
+            staged_bytes: AtomicU64::new(0),
             config,
             owned: Mutex::default(),
             standing: Mutex::default(),

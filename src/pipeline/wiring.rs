@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use firn_catalog::Retention;
 
 use crate::change::Mode;
-use crate::config::{Config, TableConfig};
-use crate::debezium::DecodeOptions;
+use crate::config::{Config, Encoding, TableConfig};
+use crate::debezium::{DecodeOptions, Unit, Wire};
 use crate::sink::lake::TableSpec;
 use crate::source::kafka::{SourceError, TopicListing};
 
@@ -18,9 +18,18 @@ pub(super) fn decode_options(config: &TableConfig) -> DecodeOptions {
         mode: config.mode,
         origin_columns: config.origin_columns,
         declared: config.columns.clone(),
-        wire: Vec::new(),
+        wire: config.encodings.iter().map(|(column, encoding)| (column.clone(), wire(*encoding))).collect(),
         key_columns: (!config.key.is_empty()).then(|| config.key.clone()),
         delete_image: config.delete_image,
+    }
+}
+
+fn wire(encoding: Encoding) -> Wire {
+    match encoding {
+        Encoding::Ms => Wire::Counts(Unit::Millis),
+        Encoding::Us => Wire::Counts(Unit::Micros),
+        Encoding::Ns => Wire::Counts(Unit::Nanos),
+        Encoding::Text => Wire::DecimalText,
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::committer::Ack;
 use super::feed::{Feed, Reading};
+use super::meter;
 use super::tables::Tables;
 use crate::position::TopicPartition;
 use crate::record::Record;
@@ -109,6 +110,7 @@ impl Worker {
     }
 
     fn assigned(&mut self, assigned: Vec<Assigned>) {
+        meter::rebalanced();
         self.tables.assigned(assigned.len());
         for a in assigned {
             let Ok(Some(handle)) = self.tables.handle(&a.at.topic) else {
@@ -183,6 +185,7 @@ impl Worker {
                 None => {}
             }
         }
+        self.keep_to_budget();
         if now >= self.next_retry {
             self.next_retry = now + RETRY;
             self.retry_held();
@@ -192,11 +195,25 @@ impl Worker {
         }
     }
 
+    /// The largest open parts are committed early when all together hold too much: many tables, wide rows.
+    fn keep_to_budget(&mut self) {
+        let mut held: Vec<(usize, &mut Feed)> = self.feeds.values_mut().map(|f| (f.memory_bytes(), f)).collect();
+        let mut over = self.tables.over_budget(self.id, held.iter().map(|(bytes, _)| bytes).sum());
+        held.sort_unstable_by_key(|(bytes, _)| *bytes);
+        while over > 0
+            && let Some((bytes, feed)) = held.pop()
+        {
+            tracing::debug!(table = %feed.handle().name, bytes, "committed early: the memory budget is used up");
+            feed.close(&self.source);
+            over = over.saturating_sub(bytes.max(1));
+        }
+    }
+
     fn acknowledged(&mut self, ack: Ack) {
         match ack {
             Ack::Committed { topic, incarnation, next } => {
                 if let Some(feed) = self.feeds.get_mut(&topic) {
-                    feed.committed(incarnation);
+                    feed.committed(incarnation, &next);
                     self.source.report(&next.into_iter().filter(|(at, _)| feed.reads(at)).collect::<Vec<_>>());
                 }
             }

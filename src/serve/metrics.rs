@@ -75,7 +75,7 @@ pub const METRICS: [Metric; 18] = [
     ),
     metric(LAG_RECORDS, Kind::Gauge, Unit::Count, &["topic", "partition"], "end of the log minus the committed offset"),
     metric(STAGED_BYTES, Kind::Gauge, Unit::Bytes, &["table"], "bytes staged and not yet committed"),
-    metric(MEMORY_BYTES, Kind::Gauge, Unit::Bytes, &[], "bytes taken from memory.budget_bytes"),
+    metric(MEMORY_BYTES, Kind::Gauge, Unit::Bytes, &[], "bytes that the open batches hold"),
     metric(TABLE_STOPPED, Kind::Gauge, Unit::Count, &["table"], "1 while the table is stopped and needs a person"),
     metric(
         FOREIGN_SNAPSHOTS_TOTAL,

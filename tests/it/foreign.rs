@@ -116,7 +116,20 @@ pub async fn compact(catalog: &MemoryCatalog, table: &TableIdent) {
 /// Deletes a key; answers the snapshot that did and the checkpoint where it stood, `None` if the key was nowhere.
 pub async fn delete(catalog: &MemoryCatalog, table: &TableIdent, id: i64) -> Option<(i64, Checkpoint)> {
     let (snapshot_id, base) = run(catalog, table, Job::Delete(id)).await?;
-    Some((snapshot_id, checkpoint(&base)))
+    Some((snapshot_id, covered(&base)))
+}
+
+/// What the rows of the current snapshot cover. The properties tell more after a rollback: they still name what was set aside.
+fn covered(table: &Table) -> Checkpoint {
+    let metadata = table.metadata();
+    let mut at = metadata.current_snapshot();
+    while let Some(snapshot) = at {
+        if let Some(json) = snapshot.summary().additional_properties.get(CHECKPOINT) {
+            return Checkpoint::from_json(json).unwrap();
+        }
+        at = snapshot.parent_snapshot_id().and_then(|id| metadata.snapshot_by_id(id));
+    }
+    Checkpoint::default()
 }
 
 async fn run(catalog: &MemoryCatalog, table: &TableIdent, job: Job) -> Option<(i64, Table)> {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use firn::batch::ChangeBatch;
+use firn::change::Mode;
 use firn::change::{Column, ColumnType, Op, RowSchema};
 use firn::position::{Checkpoint, Span, TopicPartition};
 use firn::record::{Origin, Rejected};
 use firn::sink::lake::dead_letters::DeadLetterTable;
-use firn::change::Mode;
 use firn::sink::lake::{CommitFailure, Committed, LakeError, LakeTable, Staged, TableSpec};
 use firn_catalog::memory::MemoryCatalog;
 use firn_catalog::{Catalog, ManifestCache, live};

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use firn::batch::ChangeBatch;
+use firn::change::Mode;
 use firn::change::{Column, ColumnType, Op, RowSchema, origin};
 use firn::position::{Span, TopicPartition};
-use firn::change::Mode;
 use firn::sink::lake::{CommitFailure, LakeTable, Staged, TableSpec};
 use firn_catalog::memory::MemoryCatalog;
 use firn_catalog::storage::fault::{Effect, Fault, Faults, Op as Call};
@@ -27,7 +27,7 @@ use crate::foreign::{self, Row};
 const TOPIC: &str = "shop.public.t";
 const PARTITIONS: i32 = 4;
 const KEYS: i64 = 14;
-const STEPS: usize = 14;
+const STEPS: usize = 12;
 const PATIENCE: Patience = Patience { attempts: 4, first_wait_ms: 0, max_wait_ms: 0 };
 
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +108,7 @@ impl<'a> World<'a> {
         let mut log = Log::new();
         for partition in 0..PARTITIONS {
             let keys: Vec<i64> = (0..KEYS).filter(|k| k % i64::from(PARTITIONS) == i64::from(partition)).collect();
-            let changes = (0..rng.random_range(20..50))
+            let changes = (0..rng.random_range(8..24))
                 .map(|n| Change { id: *keys.choose(&mut rng).unwrap(), v: rng.random_bool(0.75).then_some(n) })
                 .collect();
             log.insert(partition, changes);

@@ -48,7 +48,8 @@ pub struct HmsConfig {
     /// Longest wait for a table's lock.
     #[serde(default = "lock_timeout_ms")]
     pub lock_timeout_ms: u64,
-    /// Between two signs of life for a held lock: well below the metastore's `metastore.txn.timeout` (300 s).
+    /// Between two signs of life for a held lock: well below the metastore's `metastore.txn.timeout` (300 s by default; a shorter one
+    /// frees the lock of a killed writer sooner).
     #[serde(default = "lock_heartbeat_ms")]
     pub lock_heartbeat_ms: u64,
     /// The owner of tables and locks, shown to whoever waits for one.
@@ -86,7 +87,7 @@ fn lock_timeout_ms() -> u64 {
     180_000
 }
 fn lock_heartbeat_ms() -> u64 {
-    30_000
+    5_000
 }
 fn client_name() -> String {
     "firn".to_owned()

@@ -5,11 +5,11 @@ use rstest::rstest;
 
 use super::*;
 use crate::batch::ChangeBatch;
+use crate::change::Mode;
 use crate::change::{Column, ColumnType, Op, RowSchema};
 use crate::cli::Code;
 use crate::config::CatalogConfig;
 use crate::position::{Span, TopicPartition};
-use crate::change::Mode;
 use crate::sink::lake::{LakeTable, TableSpec};
 
 /// `inventory.orders` without rows.

@@ -13,9 +13,9 @@ use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 
 use crate::batch::ChangeBatch;
+use crate::change::Mode;
 use crate::change::{Column, ColumnType, Op, RowSchema};
 use crate::record::Rejected;
-use crate::change::Mode;
 use crate::sink::lake::{CommitFailure, LakeError, LakeTable, Staged, TableSpec};
 
 /// Calls of `commit` before a write is given back as failed; each of them tries for a while itself.

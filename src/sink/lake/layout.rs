@@ -11,9 +11,9 @@ use iceberg::spec::{PartitionSpecRef, PrimitiveType, Schema, SchemaRef, SortOrde
 use iceberg::table::Table;
 use parquet::file::properties::WriterProperties;
 
+use crate::change::Mode;
 use crate::change::{RowSchema, origin};
 use crate::sink::lake::parquet_file::data_properties;
-use crate::change::Mode;
 use crate::sink::lake::{LakeError, TableSpec, schema};
 
 /// One version of a table's layout.

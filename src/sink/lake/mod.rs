@@ -43,4 +43,4 @@ pub use spec::TableSpec;
 pub use staged::Staged;
 pub(crate) use staged::StagedFile;
 pub use stager::Stager;
-pub use table::{Committed, LakeTable};
+pub use table::{Committed, IndexState, LakeTable};

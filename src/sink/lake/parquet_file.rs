@@ -50,24 +50,28 @@ pub(crate) struct ParquetFile {
     rows: u64,
 }
 
-/// Resolves once the file is durable.
+/// Resolves once the file is durable. `None` once it was told.
 #[derive(Debug)]
-pub(crate) struct Upload(oneshot::Receiver<Result<(), LakeError>>);
+pub(crate) struct Upload(Option<oneshot::Receiver<Result<(), LakeError>>>);
 
 impl Upload {
+    /// To be asked once.
+    ///
     /// # Errors
     /// When the file could not be stored: it does not exist then.
     pub(crate) async fn finished(&mut self) -> Result<(), LakeError> {
-        match (&mut self.0).await {
-            Ok(result) => result,
-            Err(_) => Err(LakeError::Storage("the upload was cut off".to_owned())),
-        }
+        let told = match self.0.as_mut() {
+            Some(upload) => upload.await.ok(),
+            None => None,
+        };
+        self.0 = None;
+        told.unwrap_or_else(|| Err(LakeError::Storage("the upload was cut off".to_owned())))
     }
 
     /// Why writing failed: the upload's own error where there is one. Bytes go nowhere but to the upload.
     fn reason(&mut self, e: ParquetError) -> LakeError {
-        match (self.0.try_recv(), e) {
-            (Ok(Err(reason)), _) => reason,
+        match (self.0.as_mut().and_then(|upload| upload.try_recv().ok()), e) {
+            (Some(Err(reason)), _) => reason,
             (_, ParquetError::External(e)) => LakeError::Storage(e.to_string()),
             (_, e) => LakeError::Parquet(e),
         }
@@ -162,7 +166,7 @@ impl Chunks {
             // Nobody may be waiting any more: the batch was given up.
             let _ = done.send(upload(output, pieces).await);
         });
-        (Self { buffer: BytesMut::new(), to_upload, sent_bytes: 0 }, Upload(finished))
+        (Self { buffer: BytesMut::new(), to_upload, sent_bytes: 0 }, Upload(Some(finished)))
     }
 
     fn buffered_bytes(&self) -> usize {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use iceberg::spec::{ListType, MapType, NestedField, NestedFieldRef, PrimitiveType, Schema, StructType, Type};
 
-use crate::change::{Column, ColumnType, RowSchema};
 use crate::change::Mode;
+use crate::change::{Column, ColumnType, RowSchema};
 use crate::sink::lake::LakeError;
 
 /// The schema of a table to create. Ids are counted from 1; the catalog may assign them anew.

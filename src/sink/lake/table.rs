@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use firn_catalog::{Catalog, CommitError, ErrorKind, Patience};
 use iceberg::spec::TableMetadata;
@@ -10,16 +11,16 @@ use iceberg::{TableCreation, TableIdent, TableRequirement, TableUpdate};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
+use crate::change::Mode;
 use crate::change::{Column, RowSchema, origin_columns};
 use crate::position::{Checkpoint, TopicPartition};
 use crate::sink::lake::index::MemoryIndex;
 use crate::sink::lake::layout::Layout;
 use crate::sink::lake::planner::{BatchPlanner, Planned, Refusal};
-use crate::sink::lake::resume::{MODE, standing};
+use crate::sink::lake::resume::{CHECKPOINT, MODE, standing};
 use crate::sink::lake::schema::{Evolution, evolve, to_iceberg};
 use crate::sink::lake::staged::StagedFile;
 use crate::sink::lake::upsert::Upserts;
-use crate::change::Mode;
 use crate::sink::lake::{CommitFailure, LakeError, Staged, Stager, TableSpec};
 
 /// Rounds of "load, work out the columns, swap" before a table whose columns keep moving is given up. Each round is lost only when
@@ -51,6 +52,8 @@ struct View {
     /// As the records declare them; empty until then.
     key_columns: Vec<String>,
     owned: BTreeSet<TopicPartition>,
+    /// The last snapshot made here.
+    last_snapshot: Option<i64>,
 }
 
 /// A batch that is in the table.
@@ -64,6 +67,20 @@ pub struct Committed {
     pub data_files: usize,
     pub file_bytes: u64,
     pub attempts: usize,
+    /// From the last file that was durable to the catalog's answer.
+    pub took: Duration,
+    /// Snapshots of other writers between this one and the last that this process saw.
+    pub foreign_snapshots: usize,
+    /// In upsert mode.
+    pub index: Option<IndexState>,
+}
+
+/// The primary-key index after a commit.
+#[derive(Clone, Copy, Debug)]
+pub struct IndexState {
+    pub keys: usize,
+    /// How long the scan took, where data files had to be read for this commit.
+    pub scan: Option<Duration>,
 }
 
 impl LakeTable {
@@ -261,6 +278,7 @@ impl LakeTable {
             self.discard(vec![batch]).await;
             return Err(CommitFailure::Failed(e));
         }
+        let began = Instant::now();
         let mut upserts = self.upserts.lock().await;
         if let Some(upserts) = upserts.as_mut() {
             // The batch's own partitions are owned whatever was said.
@@ -283,6 +301,8 @@ impl LakeTable {
             Ok(done) => {
                 let checkpoint = self.landed(&done.table, planned.as_ref());
                 self.change_view(|view| Arc::make_mut(&mut view.seen).extend(partitions(&checkpoint)));
+                let took = began.elapsed();
+                let foreign_snapshots = self.foreign_snapshots(done.table.metadata(), snapshot_id);
                 let committed = Committed {
                     snapshot_id: done.snapshot_id,
                     checkpoint,
@@ -290,6 +310,9 @@ impl LakeTable {
                     data_files: batch.files.len(),
                     file_bytes: batch.file_bytes(),
                     attempts: done.attempts,
+                    took,
+                    foreign_snapshots,
+                    index: None,
                 };
                 // Of several attempts any may be the one that landed.
                 let (effect, left_out) = match planned.filter(|p| done.landed == Some(p.attempt)) {
@@ -312,7 +335,8 @@ impl LakeTable {
                         tracing::debug!(error = %e, "files that nobody needs stay behind");
                     }
                 });
-                Ok(committed)
+                let index = upserts.as_mut().map(|u| IndexState { keys: u.keys(), scan: u.scan_took() });
+                Ok(Committed { index, ..committed })
             }
             Err(CommitError::Undecided(e)) => {
                 batch.sent = true;
@@ -336,6 +360,21 @@ impl LakeTable {
                 }))
             }
         }
+    }
+
+    /// Snapshots without a checkpoint between the own one and the last that was seen here.
+    fn foreign_snapshots(&self, metadata: &TableMetadata, own: i64) -> usize {
+        let seen = self.read_view(|view| view.last_snapshot);
+        self.change_view(|view| view.last_snapshot = Some(own));
+        let mut at = metadata.snapshot_by_id(own).and_then(|s| s.parent_snapshot_id());
+        let mut foreign = 0;
+        while let Some(snapshot) =
+            at.filter(|id| seen.is_some() && Some(*id) != seen).and_then(|id| metadata.snapshot_by_id(id))
+        {
+            foreign += usize::from(!snapshot.summary().additional_properties.contains_key(CHECKPOINT));
+            at = snapshot.parent_snapshot_id();
+        }
+        foreign
     }
 
     /// The checkpoint that the batch left: its own summary's, since the table may have moved on already.

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use firn_catalog::{FileKey, ManifestCache, RowDelta, SpecFile};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -39,6 +40,8 @@ pub(crate) struct Upserts {
     deleted: DeletedRows,
     owned: BTreeSet<TopicPartition>,
     manifests: ManifestCache,
+    /// Time spent on scans since it was last asked for.
+    scanned: Option<Duration>,
 }
 
 /// What the table looks like once a plan is committed.
@@ -68,7 +71,18 @@ impl Upserts {
             deleted: DeletedRows::default(),
             owned: BTreeSet::new(),
             manifests: ManifestCache::new(CACHED_MANIFESTS_BYTES),
+            scanned: None,
         }
+    }
+
+    /// Keys in the index.
+    pub(crate) fn keys(&self) -> usize {
+        self.index.len()
+    }
+
+    /// How long data files were scanned for keys since this was last asked.
+    pub(crate) fn scan_took(&mut self) -> Option<Duration> {
+        self.scanned.take()
     }
 
     /// Manifests read here, for whoever reads them next.
@@ -237,7 +251,11 @@ impl Upserts {
         for number in self.live.keys().filter(|number| !live.contains_key(number)) {
             self.deleted.forget(*number);
         }
-        self.scan(base, layout, &live, scans).await?;
+        if !scans.is_empty() {
+            let began = Instant::now();
+            self.scan(base, layout, &live, scans).await?;
+            self.scanned = Some(self.scanned.unwrap_or_default() + began.elapsed());
+        }
         self.live = live;
         self.listed = true;
         self.index.set_stamp(wanted)
