@@ -38,6 +38,8 @@ impl std::fmt::Display for Origin {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
     pub origin: Origin,
+    /// Kafka's topic id, where the broker tells it: offsets of a topic made anew are others.
+    pub topic_id: Option<String>,
     pub timestamp_ms: Option<i64>,
     /// A stable word for counters and queries, e.g. `not_json`, `bad_value`.
     pub reason: &'static str,

@@ -85,6 +85,8 @@ pub fn run(
                 .set("group.id", "limit")
                 .set("enable.auto.commit", "false")
                 .set("queued.max.messages.kbytes", "65536")
+                .set("queued.min.messages", "1000000")
+                .set("fetch.queue.backoff.ms", "2")
                 .create()?;
             consumer.assign(&list)?;
             let (seen, path) = (Arc::clone(&seen), dir.join(format!("limit-{thread}.parquet")));

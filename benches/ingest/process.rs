@@ -3,6 +3,17 @@
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
+
+/// CPU seconds that a running process has used, in user and system mode.
+pub fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // Behind the name, which may hold anything: state is field 3, utime 14 and stime 15.
+    let (_, fields) = stat.rsplit_once(')').context("/proc/pid/stat has no name")?;
+    let ticks: Vec<f64> = fields.split_whitespace().skip(11).take(2).filter_map(|f| f.parse().ok()).collect();
+    Ok(ticks.iter().sum::<f64>() / 100.0)
+}
+
 /// Wall and CPU time and the peak of resident memory of a process that has ended.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
@@ -19,6 +30,10 @@ pub struct Measured {
 impl Measured {
     pub fn spawn(command: &mut Command) -> anyhow::Result<Self> {
         Ok(Self { child: command.spawn()?, began: Instant::now() })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn elapsed(&self) -> Duration {

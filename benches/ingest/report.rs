@@ -1,4 +1,4 @@
-//! The table that `make bench` prints.
+//! The table of throughputs, and the two figures that the other sections need.
 
 use std::fmt;
 
@@ -23,6 +23,18 @@ impl Line {
         self.of_limit = Some(rate / (limit_records as f64 / limit.wall_s));
         self
     }
+}
+
+pub fn median(values: &[f64]) -> f64 {
+    percentile(values, 0.5)
+}
+
+/// The smallest value that at least `share` of all are not above.
+pub fn percentile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
 #[derive(Default)]

@@ -245,6 +245,7 @@ impl Feed {
         }
         self.rejected.push(Rejected {
             origin: record.origin(),
+            topic_id: self.topic_id.clone(),
             timestamp_ms: record.timestamp_ms,
             reason,
             detail,

@@ -60,6 +60,7 @@ async fn send(producer: &FutureProducer, topic: &str, target: &str, r: &Rejected
     let headers = [
         ("firn.target", target),
         ("firn.topic", &r.origin.at.topic),
+        ("firn.topic-id", r.topic_id.as_deref().unwrap_or_default()),
         ("firn.partition", &partition),
         ("firn.offset", &offset),
         ("firn.reason", r.reason),

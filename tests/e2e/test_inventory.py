@@ -153,7 +153,6 @@ def test_properties_and_summary_carry_the_offsets(inventory: Inventory, table: s
     assert snapshot.summary["firn.checkpoint"] == loaded.properties["firn.checkpoint"]
 
 
-@pytest.mark.xfail(reason="parts that are given up at a rebalance leave their files behind; open", strict=False)
 def test_a_kill_orphans_at_most_one_commits_files(inventory: Inventory) -> None:
     tables = [inventory.mirror(t) for t in TABLES] + [inventory.history]
     found: dict[str, str] = {}

@@ -265,6 +265,7 @@ async fn a_dead_letter_written_again_is_there_once() {
     let catalog = MemoryCatalog::default();
     let spec = TableSpec { origin_columns: false, ..TableSpec { mode: Mode::Upsert, ..TableSpec::new("db", "dead") } };
     let letter = |offset| Rejected {
+        topic_id: None,
         origin: Origin { at: TopicPartition::new(TOPIC, 0), offset },
         timestamp_ms: Some(1),
         reason: "not_json",

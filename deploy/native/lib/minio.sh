@@ -26,7 +26,7 @@ fetch_mc() {
 
 minio_start() {
   mkdir -p "$DATA/minio"
-  MINIO_ROOT_USER=$FIRN_S3_ACCESS_KEY MINIO_ROOT_PASSWORD=$FIRN_S3_SECRET_KEY MINIO_BROWSER=off MINIO_UPDATE=off \
+  MINIO_ROOT_USER=$FIRN_S3_ACCESS_KEY MINIO_ROOT_PASSWORD=$FIRN_S3_SECRET_KEY MINIO_BROWSER=off MINIO_UPDATE=off MINIO_PROMETHEUS_AUTH_TYPE=public \
     launch minio "$DIST/bin/minio" server "$DATA/minio" --address "127.0.0.1:$FIRN_MINIO_PORT" --quiet
 }
 minio_ready() { curl -sf -m 2 -o /dev/null "$FIRN_S3_ENDPOINT/minio/health/ready"; }

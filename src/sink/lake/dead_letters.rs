@@ -95,12 +95,13 @@ impl DeadLetterTable {
     }
 }
 
-/// The letters' columns; the first four are the key.
+/// The letters' columns; the first five are the key. A topic id that nobody told is empty.
 fn columns() -> RowSchema {
     RowSchema {
         columns: vec![
             Column::key("target", ColumnType::String),
             Column::key("topic", ColumnType::String),
+            Column::key("topic_id", ColumnType::String),
             Column::key("partition", ColumnType::Int),
             Column::key("offset", ColumnType::Long),
             Column::new("record_ts", ColumnType::TimestampTz),
@@ -120,6 +121,7 @@ fn letters(target: &str, rejected: &[Rejected]) -> Result<RecordBatch, LakeError
     let arrays: Vec<ArrayRef> = vec![
         text(rejected.iter().map(|_| target)),
         text(rejected.iter().map(|r| r.origin.at.topic.as_str())),
+        text(rejected.iter().map(|r| r.topic_id.as_deref().unwrap_or_default())),
         Arc::new(Int32Array::from_iter_values(rejected.iter().map(|r| r.origin.at.partition))),
         Arc::new(Int64Array::from_iter_values(rejected.iter().map(|r| r.origin.offset))),
         Arc::new(TimestampMicrosecondArray::from_iter(timestamps).with_timezone("+00:00")),

@@ -61,7 +61,9 @@ impl ClientSettings {
         c.set("partition.assignment.strategy", "cooperative-sticky");
         c.set("allow.auto.create.topics", "false");
         c.set("queued.max.messages.kbytes", (self.fetch_ahead_bytes / 1024).max(1024).to_string());
-        set_unless(&mut c, "queued.min.messages", "20000");
+        // The bytes above are the bound. A full queue is looked at again soon: librdkafka's one second starves a fast reader.
+        set_unless(&mut c, "queued.min.messages", "1000000");
+        set_unless(&mut c, "fetch.queue.backoff.ms", "2");
         // New topics of a pattern and new partitions show within this time.
         set_unless(&mut c, "topic.metadata.refresh.interval.ms", "10000");
         // Idle fetches wait at the broker instead of asking again.
