@@ -338,10 +338,14 @@ impl Feed {
     fn close_part(&mut self) {
         self.flush();
         let Some(epoch) = self.epoch.take() else { return };
-        self.handle.epochs.leave(epoch);
-        if self.idle() {
-            return;
+        if !self.idle() {
+            self.hand_over();
         }
+        // Only now: the committer waits for the parts of an ended epoch until their workers have left it.
+        self.handle.epochs.leave(epoch);
+    }
+
+    fn hand_over(&mut self) {
         let spans = self.spans();
         if spans.is_empty() && self.stager.is_none() {
             return;

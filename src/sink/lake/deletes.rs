@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
-use arrow_array::{Int64Array, RecordBatch, StringArray};
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::DataType;
 use firn_catalog::SpecFile;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -29,8 +29,12 @@ use crate::sink::lake::metrics::Bounds;
 use crate::sink::lake::parquet_file::encode_whole;
 use crate::sink::lake::scan::{WantedColumn, read_columns};
 
-/// Delete files written or read at once: each is a small request.
+/// Delete files read at once: each is a small request.
 const AT_ONCE: usize = 16;
+/// Delete files written at once: each is encoded on a thread of its own first, and held until it is stored.
+const WRITTEN_AT_ONCE: usize = 4;
+/// Rows of a delete file that are encoded at once.
+const ENCODED_AT_ONCE: u64 = 8_192;
 /// First bytes of a deletion vector (Iceberg spec, Puffin `deletion-vector-v1`).
 const DV_MAGIC: [u8; 4] = [0xD1, 0xD3, 0x39, 0x64];
 /// `_pos`, as the reference implementation writes it into a deletion vector's fields.
@@ -68,7 +72,7 @@ pub(crate) async fn write(
             let path = format!("{data_location}/{}-deletes-{n:05}.parquet", id.simple());
             write_position_file(file_io, path, d).await
         })
-        .buffered(AT_ONCE)
+        .buffered(WRITTEN_AT_ONCE)
         .try_collect()
         .await
 }
@@ -88,16 +92,22 @@ async fn write_position_file(file_io: &FileIO, path: String, deleted: Deleted) -
     let encode = move || -> Result<_, LakeError> {
         let schema = Arc::new(position_schema()?);
         let arrow = Arc::new(schema_to_arrow_schema(&schema)?);
-        let positions = Int64Array::from_iter_values(deleted.positions.iter().map(i64::from));
-        let paths = StringArray::from_iter_values(std::iter::repeat_n(&deleted.data_file, positions.len()));
-        let batch = RecordBatch::try_new(Arc::clone(&arrow), vec![Arc::new(paths), Arc::new(positions)])?;
+        // In pieces: the path is repeated in every row.
+        let most = deleted.positions.len().min(ENCODED_AT_ONCE) as usize;
+        let paths: ArrayRef = Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&deleted.data_file, most)));
+        let mut left = deleted.positions.iter().map(i64::from).peekable();
+        let batches = std::iter::from_fn(|| {
+            left.peek()?;
+            let positions = Int64Array::from_iter_values(left.by_ref().take(most));
+            Some(RecordBatch::try_new(Arc::clone(&arrow), vec![paths.slice(0, positions.len()), Arc::new(positions)]))
+        });
         // Readers match a delete file to its data file by exact bounds of the path.
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
             .set_statistics_truncate_length(None)
             .set_column_dictionary_enabled(ColumnPath::from("pos"), false)
             .build();
-        let (bytes, mut file) = encode_whole(&schema, arrow, &batch, &path, properties, Bounds::Exact)?;
+        let (bytes, mut file) = encode_whole(&schema, Arc::clone(&arrow), batches, &path, properties, Bounds::Exact)?;
         file.content(DataContentType::PositionDeletes)
             .partition(deleted.partition)
             .partition_spec_id(deleted.spec_id)

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef as ArrowSchemaRef;
+use arrow_schema::{ArrowError, SchemaRef as ArrowSchemaRef};
 use bytes::{Bytes, BytesMut};
 use iceberg::io::{FileIO, OutputFile};
 use iceberg::spec::{DataFileBuilder, SchemaRef};
@@ -251,7 +251,7 @@ impl std::fmt::Debug for ParquetFile {
 pub(crate) fn encode_whole(
     schema: &SchemaRef,
     arrow_schema: ArrowSchemaRef,
-    batch: &RecordBatch,
+    batches: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
     path: &str,
     properties: WriterProperties,
     bounds: Bounds,
@@ -259,7 +259,9 @@ pub(crate) fn encode_whole(
     let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
     let mut bytes = Vec::new();
     let mut writer = ArrowWriter::try_new_with_options(&mut bytes, Arc::clone(&arrow_schema), options)?;
-    writer.write(batch)?;
+    for batch in batches {
+        writer.write(&batch?)?;
+    }
     let footer = writer.close()?;
     let described = describe(schema, &footer, path, bytes.len() as u64, NanCounts::default(), bounds);
     Ok((Bytes::from(bytes), described))

@@ -66,6 +66,8 @@ impl ClientSettings {
         set_unless(&mut c, "fetch.queue.backoff.ms", "2");
         // New topics of a pattern and new partitions show within this time.
         set_unless(&mut c, "topic.metadata.refresh.interval.ms", "10000");
+        // A rebalance takes two heartbeats of the slowest member.
+        set_unless(&mut c, "heartbeat.interval.ms", "1000");
         // Idle fetches wait at the broker instead of asking again.
         set_unless(&mut c, "fetch.wait.max.ms", "500");
         c

@@ -68,6 +68,10 @@ impl ClientContext for Context {
         use rdkafka::config::RDKafkaLogLevel as L;
         match level {
             L::Emerg | L::Alert | L::Critical | L::Error => tracing::error!(target: "kafka", fac, "{message}"),
+            // The group's offsets are for lag tools only; around a rebalance some are refused, and the next report makes up for it.
+            L::Warning if message.contains("Offset commit (manual) failed") => {
+                tracing::debug!(target: "kafka", fac, "{message}")
+            }
             L::Warning => tracing::warn!(target: "kafka", fac, "{message}"),
             _ => tracing::debug!(target: "kafka", fac, "{message}"),
         }
