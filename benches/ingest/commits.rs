@@ -10,10 +10,10 @@ use crate::servers::number;
 use crate::topic::{self, Fill};
 use crate::writer::{Setup, Storage};
 
-/// Changes a second that come in: a few hundred rows a commit.
+/// Changes a second that come in: more than a commit of 200 rows after the other takes.
 const RATE: u64 = 3_000;
-/// As soon as one commit is through, the next may begin.
-const INTERVAL_MS: u64 = 50;
+/// The least that is allowed.
+const INTERVAL_MS: u64 = 100;
 const AT_MOST: Duration = Duration::from_secs(1_800);
 
 pub fn run(bench: &Bench) -> anyhow::Result<String> {
@@ -24,10 +24,9 @@ pub fn run(bench: &Bench) -> anyhow::Result<String> {
     for (name, mode) in [("commits_append", "append"), ("commits_upsert", "upsert")] {
         let fill = Fill { changes: u64::from(u32::MAX), mix: mode, keys: 20_000, schema_block: false };
         let mut generator = topic::flow(bench, &fill, RATE)?;
-        let setup =
-            Setup { name, mode, storage: Storage::Minio, commit_rows: 1_000_000, commit_interval_ms: INTERVAL_MS };
+        let setup = Setup { name, mode, storage: Storage::Minio, commit_rows: 200, commit_interval_ms: INTERVAL_MS };
         eprintln!("{name}: {commits} commits");
-        let writer = setup.start(bench)?;
+        let mut writer = setup.start(bench)?;
         let waited = writer.wait_for("firn_commits_total", commits + 10, AT_MOST);
         generator.kill()?;
         generator.wait()?;

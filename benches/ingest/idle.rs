@@ -19,7 +19,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<String> {
         commit_interval_ms: 1_000,
     };
     eprintln!("idle: {} s", WATCHED.as_secs());
-    let writer = setup.start(bench)?;
+    let mut writer = setup.start(bench)?;
     writer.wait_for("firn_records_total", records, Duration::from_secs(60))?;
     // The last commit and its clean-up.
     std::thread::sleep(Duration::from_secs(5));

@@ -32,6 +32,11 @@ impl Measured {
         Ok(Self { child: command.spawn()?, began: Instant::now() })
     }
 
+    /// Whether it has not ended yet.
+    pub fn runs(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

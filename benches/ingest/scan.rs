@@ -25,7 +25,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<String> {
         commit_interval_ms: 600_000,
     };
     eprintln!("scan: {changes} upserts first");
-    let writer = setup.start(bench)?;
+    let mut writer = setup.start(bench)?;
     writer.wait_for("firn_records_total", changes, Duration::from_secs(1_800))?;
     writer.end()?;
 

@@ -6,8 +6,6 @@ pub struct Servers {
     pub kafka: String,
     pub hms: String,
     pub s3: String,
-    pub s3_access_key: String,
-    pub s3_secret_key: String,
     pub bucket: String,
     pub trino: String,
     /// The catalog in Trino that shows the metastore's Iceberg tables.
@@ -20,8 +18,6 @@ impl Servers {
             kafka: env("FIRN_KAFKA_BOOTSTRAP", "127.0.0.1:9092"),
             hms: env("FIRN_HMS_URI", "thrift://127.0.0.1:9083"),
             s3: env("FIRN_S3_ENDPOINT", "http://127.0.0.1:9000"),
-            s3_access_key: env("FIRN_S3_ACCESS_KEY", ""),
-            s3_secret_key: env("FIRN_S3_SECRET_KEY", ""),
             bucket: env("FIRN_WAREHOUSE_BUCKET", "warehouse"),
             trino: env("FIRN_TRINO_URL", "http://127.0.0.1:8080"),
             trino_catalog: env("FIRN_TRINO_CATALOG", "lake"),

@@ -56,7 +56,7 @@ fn firn(
 ) -> anyhow::Result<Usage> {
     let setup = Setup { name, mode, storage: Storage::Files, commit_rows, commit_interval_ms: 600_000 };
     eprintln!("{name}: {records} records");
-    let writer = setup.start(bench)?;
+    let mut writer = setup.start(bench)?;
     writer.wait_for("firn_records_total", records, AT_MOST)?;
     writer.end()
 }

@@ -65,10 +65,10 @@ impl Setup {
                 (format!("file://{}", warehouse.display()), String::new())
             }
             Storage::Minio => {
-                let (endpoint, key, secret) = (&servers.s3, &servers.s3_access_key, &servers.s3_secret_key);
+                let endpoint = &servers.s3;
                 let properties = format!(
-                    "[catalog.properties]\n\"s3.endpoint\" = \"{endpoint}\"\n\"s3.access-key-id\" = \"{key}\"\n\
-                     \"s3.secret-access-key\" = \"{secret}\"\n\"s3.region\" = \"us-east-1\"\n\"s3.path-style-access\" = \"true\"\n"
+                    "[catalog.properties]\n\"s3.endpoint\" = \"{endpoint}\"\n\"s3.access-key-id\" = \"${{FIRN_S3_ACCESS_KEY}}\"\n\
+                     \"s3.secret-access-key\" = \"${{FIRN_S3_SECRET_KEY}}\"\n\"s3.region\" = \"us-east-1\"\n\"s3.path-style-access\" = \"true\"\n"
                 );
                 (format!("s3://{}/bench", servers.bucket), properties)
             }
@@ -124,8 +124,9 @@ impl Writer {
     }
 
     /// Waits until a counter, summed over its labels, is at least `want`.
-    pub fn wait_for(&self, counter: &str, want: u64, at_most: Duration) -> anyhow::Result<()> {
+    pub fn wait_for(&mut self, counter: &str, want: u64, at_most: Duration) -> anyhow::Result<()> {
         while self.counter(counter) < want {
+            anyhow::ensure!(self.process.runs()?, "firn ended; see {}", self.log.display());
             anyhow::ensure!(
                 self.process.elapsed() < at_most,
                 "{counter} is {} and not {want} within {} s; see {}",

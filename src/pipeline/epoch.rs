@@ -36,6 +36,11 @@ impl Epochs {
         Self { triggers, state: Mutex::default() }
     }
 
+    /// Rows that end an epoch.
+    pub fn commit_rows(&self) -> u64 {
+        self.triggers.rows
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

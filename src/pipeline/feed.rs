@@ -54,6 +54,8 @@ pub struct Feed {
     runtime: Handle,
     worker: usize,
     decoder: Decoder,
+    /// [`FLUSH_ROWS`], or fewer where a commit takes fewer.
+    flush_rows: usize,
     stager: Option<Stager>,
     /// Whether the table exists, so that a position can be committed.
     has_table: bool,
@@ -90,6 +92,7 @@ impl Feed {
             tracing::warn!(table = %handle.name, "{e}");
         }
         Self {
+            flush_rows: FLUSH_ROWS.min(handle.epochs.commit_rows() as usize).max(1),
             handle,
             runtime,
             worker,
@@ -222,7 +225,7 @@ impl Feed {
             place.next = record.offset + 1;
             place.timestamp_ms = record.timestamp_ms;
         }
-        if self.decoder.rows() >= FLUSH_ROWS || self.decoder.bytes() >= FLUSH_BYTES {
+        if self.decoder.rows() >= self.flush_rows || self.decoder.bytes() >= FLUSH_BYTES {
             self.flush();
         }
     }
@@ -256,11 +259,13 @@ impl Feed {
 
     /// Makes the table fit the record's schema; what was collected under the old one is handed over first.
     fn adopt(&mut self, schema: &RowSchema) -> bool {
-        if let Some(epoch) = self.epoch {
-            self.handle.epochs.end(epoch);
+        if self.decoder.rows() > 0 || self.stager.is_some() {
+            if let Some(epoch) = self.epoch {
+                self.handle.epochs.end(epoch);
+            }
+            self.close_part();
+            self.epoch = Some(self.handle.epochs.join(self.handle.now_ms()));
         }
-        self.close_part();
-        self.epoch = Some(self.handle.epochs.join(self.handle.now_ms()));
         match self.runtime.block_on(self.handle.lake.ensure_schema(schema)) {
             Ok(table) => match self.decoder.set_schema(&table) {
                 Ok(()) => {
@@ -295,11 +300,11 @@ impl Feed {
             return self.suspend(&e);
         }
         let Some(stager) = self.stager.as_mut() else { return };
-        let before = stager.bytes() as u64;
+        let before = stager.file_bytes();
         if let Err(e) = stager.write(batch) {
             return if e.is_transient() { self.suspend(&e.to_string()) } else { self.stop(&e.to_string()) };
         }
-        let grown = (stager.bytes() as u64).saturating_sub(before);
+        let grown = stager.file_bytes().saturating_sub(before);
         if self.handle.epochs.add(epoch, rows, grown, self.handle.now_ms()) {
             self.close_part();
         }
@@ -499,9 +504,8 @@ impl Feed {
         Ok(self.positions())
     }
 
-    /// Tells how far the table is behind the log's end, as of the last fetch, and what did not become rows.
-    pub fn report(&mut self, source: &KafkaSource) {
-        self.tell();
+    /// Tells how far the table is behind the log's end, as of the last fetch.
+    pub fn report(&self, source: &KafkaSource) {
         for (partition, place) in &self.partitions {
             let at = TopicPartition::new(&self.handle.topic, *partition);
             if let Some(high) = source.cached_high(&at) {
@@ -510,7 +514,11 @@ impl Feed {
         }
     }
 
-    fn tell(&mut self) {
+    /// Counts what was read since it was last told.
+    pub fn tell(&mut self) {
+        if self.told.0 == self.taken && self.told.1 == self.refused {
+            return;
+        }
         let (taken, refused, skipped) = std::mem::replace(&mut self.told, (self.taken, self.refused, self.skipped));
         self.handle.meter.records(self.taken - taken);
         self.handle.counted(self.refused - refused, self.skipped - skipped);

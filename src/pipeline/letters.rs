@@ -1,22 +1,18 @@
 //! Where rejected records go: an Iceberg table or a Kafka topic. Written before the rows of the same part are committed.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use firn_catalog::Catalog;
-use rdkafka::producer::{FutureProducer, FutureRecord};
 use tokio::runtime::Handle;
 
 use crate::record::Rejected;
 use crate::sink::lake::dead_letters::DeadLetterTable;
 use crate::sink::lake::{LakeError, TableSpec};
-
-/// How long the topic may take to acknowledge one letter.
-const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(30);
+use crate::source::kafka::Producer;
 
 pub enum DeadLetters {
     Table(Box<DeadLetterTable>),
-    Topic { producer: FutureProducer, topic: String },
+    Topic { producer: Producer, topic: String },
 }
 
 impl std::fmt::Debug for DeadLetters {
@@ -54,8 +50,7 @@ impl DeadLetters {
     }
 }
 
-async fn send(producer: &FutureProducer, topic: &str, target: &str, r: &Rejected) -> Result<(), String> {
-    use rdkafka::message::{Header, OwnedHeaders};
+async fn send(producer: &Producer, topic: &str, target: &str, r: &Rejected) -> Result<(), String> {
     let (partition, offset) = (r.origin.at.partition.to_string(), r.origin.offset.to_string());
     let headers = [
         ("firn.target", target),
@@ -65,11 +60,6 @@ async fn send(producer: &FutureProducer, topic: &str, target: &str, r: &Rejected
         ("firn.offset", &offset),
         ("firn.reason", r.reason),
         ("firn.detail", &r.detail),
-    ]
-    .into_iter()
-    .fold(OwnedHeaders::new(), |h, (key, value)| h.insert(Header { key, value: Some(value) }));
-    let mut record = FutureRecord::<[u8], [u8]>::to(topic).headers(headers);
-    record.key = r.key.as_deref();
-    record.payload = r.value.as_deref();
-    producer.send(record, ACKNOWLEDGED_WITHIN).await.map(|_| ()).map_err(|(e, _)| format!("topic {topic}: {e}"))
+    ];
+    producer.send(topic, r.key.as_deref(), r.value.as_deref(), &headers).await
 }

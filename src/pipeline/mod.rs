@@ -95,7 +95,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
             DeadLetters::table(Arc::clone(&catalog), wiring::dead_letter_spec(&config), runtime.clone())?
         }
         DeadLetterTarget::Topic => DeadLetters::Topic {
-            producer: kafka::producer(&kafka)?,
+            producer: kafka::Producer::new(&kafka)?,
             topic: config.dead_letters.topic.clone().unwrap_or_default(),
         },
     };

@@ -175,6 +175,7 @@ impl Worker {
         }
         let now_ms = self.tables.now_ms();
         for feed in self.feeds.values_mut() {
+            feed.tell();
             if feed.due(now_ms) {
                 feed.close(&self.source);
             }
@@ -189,7 +190,7 @@ impl Worker {
         if now >= self.next_retry {
             self.next_retry = now + RETRY;
             self.retry_held();
-            for feed in self.feeds.values_mut() {
+            for feed in self.feeds.values() {
                 feed.report(&self.source);
             }
         }

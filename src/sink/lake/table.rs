@@ -391,7 +391,7 @@ impl LakeTable {
     pub async fn discard(&self, parts: Vec<Staged>) {
         let io = self.catalog.file_io();
         for file in parts.into_iter().filter(|p| !p.sent).flat_map(|p| p.files) {
-            file.remove(&io).await;
+            file.remove(io).await;
         }
     }
 

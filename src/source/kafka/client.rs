@@ -80,17 +80,6 @@ fn set_unless(c: &mut ClientConfig, key: &str, value: &str) {
     }
 }
 
-/// A producer that neither loses nor repeats within its session.
-///
-/// # Errors
-/// When a property is refused.
-pub fn producer(settings: &ClientSettings) -> Result<rdkafka::producer::FutureProducer, super::SourceError> {
-    let mut c = settings.plain();
-    c.set("enable.idempotence", "true");
-    c.set("acks", "all");
-    c.create().map_err(super::SourceError::Client)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

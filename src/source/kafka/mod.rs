@@ -6,6 +6,7 @@
 mod client;
 mod context;
 pub mod inspect;
+mod producer;
 mod topics;
 
 use std::collections::HashMap;
@@ -18,8 +19,9 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 
-pub use client::{ClientSettings, producer, settings};
+pub use client::{ClientSettings, settings};
 use context::Context;
+pub use producer::Producer;
 pub use topics::{TopicListing, list_topics, watermarks};
 
 use crate::position::TopicPartition;
