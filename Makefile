@@ -1,6 +1,8 @@
 # The index of jobs. `make help` lists them.
 CARGO ?= cargo
 FEATURES := --workspace --features demo
+# The catalogs' and storages' own tests that want a server.
+SERVER_TESTS := $(CARGO) test $(FEATURES) --lib --test real -- hms:: trino:: sql::tests storage::tests
 STACK := deploy/native/stack
 
 .PHONY: help demo build check fmt lint deny compose-check test test-fast test-e2e bench stack-up stack-down stack-status
@@ -27,6 +29,7 @@ deny: ## licences, sources and duplicate versions of the dependencies
 
 compose-check: ## docker-compose.yml against the compose specification and the native stack
 	deploy/ci/compose-check
+	deploy/ci/compose-check --self-test
 
 test-fast: ## unit tests and the seeded simulation
 	$(CARGO) test $(FEATURES)
@@ -34,7 +37,7 @@ test-fast: ## unit tests and the seeded simulation
 test: test-fast test-e2e ## all tests: unit, simulation, end to end on the real servers
 
 test-e2e: build ## end to end on the native stack: Trino against PostgreSQL, kills, foreign writers, bad input
-	FIRN_BIN="$$(deploy/ci/target-dir)/debug/firn" tests/e2e/run
+	FIRN_BIN="$$(deploy/ci/target-dir)/debug/firn" FIRN_SERVER_TESTS="$(SERVER_TESTS)" tests/e2e/run
 
 bench: ## speed and memory on real Kafka, as a table with ratios (release build; docs/benchmarks.md)
 	deploy/ci/bench
