@@ -343,15 +343,17 @@ impl Run<'_> {
     /// Nothing landed: what was surely never sent goes; what may have been stays, and makes a failure undecided.
     async fn give_up(self, e: CommitError) -> CommitError {
         let open = self.tried.iter().any(|t| t.outcome != Outcome::Dead);
-        let dead = self.tried.into_iter().filter(|t| t.outcome == Outcome::Dead);
+        let dead: Vec<Tried> = self.tried.into_iter().filter(|t| t.outcome == Outcome::Dead).collect();
         // Delete files depend on the base: those of a dead attempt are nobody's.
-        let files =
-            |t: Tried| t.plan.delta.delete_files.into_iter().map(|f| f.file.file_path().to_owned()).chain(t.written);
-        let dead: Vec<String> = dead.flat_map(files).collect();
-        if !dead.is_empty()
-            && let Err(e) = self.catalog.file_io().delete_stream(futures::stream::iter(dead)).await
-        {
-            tracing::debug!(table = %self.table, error = %e, "files of a failed attempt stay behind");
+        let deletes = dead.iter().flat_map(|t| &t.plan.delta.delete_files).map(|f| f.file.file_path().to_owned());
+        let deletes: Vec<String> = deletes.collect();
+        let written: Vec<String> = dead.into_iter().flat_map(|t| t.written).collect();
+        for files in [written, deletes] {
+            if !files.is_empty()
+                && let Err(e) = self.catalog.file_io().delete_stream(futures::stream::iter(files)).await
+            {
+                tracing::debug!(table = %self.table, error = %e, "files of a failed attempt stay behind");
+            }
         }
         match e {
             CommitError::Failed(e) if open => CommitError::Undecided(e),

@@ -93,7 +93,7 @@ async fn pyiceberg_reads_and_appends_to_what_was_committed() {
         return;
     };
     let call = |what: serde_json::Value| {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/sql/pyiceberg.py");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/sql/oracle.py");
         let done = std::process::Command::new(&python).arg(script).arg(what.to_string()).output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8(done.stdout).unwrap()
