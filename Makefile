@@ -11,7 +11,10 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
 
 demo: ## everything in one process tree, no server needed: changes become tables, one kill -9, then the proof
-	$(CARGO) run -q $(FEATURES:--workspace=) --bin firn -- demo
+# The test target brings the features that tests turn on (rstest's of syn, and everything is built on syn): `make test` then
+# builds nothing twice.
+	$(CARGO) build $(FEATURES) --bin firn --test it
+	"$$(deploy/ci/target-dir)/debug/firn" demo
 
 build: ## debug binary with the demo
 	$(CARGO) build $(FEATURES) --bins --tests

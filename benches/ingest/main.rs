@@ -46,6 +46,8 @@ fn main() -> anyhow::Result<()> {
         anyhow::bail!("there is no section {unknown}: {}", SECTIONS.join(", "));
     }
     let dir = PathBuf::from(env("FIRN_BENCH_DIR", &std::env::temp_dir().join("firn-bench").to_string_lossy()));
+    // An earlier run's tables take gigabytes.
+    let _ = std::fs::remove_dir_all(dir.join("warehouse"));
     std::fs::create_dir_all(&dir)?;
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     let bench = Bench {
@@ -64,6 +66,7 @@ fn main() -> anyhow::Result<()> {
             _ => scan::run(&bench)?,
         });
     }
+    topic::remove(&bench.servers.kafka)?;
     println!("{}", found.join("\n"));
     Ok(())
 }

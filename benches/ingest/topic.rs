@@ -54,7 +54,8 @@ fn generator(bench: &Bench, fill: &Fill) -> Command {
     command
 }
 
-fn remove(bootstrap: &str) -> anyhow::Result<()> {
+/// Deletes it: the broker has its disk back.
+pub fn remove(bootstrap: &str) -> anyhow::Result<()> {
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
     // A topic that was not there is as good as one that is gone.
     let _ = futures::executor::block_on(admin.delete_topics(&[TOPIC], &AdminOptions::new()))?;
