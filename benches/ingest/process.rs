@@ -47,7 +47,10 @@ impl Measured {
 
     /// Asks it to end (SIGTERM): `firn run` commits what it has and exits 0.
     pub fn terminate(&self) -> anyhow::Result<()> {
-        anyhow::ensure!(Command::new("kill").arg(self.child.id().to_string()).status()?.success(), "kill failed");
+        anyhow::ensure!(
+            Command::new("sh").args(["-c", &format!("kill {}", self.child.id())]).status()?.success(),
+            "kill failed"
+        );
         Ok(())
     }
 

@@ -56,8 +56,9 @@ impl Writer {
     /// When it can't be told, or doesn't end in time.
     pub async fn terminate(&mut self) -> io::Result<ExitStatus> {
         if let Some(id) = self.child.id() {
-            // The standard library sends no signal but SIGKILL, and this crate has no unsafe code.
-            Command::new("kill").args(["-TERM", &id.to_string()]).status().await?;
+            // The standard library sends no signal but SIGKILL, and this crate has no unsafe code. The shell's own kill: a bare
+            // system has no program of that name.
+            Command::new("sh").args(["-c", &format!("kill -TERM {id}")]).status().await?;
         }
         match tokio::time::timeout(LAST_COMMIT, self.child.wait()).await {
             Ok(status) => status,

@@ -1,6 +1,5 @@
 //! One topic on one worker: its partitions' positions, the decoder, the open part, and whether it is being read.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +7,7 @@ use tokio::runtime::Handle;
 
 use super::committer::Part;
 use super::meter::{self, Rows};
+use super::places::Places;
 use super::tables::TableHandle;
 use crate::change::RowSchema;
 use crate::debezium::{Decoder, Pushed};
@@ -36,19 +36,6 @@ pub enum Reading {
     Restart,
 }
 
-/// Where one partition is being read.
-#[derive(Clone, Debug)]
-struct Place {
-    /// Where reading began; stands in while the table has no position.
-    begun: i64,
-    /// Where the open part begins.
-    from: i64,
-    next: i64,
-    /// As the last commit left it.
-    committed: i64,
-    timestamp_ms: Option<i64>,
-}
-
 pub struct Feed {
     handle: Arc<TableHandle>,
     runtime: Handle,
@@ -61,7 +48,7 @@ pub struct Feed {
     has_table: bool,
     /// The epoch of the open part.
     epoch: Option<u64>,
-    partitions: BTreeMap<i32, Place>,
+    places: Places,
     topic_id: Option<String>,
     partition_count: Option<i32>,
     incarnation: u64,
@@ -92,6 +79,7 @@ impl Feed {
             tracing::warn!(table = %handle.name, "{e}");
         }
         Self {
+            places: Places::new(&handle.topic),
             flush_rows: FLUSH_ROWS.min(handle.epochs.commit_rows() as usize).max(1),
             handle,
             runtime,
@@ -100,7 +88,6 @@ impl Feed {
             stager: None,
             has_table,
             epoch: None,
-            partitions: BTreeMap::new(),
             topic_id: None,
             partition_count: None,
             incarnation: 0,
@@ -122,15 +109,15 @@ impl Feed {
     }
 
     pub fn partitions(&self) -> Vec<TopicPartition> {
-        self.partitions.keys().map(|p| TopicPartition::new(&self.handle.topic, *p)).collect()
+        self.places.partitions()
     }
 
     pub fn positions(&self) -> Vec<(TopicPartition, i64)> {
-        self.partitions.iter().map(|(p, place)| (TopicPartition::new(&self.handle.topic, *p), place.next)).collect()
+        self.places.positions()
     }
 
     pub fn reads(&self, at: &TopicPartition) -> bool {
-        self.partitions.contains_key(&at.partition)
+        self.places.contains(at.partition)
     }
 
     pub fn in_flight(&self) -> usize {
@@ -154,8 +141,7 @@ impl Feed {
         self.topic_id = known.and_then(|k| k.topic_id).or(self.topic_id.take());
         self.check_topic_id(assigned.topic_id.as_deref())?;
         self.topic_id = assigned.topic_id.clone().or(self.topic_id.take());
-        let place = Place { begun: position, from: position, next: position, committed: position, timestamp_ms: None };
-        self.partitions.insert(assigned.at.partition, place);
+        self.places.begin(assigned.at.partition, position);
         Ok(())
     }
 
@@ -173,7 +159,7 @@ impl Feed {
 
     /// A partition was taken away.
     pub fn end(&mut self, at: &TopicPartition) {
-        self.partitions.remove(&at.partition);
+        self.places.end(at.partition);
     }
 
     fn check_topic_id(&self, now: Option<&str>) -> Result<(), String> {
@@ -192,8 +178,7 @@ impl Feed {
         if self.idle() {
             return;
         }
-        // A record of a partition that was just revoked, or one fetched before a seek.
-        if self.partitions.get(&record.partition).is_none_or(|place| record.offset < place.next) {
+        if !self.places.wants(record.partition, record.offset) {
             return;
         }
         if self.epoch.is_none() {
@@ -221,10 +206,7 @@ impl Feed {
             ),
         }
         self.taken += 1;
-        if let Some(place) = self.partitions.get_mut(&record.partition) {
-            place.next = record.offset + 1;
-            place.timestamp_ms = record.timestamp_ms;
-        }
+        self.places.took(record.partition, record.offset, record.timestamp_ms);
         if self.decoder.rows() >= self.flush_rows || self.decoder.bytes() >= FLUSH_BYTES {
             self.flush();
         }
@@ -369,9 +351,7 @@ impl Feed {
         match staged {
             Err(e) => self.suspend(&e),
             Ok(staged) => {
-                for place in self.partitions.values_mut() {
-                    place.from = place.next;
-                }
+                self.places.handed_over();
                 self.in_flight += 1;
                 self.handle.submit(Part {
                     worker: self.worker,
@@ -386,30 +366,15 @@ impl Feed {
     }
 
     fn spans(&self) -> Vec<Span> {
-        self.partitions
-            .iter()
-            .filter(|(_, place)| place.next > place.from)
-            .map(|(partition, place)| Span {
-                at: TopicPartition::new(&self.handle.topic, *partition),
-                from: place.from,
-                next: place.next,
-                leader_epoch: None,
-                timestamp_ms: place.timestamp_ms,
-                topic_id: self.topic_id.clone(),
-                partition_count: self.partition_count,
-            })
-            .collect()
+        let of_topic = |span| Span { topic_id: self.topic_id.clone(), partition_count: self.partition_count, ..span };
+        self.places.spans().into_iter().map(of_topic).collect()
     }
 
     pub fn committed(&mut self, incarnation: u64, next: &[(TopicPartition, i64)]) {
         if incarnation == self.incarnation {
             self.in_flight = self.in_flight.saturating_sub(1);
         }
-        for (at, next) in next {
-            if let Some(place) = self.partitions.get_mut(&at.partition) {
-                place.committed = *next;
-            }
-        }
+        self.places.note_committed(next);
     }
 
     /// Whether its partitions are not to be read now.
@@ -493,12 +458,7 @@ impl Feed {
             self.decoder.set_schema(&schema)?;
             self.has_table = true;
         }
-        for (partition, place) in &mut self.partitions {
-            let at = TopicPartition::new(&self.handle.topic, *partition);
-            place.from = checkpoint.next(&at).unwrap_or(place.begun);
-            place.next = place.from;
-            place.committed = place.from;
-        }
+        self.places.restart(&checkpoint);
         self.suspended_until = None;
         self.paused = false;
         Ok(self.positions())
@@ -506,10 +466,9 @@ impl Feed {
 
     /// Tells how far the table is behind the log's end, as of the last fetch.
     pub fn report(&self, source: &KafkaSource) {
-        for (partition, place) in &self.partitions {
-            let at = TopicPartition::new(&self.handle.topic, *partition);
+        for (at, committed) in self.places.committed() {
             if let Some(high) = source.cached_high(&at) {
-                self.handle.lag(&at, place.committed, high);
+                self.handle.lag(&at, committed, high);
             }
         }
     }
@@ -527,9 +486,6 @@ impl Feed {
 
 impl std::fmt::Debug for Feed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Feed")
-            .field("table", &self.handle.name)
-            .field("partitions", &self.partitions)
-            .finish_non_exhaustive()
+        f.debug_struct("Feed").field("table", &self.handle.name).field("places", &self.places).finish_non_exhaustive()
     }
 }

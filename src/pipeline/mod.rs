@@ -13,6 +13,7 @@ mod feed;
 mod growth;
 mod letters;
 mod meter;
+mod places;
 mod tables;
 mod wiring;
 mod worker;
