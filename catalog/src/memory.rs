@@ -141,7 +141,7 @@ impl Catalog for MemoryCatalog {
                 let previous = self.registered(table)?.previous;
                 return metadata::read(table, &self.file_io, previous).await;
             }
-            Some(Effect::LoseAnswer) => {
+            Some(Effect::LoseAnswer | Effect::FailAfter(_)) => {
                 return Err(Error::new(ErrorKind::Unavailable, format!("injected loss of Load {table}")));
             }
             Some(Effect::Delay(time)) => tokio::time::sleep(time).await,

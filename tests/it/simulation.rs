@@ -1,4 +1,4 @@
-//! Two processes write one log into one table while everything goes wrong that may: swaps refused, answers lost, stores away,
+//! Two processes write one log into one table while everything goes wrong that may: swaps refused, done or not, answers lost, stores away,
 //! stale reads, kills, paused writers that come back, partitions that move, and another writer that compacts, deletes and rolls back.
 //! In the end the table must equal the fold of the log.
 //!
@@ -259,6 +259,7 @@ impl<'a> World<'a> {
             5 => Fault::on([Call::Load], Effect::Stale).times(self.rng.random_range(1..=3)),
             6 => Fault::on([], unavailable).skip(self.rng.random_range(0..20)),
             7 => Fault::on([Call::Put], Effect::LoseAnswer).skip(self.rng.random_range(0..6)),
+            8 => Fault::on([Call::Swap], Effect::FailAfter(ErrorKind::Conflict)),
             _ => return,
         };
         trace!(self, "  {fault:?}");

@@ -59,6 +59,7 @@ async fn whatever_single_call_fails_the_delta_lands_exactly_once(#[case] version
         Effect::Fail(ErrorKind::Conflict),
         Effect::Fail(ErrorKind::Invalid),
         Effect::LoseAnswer,
+        Effect::FailAfter(ErrorKind::Conflict),
         Effect::Stale,
     ];
     let mut hits = 0;
@@ -73,8 +74,8 @@ async fn whatever_single_call_fails_the_delta_lands_exactly_once(#[case] version
                 match batch.commit_with(&catalog, &ident("t"), patience).await {
                     Ok(committed) => assert_eq!(committed.snapshot_id, batch.snapshot_id),
                     Err(_) => {
-                        let did_it =
-                            matches!(effect, Effect::LoseAnswer) && catalog.metadata_location(&ident("t")) != before;
+                        let did_it = matches!(effect, Effect::LoseAnswer | Effect::FailAfter(_))
+                            && catalog.metadata_location(&ident("t")) != before;
                         assert!(did_it || catalog.metadata_location(&ident("t")) == before, "{why}: the table moved");
                         catalog.faults().clear();
                         batch.commit(&catalog, &ident("t")).await.unwrap();

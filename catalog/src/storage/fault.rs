@@ -54,6 +54,8 @@ pub enum Effect {
     Fail(ErrorKind),
     /// It is done, and then the answer is lost.
     LoseAnswer,
+    /// It is done, and answered as if it was not: a metastore that tries again inside refuses what it has just done.
+    FailAfter(ErrorKind),
     /// It is done after this time.
     Delay(Duration),
     /// It is done when the gate opens.
@@ -182,21 +184,22 @@ impl Faults {
             Some(Effect::Fail(kind)) => return Err(error(kind, format!("injected failure of {op:?} {path}"))),
             Some(Effect::Delay(time)) => {
                 tokio::time::sleep(time).await;
-                false
+                None
             }
             Some(Effect::Hold(gate)) => {
                 gate.wait().await;
-                false
+                None
             }
-            Some(Effect::LoseAnswer) => true,
-            Some(Effect::Stale) | None => false,
+            Some(Effect::LoseAnswer) => Some(ErrorKind::OutcomeUnknown),
+            Some(Effect::FailAfter(kind)) => Some(kind),
+            Some(Effect::Stale) | None => None,
         };
         let (answer, bytes) = call.await?;
         if let Some(call) = self.script().calls.get_mut(index) {
             call.bytes = bytes;
         }
-        if lost {
-            return Err(error(ErrorKind::OutcomeUnknown, format!("injected loss of the answer of {op:?} {path}")));
+        if let Some(kind) = lost {
+            return Err(error(kind, format!("injected loss of the answer of {op:?} {path}")));
         }
         Ok(answer)
     }
