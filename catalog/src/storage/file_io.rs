@@ -170,14 +170,24 @@ impl Storage for ObjectStorage {
 }
 
 /// Goes on after a failure, so that one refused file doesn't keep the others; answers the first.
+///
+/// A bulk delete is a POST, which the client doesn't repeat when the server has cut the connection. A delete may be repeated: what a
+/// bulk delete failed for is deleted again, file by file.
 async fn delete_all(of: &File, paths: BoxStream<'static, object_store::Result<Path>>) -> iceberg::Result<()> {
-    let mut answers = of.store.delete_stream(paths);
     let mut failed = None;
-    while let Some(answer) = answers.next().await {
-        match answer {
-            Ok(_) | Err(StoreError::NotFound { .. }) => {}
-            Err(e) if failed.is_none() => failed = Some(e),
-            Err(_) => {}
+    let mut chunks = paths.try_chunks(DELETES_AT_ONCE);
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|e| of.explain("list")(e.1))?;
+        let all: Vec<_> = chunk.iter().cloned().map(Ok).collect();
+        let answers = of.store.delete_stream(futures::stream::iter(all).boxed()).collect::<Vec<_>>().await;
+        if answers.iter().all(|answer| matches!(answer, Ok(_) | Err(StoreError::NotFound { .. }))) {
+            continue;
+        }
+        for path in chunk {
+            match of.store.delete(&path).await {
+                Ok(()) | Err(StoreError::NotFound { .. }) => {}
+                Err(e) => failed = failed.or(Some(e)),
+            }
         }
     }
     failed.map_or(Ok(()), |e| Err(of.explain("delete")(e).into()))

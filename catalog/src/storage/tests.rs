@@ -122,6 +122,25 @@ async fn a_lost_answer_is_an_error_after_the_deed() {
 }
 
 #[tokio::test]
+async fn a_bulk_delete_that_broke_off_is_done_file_by_file() {
+    let faults = Faults::default();
+    let io = stores(&faults).file_io();
+    let files = ["memory://a/1", "memory://a/2", "memory://a/3"].map(str::to_owned);
+    for file in &files {
+        io.new_output(file).unwrap().write("x".into()).await.unwrap();
+    }
+    faults.add(Fault::on([Op::Delete], Effect::Fail(ErrorKind::Unavailable)).times(2));
+    io.delete_stream(futures::stream::iter(files.clone())).await.unwrap();
+    for file in &files {
+        assert!(!io.exists(file).await.unwrap());
+    }
+    io.new_output(&files[0]).unwrap().write("x".into()).await.unwrap();
+    faults.add(Fault::on([Op::Delete], Effect::Fail(ErrorKind::Denied)).times(9));
+    let e: Error = io.delete_stream(futures::stream::iter(files)).await.unwrap_err().into();
+    assert_eq!(e.kind(), ErrorKind::Denied);
+}
+
+#[tokio::test]
 async fn a_held_call_goes_on_when_the_gate_opens() {
     let faults = Faults::default();
     let io = stores(&faults).file_io();
