@@ -353,6 +353,8 @@ impl LakeTable {
                 }
             }
             Err(CommitError::Failed(e)) => {
+                // Refused for good, and nothing newer in the table proves that no try of it landed: its files cost less than its rows.
+                batch.sent |= planned.is_some();
                 self.discard(vec![batch]).await;
                 Err(CommitFailure::Failed(match refusal {
                     Some(Refusal::Failed(e)) => e,
