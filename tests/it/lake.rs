@@ -78,6 +78,12 @@ async fn count(table: &Table) -> usize {
     batches.iter().map(RecordBatch::num_rows).sum()
 }
 
+/// Objects below `location`.
+async fn stored(catalog: &MemoryCatalog, location: &str) -> usize {
+    let (store, path) = catalog.stores().object_store(location).unwrap();
+    store.list(Some(&path)).try_collect::<Vec<_>>().await.unwrap().len()
+}
+
 async fn files(table: &Table) -> live::LiveFiles {
     live::files(table, table.metadata().current_snapshot_id(), &ManifestCache::new(1 << 20)).await.unwrap()
 }
@@ -98,6 +104,22 @@ async fn rows_and_position_land_in_one_snapshot() {
     assert_eq!(done.checkpoint.next(&TopicPartition::new(TOPIC, 0)), Some(7));
     assert_eq!(count(&loaded).await, 2, "in append mode a delete is a row");
     assert_eq!(open(&catalog, spec).await.checkpoint().await.unwrap(), Some(done.checkpoint));
+}
+
+#[tokio::test]
+async fn a_staged_part_is_no_file_before_its_commit() {
+    let (catalog, spec) = (MemoryCatalog::default(), spec(Mode::Append));
+    let table = open(&catalog, spec.clone()).await;
+    table.ensure_schema(&columns(&["v"])).await.unwrap();
+    let data = format!("{}/data", load(&catalog, &spec).await.metadata().location());
+    let staged = stage(&table, vec![changes(&[(1, Some("a"))])], vec![span(0, 0, 1)]).await;
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    assert_eq!(stored(&catalog, &data).await, 0, "a process killed now leaves nothing behind");
+    table.commit(vec![staged]).await.unwrap();
+    assert_eq!(stored(&catalog, &data).await, 1);
+    let given_up = stage(&table, vec![changes(&[(2, Some("b"))])], vec![span(0, 1, 2)]).await;
+    table.discard(vec![given_up]).await;
+    assert_eq!(stored(&catalog, &data).await, 1);
 }
 
 #[tokio::test]

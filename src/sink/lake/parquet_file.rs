@@ -50,27 +50,46 @@ pub(crate) struct ParquetFile {
     rows: u64,
 }
 
-/// Resolves once the file is durable. `None` once it was told.
+/// A file's way to storage. Its bytes go up while it grows, but it comes to be only when it is released: a process killed meanwhile
+/// leaves no file behind. Dropped before that, it never comes to be.
 #[derive(Debug)]
-pub(crate) struct Upload(Option<oneshot::Receiver<Result<(), LakeError>>>);
+pub(crate) struct Upload {
+    /// `None` once released.
+    release: Option<oneshot::Sender<()>>,
+    /// `None` once told.
+    done: Option<oneshot::Receiver<Result<(), LakeError>>>,
+}
 
 impl Upload {
-    /// To be asked once.
+    /// Lets the file come to be.
+    pub(crate) fn release(&mut self) {
+        if let Some(release) = self.release.take() {
+            // An upload that failed waits for nothing; `finished` tells why.
+            let _ = release.send(());
+        }
+    }
+
+    pub(crate) fn is_released(&self) -> bool {
+        self.release.is_none()
+    }
+
+    /// Releases the file and resolves once it is durable. To be asked once.
     ///
     /// # Errors
     /// When the file could not be stored: it does not exist then.
     pub(crate) async fn finished(&mut self) -> Result<(), LakeError> {
-        let told = match self.0.as_mut() {
+        self.release();
+        let told = match self.done.as_mut() {
             Some(upload) => upload.await.ok(),
             None => None,
         };
-        self.0 = None;
+        self.done = None;
         told.unwrap_or_else(|| Err(LakeError::Storage("the upload was cut off".to_owned())))
     }
 
     /// Why writing failed: the upload's own error where there is one. Bytes go nowhere but to the upload.
     fn reason(&mut self, e: ParquetError) -> LakeError {
-        match (self.0.as_mut().and_then(|upload| upload.try_recv().ok()), e) {
+        match (self.done.as_mut().and_then(|upload| upload.try_recv().ok()), e) {
             (Some(Err(reason)), _) => reason,
             (_, ParquetError::External(e)) => LakeError::Storage(e.to_string()),
             (_, e) => LakeError::Parquet(e),
@@ -130,7 +149,7 @@ impl ParquetFile {
         self.writer.memory_size() + self.writer.inner().buffered_bytes()
     }
 
-    /// Writes the footer; the rest of the upload goes on in the background.
+    /// Writes the footer; the rest of the upload goes on in the background, up to its last step.
     pub(crate) fn finish(mut self) -> Result<FinishedFile, LakeError> {
         let footer = match self.writer.finish() {
             Ok(footer) => footer,
@@ -162,11 +181,13 @@ impl Chunks {
     fn begin(output: OutputFile, io: &Handle) -> (Self, Upload) {
         let (to_upload, pieces) = mpsc::channel(CHUNKS_WAITING);
         let (done, finished) = oneshot::channel();
+        let (release, released) = oneshot::channel();
         io.spawn(async move {
             // Nobody may be waiting any more: the batch was given up.
-            let _ = done.send(upload(output, pieces).await);
+            let _ = done.send(upload(output, pieces, released).await);
         });
-        (Self { buffer: BytesMut::new(), to_upload, sent_bytes: 0 }, Upload(Some(finished)))
+        let upload = Upload { release: Some(release), done: Some(finished) };
+        (Self { buffer: BytesMut::new(), to_upload, sent_bytes: 0 }, upload)
     }
 
     fn buffered_bytes(&self) -> usize {
@@ -209,36 +230,35 @@ impl Write for Chunks {
     }
 }
 
-async fn upload(output: OutputFile, mut pieces: mpsc::Receiver<Piece>) -> Result<(), LakeError> {
+async fn upload(
+    output: OutputFile,
+    mut pieces: mpsc::Receiver<Piece>,
+    released: oneshot::Receiver<()>,
+) -> Result<(), LakeError> {
     let location = output.location().to_owned();
     let stored = |e: iceberg::Error| LakeError::Storage(format!("writing {location}: {e}"));
+    let given_up = || LakeError::Storage(format!("{location} was given up"));
     // A file that fits one chunk is one request.
-    let first = match pieces.recv().await {
-        Some(Piece::Bytes(first)) => first,
-        _ => return Err(LakeError::Storage(format!("{location} was given up"))),
-    };
-    let second = pieces.recv().await;
-    if matches!(second, Some(Piece::End)) {
+    let Some(Piece::Bytes(first)) = pieces.recv().await else { return Err(given_up()) };
+    let mut next = pieces.recv().await;
+    if matches!(next, Some(Piece::End)) {
+        released.await.map_err(|_| given_up())?;
         return output.write(first).await.map_err(stored);
     }
+    // Dropped before its close, the writer takes back what it stored.
     let mut writer = output.writer().await.map_err(stored)?;
-    let mut next = second;
-    let mut failed = writer.write(first).await.err();
-    while failed.is_none() {
+    writer.write(first).await.map_err(stored)?;
+    loop {
         match next {
-            Some(Piece::Bytes(bytes)) => failed = writer.write(bytes).await.err(),
-            Some(Piece::End) => return writer.close().await.map_err(stored),
-            None => break,
+            Some(Piece::Bytes(bytes)) => writer.write(bytes).await.map_err(stored)?,
+            Some(Piece::End) => {
+                released.await.map_err(|_| given_up())?;
+                return writer.close().await.map_err(stored);
+            }
+            None => return Err(given_up()),
         }
         next = pieces.recv().await;
     }
-    drop(writer);
-    // Best effort: what could not be finished is nobody's.
-    let _ = output.delete().await;
-    Err(match failed {
-        Some(e) => stored(e),
-        None => LakeError::Storage(format!("{location} was given up")),
-    })
 }
 
 impl std::fmt::Debug for ParquetFile {

@@ -1,4 +1,5 @@
-//! A worker's finished batch: files durable (or about to be) that no reader can see yet.
+//! A worker's finished batch: files that no reader can see yet, durable or held back by their uploads until it is
+//! their turn to be committed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -84,7 +85,9 @@ impl Staged {
         self.layouts.first().map_or("", |l| l.table.as_str())
     }
 
+    /// Lets its files come to be, and waits until they are durable.
     pub(crate) async fn uploaded(&mut self) -> Result<(), LakeError> {
+        self.files.iter_mut().for_each(|file| file.upload.release());
         for file in &mut self.files {
             if !file.durable {
                 file.upload.finished().await?;
@@ -109,9 +112,10 @@ pub(crate) struct StagedFile {
 }
 
 impl StagedFile {
-    /// Removes the file, once its upload is over. What can't be removed now is in no snapshot and does no harm.
+    /// Removes the file, once its upload is over; one that was never released does not exist. What can't be removed now is in no
+    /// snapshot and does no harm.
     pub(crate) async fn remove(mut self, io: &FileIO) {
-        if self.durable || self.upload.finished().await.is_ok() {
+        if self.durable || (self.upload.is_released() && self.upload.finished().await.is_ok()) {
             let _ = io.delete(&self.path).await;
         }
     }

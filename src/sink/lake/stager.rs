@@ -193,7 +193,7 @@ impl Stager {
             if file.body.is_full(target_bytes)
                 && let Some(full) = self.open.remove(&key)
             {
-                self.finish(full)?;
+                self.finish_early(full)?;
             }
         }
         Ok(())
@@ -203,7 +203,7 @@ impl Stager {
         if !self.open.contains_key(&key) && self.open.len() >= OPEN_FILES {
             let largest = self.open.iter().max_by_key(|(_, f)| f.body.memory_bytes()).map(|(k, _)| k.clone());
             if let Some(file) = largest.and_then(|k| self.open.remove(&k)) {
-                self.finish(file)?;
+                self.finish_early(file)?;
             }
         }
         let number = self.files;
@@ -218,6 +218,15 @@ impl Stager {
                 Ok(free.insert(OpenFile { number, partition, body }))
             }
         }
+    }
+
+    /// In mid-batch: a file held back would hold memory, of files without number.
+    fn finish_early(&mut self, file: OpenFile) -> Result<(), LakeError> {
+        self.finish(file)?;
+        if let Some(file) = self.done.last_mut() {
+            file.upload.release();
+        }
+        Ok(())
     }
 
     fn finish(&mut self, file: OpenFile) -> Result<(), LakeError> {
@@ -265,8 +274,8 @@ impl Stager {
         open.sum::<u64>() + self.done.iter().map(|f| f.data_file.file_size_in_bytes()).sum::<u64>()
     }
 
-    /// Finishes the files; `spans` are the offsets that this batch accounts for, one per partition. Uploads may still run: the
-    /// commit waits for them.
+    /// Finishes the files; `spans` are the offsets that this batch accounts for, one per partition. The last step of
+    /// their uploads is the commit's.
     ///
     /// # Errors
     /// When storage failed: the batch is gone and must be read again.
