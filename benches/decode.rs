@@ -85,6 +85,7 @@ fn ours(messages: &[String], with_origin: bool, first: &str) -> usize {
         timestamp_ms: None,
         key: Some(br#"{"id":1}"#),
         value: Some(value),
+        ..Record::default()
     };
     if let Pushed::NeedsSchema(table) = decoder.push(&record(0, first.as_bytes())) {
         decoder.set_schema(&table).expect("a table of the record's own columns");

@@ -13,9 +13,29 @@ pub struct ChangeBatch {
     pub rows: RecordBatch,
     /// One for each row.
     pub ops: Vec<Op>,
+    /// The rows that lack values, in their order.
+    pub unavailable: Vec<Unavailable>,
+    /// Former keys of rows whose key was changed, one row each: the key columns, named and typed as in `rows`.
+    pub former_keys: Option<RecordBatch>,
+}
+
+/// A row with values that the source did not send because they are unchanged (PostgreSQL's TOAST). They are null in the batch, and
+/// stand in the row that this one replaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unavailable {
+    pub row: u32,
+    /// Indices of the columns.
+    pub columns: Vec<u32>,
+    /// Where its key was changed: the values stand in the row of this former key (an index into [`ChangeBatch::former_keys`]).
+    pub former_key: Option<u32>,
 }
 
 impl ChangeBatch {
+    /// Rows that lack nothing.
+    pub fn new(rows: RecordBatch, ops: Vec<Op>) -> Self {
+        Self { rows, ops, unavailable: Vec::new(), former_keys: None }
+    }
+
     pub fn num_rows(&self) -> usize {
         self.ops.len()
     }

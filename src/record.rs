@@ -3,7 +3,7 @@
 use crate::position::TopicPartition;
 
 /// One Kafka message, borrowed from the client's buffer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Record<'a> {
     pub topic: &'a str,
     pub partition: i32,
@@ -13,9 +13,21 @@ pub struct Record<'a> {
     pub key: Option<&'a [u8]>,
     /// `None` is a tombstone.
     pub value: Option<&'a [u8]>,
+    /// `None` where it has none.
+    pub headers: Option<&'a dyn Headers>,
 }
 
-impl Record<'_> {
+/// A message's headers: looked at by name, and only where a record gives reason to.
+pub trait Headers: std::fmt::Debug {
+    /// The value of the last header of this name.
+    fn last(&self, name: &str) -> Option<&[u8]>;
+}
+
+impl<'a> Record<'a> {
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        self.headers?.last(name)
+    }
+
     pub fn origin(&self) -> Origin {
         Origin { at: TopicPartition::new(self.topic, self.partition), offset: self.offset }
     }

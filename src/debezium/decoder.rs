@@ -283,7 +283,7 @@ impl Decoder {
     pub fn finish(&mut self) -> ChangeBatch {
         let Some(rows) = &mut self.rows else {
             let rows = arrow_array::RecordBatch::new_empty(std::sync::Arc::new(arrow_schema::Schema::empty()));
-            return ChangeBatch { rows, ops: Vec::new() };
+            return ChangeBatch::new(rows, Vec::new());
         };
         #[expect(
             clippy::expect_used,

@@ -142,6 +142,6 @@ impl Rows {
         let ops = std::mem::take(&mut self.ops);
         let options = RecordBatchOptions::new().with_row_count(Some(ops.len()));
         let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)?;
-        Ok(ChangeBatch { rows, ops })
+        Ok(ChangeBatch::new(rows, ops))
     }
 }

@@ -43,7 +43,7 @@ fn changes(rows: &[(i64, Option<&str>)]) -> ChangeBatch {
         ("id", Arc::new(Int64Array::from(rows.iter().map(|(id, _)| *id).collect::<Vec<_>>()))),
         ("v", Arc::new(StringArray::from(rows.iter().map(|(_, v)| *v).collect::<Vec<_>>()))),
     ];
-    ChangeBatch { rows: RecordBatch::try_from_iter(columns).unwrap(), ops }
+    ChangeBatch::new(RecordBatch::try_from_iter(columns).unwrap(), ops)
 }
 
 fn span(partition: i32, from: i64, next: i64) -> Span {

@@ -91,7 +91,7 @@ fn batch(partition: i32, from: i64, changes: &[Change], wide: bool) -> ChangeBat
     if wide {
         columns.push(("later", Arc::new(StringArray::from(vec!["x"; n]))));
     }
-    ChangeBatch { rows: RecordBatch::try_from_iter(columns).unwrap(), ops }
+    ChangeBatch::new(RecordBatch::try_from_iter(columns).unwrap(), ops)
 }
 
 fn at(partition: i32) -> TopicPartition {

@@ -71,7 +71,7 @@ async fn upserted(catalog: Arc<dyn Catalog>) {
         let ids = Int64Array::from_iter_values(changes.iter().map(|c| c.0));
         let names = StringArray::from_iter(changes.iter().map(|c| c.1));
         let rows = RecordBatch::try_new(Arc::new(columns.arrow()), vec![Arc::new(ids), Arc::new(names)]).unwrap();
-        let batch = ChangeBatch { rows, ops: changes.iter().map(|c| c.2).collect() };
+        let batch = ChangeBatch::new(rows, changes.iter().map(|c| c.2).collect());
         let next = from + changes.len() as i64;
         let span = Span::new(at.clone(), from, next);
         from = next;

@@ -19,7 +19,15 @@ fn table() -> RowSchema {
 }
 
 fn push(decoder: &mut Decoder, key: &[u8], value: &[u8]) -> Pushed {
-    let record = Record { topic: "t", partition: 0, offset: 1, timestamp_ms: None, key: Some(key), value: Some(value) };
+    let record = Record {
+        topic: "t",
+        partition: 0,
+        offset: 1,
+        timestamp_ms: None,
+        key: Some(key),
+        value: Some(value),
+        ..Record::default()
+    };
     decoder.push(&record)
 }
 

@@ -17,7 +17,7 @@ use arrow_schema::DataType;
 
 use super::*;
 use crate::change::{ColumnType, DeleteImage, Mode, Op, RowSchema};
-use crate::record::Record;
+use crate::record::{Headers, Record};
 
 /// A record as captured.
 #[derive(Clone, Debug, serde::Deserialize)]
@@ -28,6 +28,18 @@ struct Captured {
     timestamp: Option<i64>,
     key: Option<String>,
     value: Option<String>,
+    #[serde(default)]
+    headers: CapturedHeaders,
+}
+
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(transparent)]
+struct CapturedHeaders(BTreeMap<String, Option<String>>);
+
+impl Headers for CapturedHeaders {
+    fn last(&self, name: &str) -> Option<&[u8]> {
+        self.0.get(name)?.as_deref().map(str::as_bytes)
+    }
 }
 
 impl Captured {
@@ -39,6 +51,7 @@ impl Captured {
             timestamp_ms: self.timestamp,
             key: self.key.as_deref().map(str::as_bytes),
             value: self.value.as_deref().map(str::as_bytes),
+            headers: Some(&self.headers),
         }
     }
 }

@@ -151,7 +151,15 @@ fn noise_is_never_a_row() {
         let alphabet = b"{}[]\",:\\u0123456789-+.eEtruefalsnopafter \x00\xff\xc3\xa9";
         let value: Vec<u8> =
             (0..random.random_range(0..60)).map(|_| alphabet[random.random_range(0..alphabet.len())]).collect();
-        let record = Record { topic: "t", partition: 0, offset: 0, timestamp_ms: None, key: None, value: Some(&value) };
+        let record = Record {
+            topic: "t",
+            partition: 0,
+            offset: 0,
+            timestamp_ms: None,
+            key: None,
+            value: Some(&value),
+            ..Record::default()
+        };
         assert!(!matches!(decoder.push(&record), Pushed::Row(_)));
     }
     assert_eq!(decoder.finish().num_rows(), 0);

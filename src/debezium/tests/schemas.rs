@@ -26,6 +26,7 @@ fn push(decoder: &mut Decoder, value: &str) -> Pushed {
         timestamp_ms: None,
         key: None,
         value: Some(value.as_bytes()),
+        ..Record::default()
     })
 }
 
@@ -133,6 +134,7 @@ fn without_schema_block_the_declared_columns_make_the_table() {
         timestamp_ms: None,
         key: Some(br#"{"id":1}"#),
         value: Some(bare.as_bytes()),
+        ..Record::default()
     };
     let Pushed::NeedsSchema(asked) = decoder.push(&record) else { panic!() };
     assert_eq!(asked.columns, [Column::key("id", T::Long), declared[1].clone()]);

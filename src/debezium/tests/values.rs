@@ -23,8 +23,15 @@ fn decode_bare(column_type: T, value: &str) -> Result<Cell, Reject> {
 }
 
 fn one(mut decoder: Decoder, value: &str) -> Result<(ColumnType, Cell), Reject> {
-    let record =
-        Record { topic: "t", partition: 0, offset: 0, timestamp_ms: None, key: None, value: Some(value.as_bytes()) };
+    let record = Record {
+        topic: "t",
+        partition: 0,
+        offset: 0,
+        timestamp_ms: None,
+        key: None,
+        value: Some(value.as_bytes()),
+        ..Record::default()
+    };
     let mut pushed = decoder.push(&record);
     let mut column_type = T::String;
     if let Pushed::NeedsSchema(asked) = &pushed {

@@ -73,7 +73,7 @@ impl DeadLetterTable {
         let mut stager = table.stager()?;
         let staged: Staged = tokio::task::spawn_blocking(move || {
             let ops = vec![Op::Create; batch.num_rows()];
-            stager.write(ChangeBatch { rows: batch, ops })?;
+            stager.write(ChangeBatch::new(batch, ops))?;
             stager.close(vec![])
         })
         .await

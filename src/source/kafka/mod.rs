@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Headers as _;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
@@ -25,7 +26,7 @@ pub use producer::Producer;
 pub use topics::{TopicListing, list_topics, watermarks};
 
 use crate::position::TopicPartition;
-use crate::record::Record;
+use crate::record::{Headers, Record};
 
 /// How long a question to the broker (watermarks, topic ids) may take.
 const BROKER_ANSWER: Duration = Duration::from_secs(10);
@@ -119,7 +120,15 @@ impl PolledRecord<'_> {
             timestamp_ms: self.0.timestamp().to_millis(),
             key: self.0.key(),
             value: self.0.payload(),
+            // librdkafka parses them at the first look.
+            headers: Some(self),
         }
+    }
+}
+
+impl Headers for PolledRecord<'_> {
+    fn last(&self, name: &str) -> Option<&[u8]> {
+        self.0.headers()?.iter().filter(|header| header.key == name).last()?.value
     }
 }
 
