@@ -37,9 +37,19 @@ pub(super) fn is_infinite_date(days: i64) -> bool {
     matches!(days, 2_146_033_979 | -2_147_472_691 | -622_191_234 | -625_821_272)
 }
 
-/// The same among texts.
+/// The same among texts: timestamps, dates as streamed, dates as a snapshot over JDBC reads them.
 pub(super) fn is_infinite_text(text: &str) -> bool {
-    matches!(text, "infinity" | "-infinity" | "+292278994-08-16T23:00:00Z" | "-292275055-05-16T23:00:00Z")
+    matches!(
+        text,
+        "infinity"
+            | "-infinity"
+            | "+292278994-08-16T23:00:00Z"
+            | "-292275055-05-16T23:00:00Z"
+            | "+5877611-06-21Z"
+            | "-5877611-06-22Z"
+            | "+292278994-08-16Z"
+            | "+292269055-12-02Z"
+    )
 }
 
 /// Time of day in µs. 24:00:00 and MySQL's times beyond a day have no place in Iceberg's time.
@@ -50,9 +60,19 @@ pub(super) fn time_of_day(value: i64, unit: Unit) -> Fallible<i64> {
     })
 }
 
+/// Where PostgreSQL's calendar begins, the earliest of all sources': 24 November 4714 BC. What seems to lie before it is a number that
+/// overflowed on its way: 294276-12-31, still within PostgreSQL's range, comes as a negative count of µs.
+const EARLIEST_US: i64 = -2_440_588 * DAY_US;
+
 #[inline]
 pub(super) fn timestamp(value: i64, unit: Unit) -> Fallible<i64> {
-    unit.to_micros(value).ok_or_else(|| bad_value(format!("timestamp {value} ({unit:?}) does not fit µs")))
+    match unit.to_micros(value) {
+        Some(us) if us >= EARLIEST_US => Ok(us),
+        Some(_) => {
+            Err(bad_value(format!("timestamp {value} ({unit:?}) lies before 4714 BC: it overflowed on its way")))
+        }
+        None => Err(bad_value(format!("timestamp {value} ({unit:?}) does not fit µs"))),
+    }
 }
 
 /// Whether a text must, may or must not say its zone.
@@ -222,6 +242,27 @@ mod tests {
             assert_eq!(i64::from(parse_date(&next.to_string()).unwrap()), want, "{next}");
             day = next;
         }
+    }
+
+    #[rstest]
+    #[case::as_it_begins(-210_866_803_200_000_000, Unit::Micros, Some(-210_866_803_200_000_000))]
+    #[case::a_microsecond_before(-210_866_803_200_000_001, Unit::Micros, None)]
+    #[case::postgresql_294276_12_31(-9_223_372_036_853_775_810, Unit::Micros, None)]
+    #[case(-62_135_596_800_000, Unit::Millis, Some(-62_135_596_800_000_000))]
+    #[case(9_224_318_015_999_999, Unit::Millis, None)]
+    #[case(-1, Unit::Nanos, Some(-1))]
+    fn a_timestamp_lies_within_the_sources_calendar(#[case] value: i64, #[case] unit: Unit, #[case] want: Option<i64>) {
+        assert_eq!(timestamp(value, unit).ok(), want);
+    }
+
+    #[rstest]
+    #[case::streamed("+5877611-06-21Z", true)]
+    #[case::streamed("-5877611-06-22Z", true)]
+    #[case::from_a_snapshot("+292278994-08-16Z", true)]
+    #[case::from_a_snapshot("+292269055-12-02Z", true)]
+    #[case::the_last_date("+5874897-12-31Z", false)]
+    fn infinite_dates_of_isostring_mode_are_known(#[case] text: &str, #[case] want: bool) {
+        assert_eq!(is_infinite_text(text), want);
     }
 
     #[rstest]

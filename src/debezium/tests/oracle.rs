@@ -93,6 +93,7 @@ fn expect(value: &Value, schema: &Value) -> Result<Cell, String> {
         "io.debezium.time.MicroTime" if int() >= 86_400_000_000 => return Err("24:00".into()),
         "io.debezium.time.Timestamp" => Cell::Int(int() * 1000),
         "io.debezium.time.MicroTimestamp" if [i64::MAX, i64::MIN].map(i128::from).contains(&int()) => Cell::Null,
+        "io.debezium.time.MicroTimestamp" if int() == -9_223_372_036_853_775_810 => return Err("overflowed".into()),
         "io.debezium.time.ZonedTimestamp" => match value.as_str().unwrap() {
             "infinity" | "-infinity" => Cell::Null,
             text => {
