@@ -17,6 +17,8 @@ pub struct ChangeBatch {
     pub unavailable: Vec<Unavailable>,
     /// Former keys of rows whose key was changed, one row each: the key columns, named and typed as in `rows`.
     pub former_keys: Option<RecordBatch>,
+    /// The deletes of a changed key, ascending: the row goes on under its new key, and may lack values there.
+    pub rekeyed: Vec<u32>,
 }
 
 /// A row with values that the source did not send because they are unchanged (PostgreSQL's TOAST). They are null in the batch, and
@@ -33,7 +35,7 @@ pub struct Unavailable {
 impl ChangeBatch {
     /// Rows that lack nothing.
     pub fn new(rows: RecordBatch, ops: Vec<Op>) -> Self {
-        Self { rows, ops, unavailable: Vec::new(), former_keys: None }
+        Self { rows, ops, unavailable: Vec::new(), former_keys: None, rekeyed: Vec::new() }
     }
 
     pub fn num_rows(&self) -> usize {

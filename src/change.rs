@@ -202,6 +202,14 @@ pub mod origin {
     /// When the source database committed the change (`source.ts_ms`).
     pub const SOURCE_TS: &str = "_firn_source_ts";
     pub const SOURCE_LSN: &str = "_firn_source_lsn";
+    /// The columns whose null stands for a value that the source did not send and the table did not have: a list of names. In the
+    /// table only where it is needed.
+    pub const UNAVAILABLE: &str = "_firn_unavailable";
+}
+
+/// The column of [`origin::UNAVAILABLE`].
+pub fn unavailable_column() -> Column {
+    Column::new(origin::UNAVAILABLE, ColumnType::List(Box::new(ColumnType::String)))
 }
 
 /// The origin columns, in the order in which they follow the source's columns.

@@ -184,6 +184,28 @@ impl ColumnBuilder {
         }
     }
 
+    /// For a column of lists of text: adds a list of `texts`. Does nothing to a column of another type.
+    pub(super) fn push_texts<'t>(&mut self, texts: impl Iterator<Item = &'t str>) -> Fallible<()> {
+        if let Values::List { ends, element } = &mut self.values {
+            for text in texts {
+                element.push_text(text)?;
+            }
+            ends.push(element.len())?;
+            self.nulls.append_non_null();
+        }
+        Ok(())
+    }
+
+    /// For a column of 32- or 64-bit integers: whether its entries from `from` on are the numbers in `bytes`.
+    pub(super) fn ends_with_bytes(&self, from: usize, bytes: &[u8]) -> bool {
+        self.len() - from == bytes.len()
+            && match &self.values {
+                Values::Int32(v) => v.iter().skip(from).copied().eq(bytes.iter().map(|b| i32::from(*b))),
+                Values::Int64(v) => v.iter().skip(from).copied().eq(bytes.iter().map(|b| i64::from(*b))),
+                _ => false,
+            }
+    }
+
     /// Cuts the column back to `len` entries, whatever state a failed value has left it in.
     pub(super) fn truncate(&mut self, len: usize) {
         match &mut self.values {

@@ -5,7 +5,7 @@ use super::connect::{Block, SourceField};
 use super::cursor::Cursor;
 use super::envelope::{Kind, Skip, scan};
 use super::fault::{Fallible, Reject, reason, reject};
-use super::key::{KeySide, names, no_avro, no_key, open_key};
+use super::key::{KeySide, NEW_KEY, names, no_avro, no_key, open_key};
 use super::object::Take;
 use super::plan::{Table, check};
 use super::reader::Wire;
@@ -13,7 +13,7 @@ use super::rows::Rows;
 use super::source::{Position, SourceReader};
 use super::value::Notes;
 use crate::batch::ChangeBatch;
-use crate::change::{Column, DeleteImage, Mode, Op, RowSchema};
+use crate::change::{Column, DeleteImage, Mode, Op, RowSchema, unavailable_column};
 use crate::record::Record;
 
 /// How the records of one table are decoded.
@@ -124,7 +124,7 @@ impl Decoder {
     }
 
     fn try_push(&mut self, record: &Record<'_>) -> Fallible<Pushed> {
-        (self.notes.unavailable, self.notes.infinite) = (false, false);
+        self.notes.begin_row();
         let Some(value) = record.value else { return self.tombstone(record) };
         no_avro(value, "value")?;
         let mut message = self.values.open(record.topic, value)?;
@@ -166,12 +166,29 @@ impl Decoder {
         if op == Op::Delete {
             if envelope.has_after {
                 rows.take_back();
+                notes.forget_lacking();
             }
             key.delete(&envelope, object, rows, notes)?;
         } else if !rows.has_keys() {
             key.read(Some(object), rows, notes)?;
         }
+        if !notes.lacking.is_empty() && self.options.mode == Mode::Append {
+            if !rows.can_mark() {
+                rows.take_back();
+                let mut wider = table.schema.clone();
+                wider.columns.push(unavailable_column());
+                return Ok(Pushed::NeedsSchema(wider));
+            }
+            rows.mark(&notes.lacking)?;
+        }
         rows.close(op, record, envelope.position)?;
+        if !notes.lacking.is_empty() {
+            let former = key.former(object, rows, notes);
+            rows.lacks(&notes.lacking, former);
+        }
+        if op == Op::Delete && record.header(NEW_KEY).is_some() {
+            rows.rekeyed();
+        }
         self.count_notes();
         Ok(Pushed::Row(op))
     }
@@ -261,11 +278,14 @@ impl Decoder {
         }
         key.check()?;
         rows.close(Op::Delete, record, Position::default())?;
+        if record.header(NEW_KEY).is_some() {
+            rows.rekeyed();
+        }
         Ok(Pushed::Row(Op::Delete))
     }
 
     fn count_notes(&mut self) {
-        self.unavailable_rows += u64::from(self.notes.unavailable);
+        self.unavailable_rows += u64::from(!self.notes.lacking.is_empty());
         self.infinite_rows += u64::from(self.notes.infinite);
     }
 
@@ -297,7 +317,7 @@ impl Decoder {
         std::mem::take(&mut self.notes.unknown)
     }
 
-    /// Rows since the last call with a null in place of a value that Debezium did not send (unchanged TOAST).
+    /// Rows since the last call that lack a value which Debezium did not send (unchanged TOAST).
     pub fn take_unavailable(&mut self) -> u64 {
         std::mem::take(&mut self.unavailable_rows)
     }

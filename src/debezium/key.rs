@@ -13,6 +13,11 @@ use super::value::Notes;
 use crate::change::{DeleteImage, Mode};
 use crate::record::Record;
 
+/// Header of the delete of a changed key: the row's new key.
+pub(super) const NEW_KEY: &str = "__debezium.newkey";
+/// Header of the row behind it: the row's former key.
+const OLD_KEY: &str = "__debezium.oldkey";
+
 /// Refuses what no JSON parser should see.
 pub(super) fn no_avro(bytes: &[u8], what: &str) -> Fallible<()> {
     match bytes.first() {
@@ -150,6 +155,24 @@ impl<'r> KeySide<'_, 'r> {
         }
         message.end(payload)?;
         Ok(true)
+    }
+
+    /// The row's former key, where its key was changed: its place among the former keys. The header is JSON, whatever the record's
+    /// own format.
+    pub(super) fn former(&mut self, like: &ObjectReader, rows: &mut Rows, notes: &mut Notes) -> Option<u32> {
+        let header = self.record.header(OLD_KEY)?;
+        let mut message = self.keys.open(self.record.topic, header).ok()?;
+        if message.payload.peek() != b'{' {
+            return None;
+        }
+        // The lacking columns are the row's, not the key's.
+        let lacking = std::mem::take(&mut notes.lacking);
+        // Connect's own header converter writes decimals as digits, in whatever form the record has them.
+        let mut readers = [like, &self.table.bare_key].into_iter();
+        let former = readers.find_map(|reader| rows.read_former_key(reader, &mut message.payload.clone(), notes));
+        notes.forget_lacking();
+        notes.lacking = lacking;
+        former
     }
 
     /// Fills the row of a delete.

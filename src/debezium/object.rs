@@ -17,6 +17,8 @@ pub(super) struct ObjectReader {
     by_name: HashMap<String, usize>,
     /// Whether members that no field expects are noted or just skipped.
     unknown: Unknown,
+    /// Whether its columns are those of the row.
+    is_row: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -69,13 +71,13 @@ impl ObjectReader {
         for (at, field) in fields.iter().enumerate() {
             by_name.entry(field.name.to_lowercase()).or_insert(at);
         }
-        Self { fields, by_name, unknown }
+        Self { fields, by_name, unknown, is_row: true }
     }
 
     /// The members of a struct: name, column, reader.
     pub(super) fn of_known(members: Vec<(String, usize, Reader)>) -> Self {
         let members = members.into_iter().map(|(name, column, reader)| Member { name, column, key: false, reader });
-        Self::new(members.collect(), Unknown::Skipped)
+        Self { is_row: false, ..Self::new(members.collect(), Unknown::Skipped) }
     }
 
     /// Reads the object here as the entry `row` of `columns`; columns that it does not name keep their length.
@@ -135,7 +137,11 @@ impl ObjectReader {
         if column.len() > row {
             return Err(reject(reason::DUPLICATE_FIELD, format!("column {}: stands twice in the record", field.name)));
         }
-        read(cursor, &field.reader, column, notes).map_err(|fault| in_column(fault, &field.name))
+        read(cursor, &field.reader, column, notes).map_err(|fault| in_column(fault, &field.name))?;
+        if notes.unavailable && self.is_row {
+            notes.lacks(field.column, column, row);
+        }
+        Ok(())
     }
 
     #[cold]

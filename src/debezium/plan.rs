@@ -93,8 +93,16 @@ impl Table {
 }
 
 fn is_origin(name: &str) -> bool {
-    [origin::TOPIC, origin::PARTITION, origin::OFFSET, origin::OP, origin::SOURCE_TS, origin::SOURCE_LSN]
-        .contains(&name)
+    [
+        origin::TOPIC,
+        origin::PARTITION,
+        origin::OFFSET,
+        origin::OP,
+        origin::SOURCE_TS,
+        origin::SOURCE_LSN,
+        origin::UNAVAILABLE,
+    ]
+    .contains(&name)
 }
 
 impl DecodeOptions {

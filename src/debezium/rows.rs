@@ -11,7 +11,7 @@ use super::fault::{Fallible, reason, reject};
 use super::object::{ObjectReader, Take};
 use super::source::Position;
 use super::value::Notes;
-use crate::batch::ChangeBatch;
+use crate::batch::{ChangeBatch, Unavailable};
 use crate::change::{Op, RowSchema, origin};
 use crate::record::Record;
 
@@ -27,6 +27,16 @@ pub(super) struct Rows {
     required: Vec<usize>,
     origin: OriginColumns,
     ops: Vec<Op>,
+    unavailable: Vec<Unavailable>,
+    former: FormerKeys,
+    rekeyed: Vec<u32>,
+}
+
+/// Former keys of rows whose key was changed: the table's columns, of which only the key columns are filled.
+#[derive(Debug)]
+struct FormerKeys {
+    columns: Vec<ColumnBuilder>,
+    rows: usize,
 }
 
 #[derive(Debug)]
@@ -37,6 +47,7 @@ struct OriginColumns {
     op: Option<usize>,
     source_ts: Option<usize>,
     source_lsn: Option<usize>,
+    unavailable: Option<usize>,
 }
 
 impl Rows {
@@ -48,17 +59,22 @@ impl Rows {
             op: table.index_of(origin::OP),
             source_ts: table.index_of(origin::SOURCE_TS),
             source_lsn: table.index_of(origin::SOURCE_LSN),
+            unavailable: table.index_of(origin::UNAVAILABLE),
         };
         let flagged = table.key_indices().into_iter().filter(|at| !keys.contains(at));
+        let columns = || table.columns.iter().map(|c| ColumnBuilder::new(&c.column_type)).collect();
         let required = keys.iter().copied().chain(flagged).collect();
         Self {
             schema: Arc::new(table.arrow()),
-            columns: table.columns.iter().map(|c| ColumnBuilder::new(&c.column_type)).collect(),
+            columns: columns(),
             names: table.columns.iter().map(|c| c.name.clone()).collect(),
             keys,
             required,
             origin,
             ops: Vec::new(),
+            unavailable: Vec::new(),
+            former: FormerKeys { columns: columns(), rows: 0 },
+            rekeyed: Vec::new(),
         }
     }
 
@@ -126,6 +142,60 @@ impl Rows {
         Ok(())
     }
 
+    /// The last row lacks the values of these columns; the row of `former_key` has them, if it is one of a changed key.
+    pub(super) fn lacks(&mut self, columns: &[u32], former_key: Option<u32>) {
+        let Some(row) = self.ops.len().checked_sub(1) else { return };
+        self.unavailable.push(Unavailable { row: row as u32, columns: columns.to_vec(), former_key });
+    }
+
+    /// Whether the table has a column for the names of unavailable ones.
+    pub(super) fn can_mark(&self) -> bool {
+        self.origin.unavailable.is_some()
+    }
+
+    /// Names the columns that the row under construction lacks.
+    pub(super) fn mark(&mut self, lacking: &[u32]) -> Fallible<()> {
+        let names = lacking.iter().filter_map(|at| self.names.get(*at as usize)).map(String::as_str);
+        match self.origin.unavailable.and_then(|at| self.columns.get_mut(at)) {
+            Some(column) => column.push_texts(names),
+            None => Ok(()),
+        }
+    }
+
+    /// The last row is the delete of a key that was changed.
+    pub(super) fn rekeyed(&mut self) {
+        self.rekeyed.extend(self.ops.len().checked_sub(1).map(|row| row as u32));
+    }
+
+    /// Reads a former key; `None` where it is not the whole key.
+    pub(super) fn read_former_key(
+        &mut self,
+        object: &ObjectReader,
+        cursor: &mut Cursor<'_>,
+        notes: &mut Notes,
+    ) -> Option<u32> {
+        let FormerKeys { columns, rows } = &mut self.former;
+        let row = *rows;
+        let read = object.read(cursor, columns, row, Take::MissingKeys, notes);
+        let whole = self.keys.iter().all(|at| columns.get(*at).is_some_and(|c| c.len() > row && !c.is_null(row)));
+        if read.is_err() || !whole {
+            columns.iter_mut().for_each(|c| c.truncate(row));
+            return None;
+        }
+        *rows += 1;
+        Some(row as u32)
+    }
+
+    fn finish_former_keys(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
+        let FormerKeys { columns, rows } = &mut self.former;
+        if std::mem::take(rows) == 0 {
+            return Ok(None);
+        }
+        let schema = self.schema.project(&self.keys)?;
+        let keys = self.keys.iter().filter_map(|at| columns.get_mut(*at).map(ColumnBuilder::finish));
+        RecordBatch::try_new(Arc::new(schema), keys.collect::<Result<Vec<_>, _>>()?).map(Some)
+    }
+
     /// Takes back the row under construction.
     #[cold]
     pub(super) fn take_back(&mut self) {
@@ -142,6 +212,8 @@ impl Rows {
         let ops = std::mem::take(&mut self.ops);
         let options = RecordBatchOptions::new().with_row_count(Some(ops.len()));
         let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)?;
-        Ok(ChangeBatch::new(rows, ops))
+        let former_keys = self.finish_former_keys()?;
+        let (unavailable, rekeyed) = (std::mem::take(&mut self.unavailable), std::mem::take(&mut self.rekeyed));
+        Ok(ChangeBatch { rows, ops, unavailable, former_keys, rekeyed })
     }
 }

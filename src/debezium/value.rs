@@ -13,10 +13,17 @@ use super::object::Take;
 use super::reader::{DecimalForm, Reader};
 use super::time;
 
-/// What Debezium writes for a value that did not change and was not sent (TOAST), and its forms in bytes and hstore columns.
+/// What Debezium writes for a value that did not change and was not sent (TOAST), and its forms in columns of other types
+/// (`UnchangedToastedPlaceholder` in Debezium's PostgreSQL connector).
 const UNAVAILABLE: &str = "__debezium_unavailable_value";
+/// bytea; base64 for URLs is the same.
 const UNAVAILABLE_BASE64: &str = "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==";
+const UNAVAILABLE_HEX: &str = "5f5f646562657a69756d5f756e617661696c61626c655f76616c7565";
 const UNAVAILABLE_HSTORE: &str = r#"{\"__debezium_unavailable_value\":\"__debezium_unavailable_value\"}"#;
+/// The element of an array of uuid: `UUID.nameUUIDFromBytes` of the text.
+const UNAVAILABLE_UUID: &str = "b68a35a7-17ad-35b3-af2a-ae46edb4545a";
+/// The point (-99999999 -99999999) of a geometry, and (179.999999 89.999999) of a geography.
+const UNAVAILABLE_WKB: [&str; 2] = ["AQEAACDmEAAAAAAA/IPXl8EAAAD8g9eXwQ==", "AQEAACDmEAAADCHn/f9/ZkAYQs77/39WQA=="];
 
 /// Unknown fields are remembered to be named once each; beyond this many a topic is no table's and memory matters more.
 const MAX_UNKNOWN_FIELDS: usize = 1000;
@@ -24,8 +31,10 @@ const MAX_UNKNOWN_FIELDS: usize = 1000;
 /// What was seen while a row was read, beside its values.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
-    /// A value was unavailable and is null in the row.
+    /// A value in the column being read is unavailable.
     pub unavailable: bool,
+    /// Columns of the row that lack their value: it was unavailable, and is null in the row.
+    pub lacking: Vec<u32>,
     /// An infinite date, timestamp or decimal is null in the row.
     pub infinite: bool,
     /// Fields that no column takes, not yet asked for.
@@ -35,6 +44,29 @@ pub(super) struct Notes {
 }
 
 impl Notes {
+    /// To be called before each record.
+    pub(super) fn begin_row(&mut self) {
+        self.infinite = false;
+        self.forget_lacking();
+    }
+
+    /// The row's image so far is taken back.
+    pub(super) fn forget_lacking(&mut self) {
+        self.unavailable = false;
+        self.lacking.clear();
+    }
+
+    /// To be called when a value that was unavailable, or holds one that was, has been read into the row's column `at`.
+    #[cold]
+    pub(super) fn lacks(&mut self, at: usize, column: &mut ColumnBuilder, row: usize) {
+        self.unavailable = false;
+        self.lacking.push(at as u32);
+        if !column.is_null(row) {
+            column.truncate(row);
+            column.push_null();
+        }
+    }
+
     pub(super) fn unknown_field(&mut self, name: &str) {
         let name = excerpt(name);
         if self.known_unknown.len() < MAX_UNKNOWN_FIELDS && self.known_unknown.insert(name.clone()) {
@@ -53,6 +85,8 @@ fn is_unavailable(raw: &str) -> bool {
     match raw.len() {
         28 => raw == UNAVAILABLE,
         40 => raw == UNAVAILABLE_BASE64,
+        36 => raw == UNAVAILABLE_UUID || UNAVAILABLE_WKB.contains(&raw),
+        56 => raw.eq_ignore_ascii_case(UNAVAILABLE_HEX),
         _ => raw.len() == UNAVAILABLE_HSTORE.len() && raw == UNAVAILABLE_HSTORE,
     }
 }
@@ -75,6 +109,15 @@ pub(super) fn read(
     notes: &mut Notes,
 ) -> Fallible<()> {
     if cursor.null()? {
+        column.push_null();
+        return Ok(());
+    }
+    if matches!(reader, Reader::List(_) | Reader::Struct(_) | Reader::Map(_))
+        && cursor.peek() == b'"'
+        && is_unavailable(cursor.clone().string()?.raw)
+    {
+        cursor.skip()?;
+        notes.unavailable = true;
         column.push_null();
         return Ok(());
     }
@@ -184,8 +227,9 @@ pub(super) fn read(
                     }
                 }
             }
-            // An array that is unavailable as a whole is written as an array of the one placeholder.
-            if notes.unavailable && element.len() == from + 1 {
+            // An array that is unavailable as a whole is written as an array of the one placeholder, or of its bytes.
+            if notes.unavailable && element.len() == from + 1 || element.ends_with_bytes(from, UNAVAILABLE.as_bytes()) {
+                notes.unavailable = true;
                 element.truncate(from);
                 column.push_null();
             } else {
@@ -269,10 +313,35 @@ fn any_text(cursor: &mut Cursor<'_>, column: &mut ColumnBuilder, notes: &mut Not
                 *cursor = ahead;
                 column.push_text(&text)
             } else {
-                column.push_text(cursor.raw()?)
+                raw_text(cursor, column, notes)
             }
         }
-        _ => column.push_text(cursor.raw()?),
+        _ => raw_text(cursor, column, notes),
+    }
+}
+
+/// The JSON of a value as a text.
+fn raw_text(cursor: &mut Cursor<'_>, column: &mut ColumnBuilder, notes: &mut Notes) -> Fallible<()> {
+    let raw = cursor.raw()?;
+    if !is_unavailable_json(raw) {
+        return column.push_text(raw);
+    }
+    notes.unavailable = true;
+    column.push_null();
+    Ok(())
+}
+
+/// An array of the one placeholder or of its bytes, or a map of it, as Connect's converter writes them.
+fn is_unavailable_json(raw: &str) -> bool {
+    let inside = |open, close| raw.strip_prefix(open)?.strip_suffix(close);
+    match (inside("[", "]"), inside("{\"", "\"}")) {
+        (Some(elements), _) => {
+            elements.strip_prefix('"').and_then(|e| e.strip_suffix('"')).is_some_and(is_unavailable)
+                || elements.starts_with("95,")
+                    && elements.split(',').map(|e| e.parse().ok()).eq(UNAVAILABLE.bytes().map(Some))
+        }
+        (_, Some(member)) => member.split_once("\":\"") == Some((UNAVAILABLE, UNAVAILABLE)),
+        _ => false,
     }
 }
 

@@ -5,6 +5,7 @@ mod fixtures;
 mod mutations;
 mod oracle;
 mod schemas;
+mod unavailable;
 mod values;
 
 use std::collections::BTreeMap;
