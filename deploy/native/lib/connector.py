@@ -19,7 +19,7 @@ FOLDER = pathlib.Path(__file__).resolve().parents[2] / "connect"
 
 
 def call(method, path, body=None):
-    """Connect's answer as (status, JSON). 409 means the worker is rebalancing: asked again for 30 s."""
+    """Connect's answer as (status, JSON). While the worker is rebalancing, which it tells by 409 or 500, it is asked again for 30 s."""
     data = None if body is None else json.dumps(body).encode()
     for _ in range(60):
         request = urllib.request.Request(CONNECT + path, data, {"Content-Type": "application/json"}, method=method)
@@ -28,7 +28,7 @@ def call(method, path, body=None):
                 return response.status, json.loads(response.read() or b"null")
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")
-            if error.code != 409:
+            if error.code != 409 and "a rebalance is expected" not in text:
                 try:
                     return error.code, json.loads(text)
                 except ValueError:

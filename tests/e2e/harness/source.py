@@ -1,7 +1,8 @@
 """PostgreSQL, the source: a database of its own for each test, and the connectors that read it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import psycopg2
@@ -83,15 +84,34 @@ def database(stack_: Stack, name: str) -> Iterator[Source]:
 
 
 @contextmanager
-def connector(source: Source, template: str, prefix: str, **settings: str) -> Iterator[str]:
-    """Registers deploy/connect/TEMPLATE-connector.json under a name of its own; its topics begin with `prefix`.
+def connector(source: Source, template: str, prefix: str, *, avro: bool = False, **settings: str) -> Iterator[str]:
+    """Registers deploy/connect/TEMPLATE-connector.json under a name of its own; its topics begin with `prefix`. JSON, or Avro.
 
     Two connectors of one prefix don't work: Debezium names its metrics after it, and the second one waits a minute, then fails.
     """
     name = f"{template}-{prefix}"
     changed = {"topic.prefix": prefix, "database.dbname": source.database, **settings}
-    stack("connector", template, "--as", name, *(w for k, v in changed.items() for w in ("--set", f"{k}={v}")), within_s=180)
+    formats = ["--avro"] if avro else []
+    stack("connector", template, "--as", name, *formats, *(w for k, v in changed.items() for w in ("--set", f"{k}={v}")), within_s=180)
     try:
         yield name
     finally:
         stack("connector-delete", name, within_s=120)
+
+
+@contextmanager
+def connectors(source: Source, template: str, settings: dict[str, dict[str, str]], avro: set[str]) -> Iterator[None]:
+    """Several at once, by their prefixes; those named in `avro` send Avro. What began is ended, also where another one failed."""
+    begun: list[AbstractContextManager[str]] = []
+
+    def begin(prefix: str) -> None:
+        one = connector(source, template, prefix, avro=prefix in avro, **settings[prefix])
+        one.__enter__()
+        begun.append(one)
+
+    with ThreadPoolExecutor(len(settings)) as pool:
+        try:
+            list(pool.map(begin, settings))
+            yield
+        finally:
+            list(pool.map(lambda one: one.__exit__(None, None, None), begun))
