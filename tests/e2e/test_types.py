@@ -16,8 +16,9 @@ import pytest
 
 from conformance import page, readers, source as rows
 from conformance.columns import COLUMNS
+from conformance.declared import becomes, declared
 from conformance.expectation import Printed, expected
-from conformance.modes import AVRO, BARE, MODES, Mode
+from conformance.modes import AVRO, DECLARED, MODES, Mode
 from conformance.rules import INSERT, SNAPSHOT, UPDATE
 from conformance.readers import Rows
 from conftest import Trial
@@ -31,28 +32,34 @@ WAYS = (SNAPSHOT, INSERT, UPDATE)
 
 
 @dataclass
-class Seen:
-    """One mode's tables, once everything is committed."""
+class Mirror:
+    """An upsert table."""
 
     types: dict[str, str]
-    trino: Rows
-    pyiceberg: Rows
-    letters: dict[int, str]
-    """id -> reason, of the upsert table."""
-    records: int
-    history: list[list[Any]]
-    """id, op and number of the append table's rows."""
-    history_letters: list[tuple[int, str]]
+    tables: page.Tables
+    letters: list[tuple[int, str]]
     """id and reason."""
-    last_of_history: Rows
+
+
+@dataclass
+class History:
+    """An append table."""
+
+    rows: list[list[Any]]
+    """id, op and number of the rows with both."""
+    last: Rows
     """Of each id the last row, by Trino."""
+    letters: list[tuple[int, str]]
+    records: int
+    """Of the topic."""
 
 
 @dataclass
 class Matrix:
     printed: Printed
     """What PostgreSQL holds."""
-    seen: dict[str, Seen]
+    mirrors: dict[str, Mirror]
+    histories: dict[str, History]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +69,7 @@ def matrix(module_trial: Trial) -> Iterator[Matrix]:
         source = open_.enter_context(database(trial.stack, trial.name))
         rows.create(source)
         rows.insert(source, SNAPSHOT)
-        firns = [trial.firn(config(trial, mode), mode).start() for mode in ("upsert", "append")]
+        firns = [trial.firn(config(trial, name), name).start() for name in FIRNS]
         settings = {prefix(trial, mode): mode.settings() | {"table.include.list": rows.TABLE} for mode in MODES}
         avro = {prefix(trial, mode) for mode in MODES if mode.format == AVRO}
         open_.enter_context(connectors(source, "engagement", settings, avro))
@@ -71,46 +78,40 @@ def matrix(module_trial: Trial) -> Iterator[Matrix]:
         rows.insert(source, UPDATE)
         rows.update(source)
         wait_for_records(trial, 4 * len(rows.ROWS) - 1)
-        for mode in MODES:
-            for table in (mirror(trial, mode), history(trial, mode)):
-                trial.wait_until_committed(table, topic(trial, mode))
+        for name, (_, modes) in FIRNS.items():
+            for mode in modes:
+                trial.wait_until_committed(table(trial, name, mode), topic(trial, mode))
         for firn in firns:
             assert firn.terminate() == 0, firn.tail()
-        yield Matrix(rows.printed(source), {mode.name: look(trial, mode) for mode in MODES})
+        mirrors = {m.name: mirror(trial, name, m) for name, (mode, modes) in FIRNS.items() if mode == "upsert" for m in modes}
+        yield Matrix(rows.printed(source), mirrors, {mode.name: history(trial, "history", mode) for mode in MODES})
+
+
+FIRNS = {"mirror": ("upsert", MODES), "history": ("append", MODES), "declared": ("upsert", DECLARED)}
+"""A process each: its name, its mode, and which tables it writes."""
 
 
 def prefix(trial: Trial, mode: Mode) -> str:
-    return f"{trial.name}_{mode.name}"
+    return f"{trial.name}_{mode.connector}"
 
 
 def topic(trial: Trial, mode: Mode) -> str:
     return f"{prefix(trial, mode)}.{rows.TABLE}"
 
 
-def mirror(trial: Trial, mode: Mode) -> str:
-    """The upsert table."""
-    return trial.table(prefix(trial, mode))
+def table(trial: Trial, firn: str, mode: Mode) -> str:
+    return trial.table(f"{firn}_{mode.name}")
 
 
-def history(trial: Trial, mode: Mode) -> str:
-    """The append table."""
-    return f"{mirror(trial, mode)}_history"
-
-
-def config(trial: Trial, mode: str) -> Config:
-    """One firn for all connectors' topics; those without schemas have their columns declared."""
-    name = {"upsert": "{prefix}", "append": "{prefix}_history"}[mode]
-    made = trial.config(*(topic(trial, m) for m in MODES), mode=mode, table=name)
-    made["kafka"]["group"] += f"_{mode}"
-    made["dead_letters"] |= {"max_share": 1.0, "table": f"{mode}_letters"}
-    made["lake"]["tables"] = [declared(topic(trial, m), m) for m in MODES if m.format == BARE]
+def config(trial: Trial, firn: str) -> Config:
+    mode, modes = FIRNS[firn]
+    made = trial.config(mode=mode)
+    made["kafka"]["group"] += f"_{firn}"
+    made["dead_letters"] |= {"max_share": 1.0, "table": f"{firn}_letters"}
+    made["lake"]["tables"] = [
+        {"topic": topic(trial, m), "table": f"{firn}_{m.name}", "columns": declared(m), **m.lake} for m in modes
+    ]  # fmt: skip
     return made
-
-
-def declared(name: str, mode: Mode) -> dict[str, Any]:
-    columns = {"id": "int"} | {c.name: c.in_mode(mode).iceberg for c in COLUMNS if c.in_mode(mode).iceberg}
-    # By default Debezium counts ms where the source has no more than three digits.
-    return {"topic": name, "columns": columns, "encodings": {"c_time3": "ms", "c_ts0": "ms", "c_ts3": "ms"}}
 
 
 def wait_for_records(trial: Trial, at_least: int) -> None:
@@ -118,33 +119,36 @@ def wait_for_records(trial: Trial, at_least: int) -> None:
         until(f"{at_least} records of {mode.name}", lambda: sum(trial.kafka.ends(topic(trial, mode)).values()) >= at_least, 60)
 
 
-def look(trial: Trial, mode: Mode) -> Seen:
-    name, log = mirror(trial, mode), history(trial, mode)
-    table = trial.lake.table(name)
-    assert table is not None
-    letters = letters_of(trial, "upsert", mode)
-    assert len(letters) == len(dict(letters)), f"a record became two dead letters: {sorted(letters)}"
-    return Seen(
-        types={f.name: readers.type_name(f.field_type) for f in table.schema().fields},
-        trino=readers.by_trino(trial.lake, name, table),
-        pyiceberg=readers.by_pyiceberg(table),
-        letters=dict(letters),
-        records=sum(trial.kafka.ends(topic(trial, mode)).values()),
-        history=trial.lake.sql(f"SELECT id, _firn_op, count(*) FROM {log} GROUP BY id, _firn_op"),
-        history_letters=letters_of(trial, "append", mode),
-        last_of_history=readers.by_trino(trial.lake, f"{LAST.format(log)}", table),
+def mirror(trial: Trial, firn: str, mode: Mode) -> Mirror:
+    name = table(trial, firn, mode)
+    loaded = trial.lake.table(name)
+    assert loaded is not None
+    return Mirror(
+        types={f.name: readers.type_name(f.field_type) for f in loaded.schema().fields},
+        tables=page.Tables(readers.by_trino(trial.lake, name, loaded), readers.by_pyiceberg(loaded)),
+        letters=letters_of(trial, firn, mode),
     )
 
 
-LAST = "(SELECT *, row_number() OVER (PARTITION BY id ORDER BY _firn_offset DESC) AS age FROM {}) WHERE age = 1"
-"""A key stays in its partition."""
+def history(trial: Trial, firn: str, mode: Mode) -> History:
+    name = table(trial, firn, mode)
+    loaded = trial.lake.table(name)
+    assert loaded is not None
+    # A key stays in its partition, so its offsets are the order of its changes.
+    last = f"(SELECT *, row_number() OVER (PARTITION BY id ORDER BY _firn_offset DESC) AS age FROM {name}) WHERE age = 1"
+    return History(
+        rows=trial.lake.sql(f"SELECT id, _firn_op, count(*) FROM {name} GROUP BY id, _firn_op"),
+        last=readers.by_trino(trial.lake, last, loaded),
+        letters=letters_of(trial, firn, mode),
+        records=sum(trial.kafka.ends(topic(trial, mode)).values()),
+    )
 
 
-def letters_of(trial: Trial, mode: str, of: Mode) -> list[tuple[int, str]]:
+def letters_of(trial: Trial, firn: str, mode: Mode) -> list[tuple[int, str]]:
     """(id, reason) of each dead letter of a topic."""
-    name = trial.table(f"{mode}_letters")
-    found = trial.lake.sql(f"SELECT key, reason FROM {name} WHERE topic = '{topic(trial, of)}'") if trial.lake.exists(name) else []
-    return [(id_of(key, of), reason) for key, reason in found]
+    name = trial.table(f"{firn}_letters")
+    found = trial.lake.sql(f"SELECT key, reason FROM {name} WHERE topic = '{topic(trial, mode)}'") if trial.lake.exists(name) else []
+    return [(id_of(key, mode), reason) for key, reason in found]
 
 
 def id_of(key: bytes, mode: Mode) -> int:
@@ -157,24 +161,26 @@ def id_of(key: bytes, mode: Mode) -> int:
 
 
 each_mode = pytest.mark.parametrize("mode", MODES, ids=[mode.name for mode in MODES])
+each_mirror = pytest.mark.parametrize("mode", MODES + DECLARED, ids=[mode.name for mode in MODES + DECLARED])
 
 
-@each_mode
+@each_mirror
 def test_each_column_has_the_type_that_the_matrix_says(matrix: Matrix, mode: Mode) -> None:
-    types = {name: kind for name, kind in matrix.seen[mode.name].types.items() if name.startswith(("a_", "c_")) and name != "c_base"}
-    assert types == {c.name: c.in_mode(mode).iceberg for c in COLUMNS if c.in_mode(mode).iceberg}
+    types = {name: kind for name, kind in matrix.mirrors[mode.name].types.items() if name.startswith(("a_", "c_")) and name != "c_base"}
+    assert types == {c.name: kind for c in COLUMNS if (kind := becomes(c, mode).iceberg)}
 
 
-@each_mode
+@each_mirror
 @pytest.mark.parametrize("way", WAYS)
 def test_each_value_is_what_the_matrix_says(matrix: Matrix, mode: Mode, way: str) -> None:
     """Rows by snapshot, insert and update; rows with all their values and with none; and no row that PostgreSQL hasn't."""
-    seen = matrix.seen[mode.name]
+    seen = matrix.mirrors[mode.name]
+    letters = dict(seen.letters)
     wrong: list[str] = []
     for id_, want in expected(matrix.printed, mode, way).items():
-        if seen.letters.get(id_, "") != want.refused:
-            wrong.append(f"{id_}: dead letter {seen.letters.get(id_)!r} and not {want.refused!r}")
-        for reader, got in (("Trino", seen.trino), ("PyIceberg", seen.pyiceberg)):
+        if letters.get(id_, "") != want.refused:
+            wrong.append(f"{id_}: dead letter {letters.get(id_)!r} and not {want.refused!r}")
+        for reader, got in (("Trino", seen.tables.trino), ("PyIceberg", seen.tables.pyiceberg)):
             if (id_ in got) != want.has_row:
                 wrong.append(f"{id_}: {reader} has {'a' if id_ in got else 'no'} row")
                 continue
@@ -186,30 +192,29 @@ def test_each_value_is_what_the_matrix_says(matrix: Matrix, mode: Mode, way: str
     assert not wrong, f"{len(wrong)} differences\n" + "\n".join(wrong[:30])
 
 
-@each_mode
-def test_nothing_is_unexplained(matrix: Matrix, mode: Mode) -> None:
-    """In both modes of firn: rows and dead letters are together what was sent."""
-    seen = matrix.seen[mode.name]
-    assert set(seen.trino) == set(seen.pyiceberg)
-    assert set(seen.trino) | set(seen.letters) == set(matrix.printed)
-    assert sum(count for _, _, count in seen.history) + len(seen.history_letters) == seen.records
-    assert sorted(seen.history_letters) == sorted(seen.letters.items())
+@each_mirror
+def test_rows_and_dead_letters_are_what_postgresql_holds(matrix: Matrix, mode: Mode) -> None:
+    seen = matrix.mirrors[mode.name]
+    assert set(seen.tables.trino) == set(seen.tables.pyiceberg)
+    assert set(seen.tables.trino) | {id_ for id_, _ in seen.letters} == set(matrix.printed)
+    assert len(seen.letters) == len({id_ for id_, _ in seen.letters}), "a record became two dead letters"
 
 
 @each_mode
 def test_the_append_table_holds_every_change(matrix: Matrix, mode: Mode) -> None:
-    """With the ops that PostgreSQL did; and folded, it is the upsert table."""
-    seen = matrix.seen[mode.name]
+    """With the ops that PostgreSQL did; rows and dead letters are all records; and folded, it is the upsert table."""
+    seen, letters = matrix.histories[mode.name], matrix.mirrors[mode.name].letters
+    assert sorted(seen.letters) == sorted(letters)
+    assert sum(count for _, _, count in seen.rows) + len(letters) == seen.records
     wanted = {(row.id(SNAPSHOT), "r") for row in rows.ROWS} | {(row.id(way), "c") for row in rows.ROWS for way in (INSERT, UPDATE)}
     wanted |= {(row.id(UPDATE), "u") for row in rows.ROWS if row.values}
-    refused = {(id_, "u" if id_ >= rows.FIRST_ID[UPDATE] else "c" if id_ >= rows.FIRST_ID[INSERT] else "r") for id_ in seen.letters}
-    assert sorted((id_, op, count) for id_, op, count in seen.history) == sorted((id_, op, 1) for id_, op in wanted - refused)
-    assert seen.last_of_history == seen.trino
+    refused = {(id_, "u" if id_ >= rows.FIRST_ID[UPDATE] else "c" if id_ >= rows.FIRST_ID[INSERT] else "r") for id_, _ in letters}
+    assert sorted((id_, op, count) for id_, op, count in seen.rows) == sorted((id_, op, 1) for id_, op in wanted - refused)
+    assert seen.last == matrix.mirrors[mode.name].tables.trino
 
 
 def test_the_published_matrix_is_what_was_seen(matrix: Matrix) -> None:
-    seen = {mode.name: page.Tables(s.trino, s.pyiceberg) for mode, s in ((m, matrix.seen[m.name]) for m in MODES)}
-    text = page.written(matrix.printed, seen)
+    text = page.written(matrix.printed, {name: seen.tables for name, seen in matrix.mirrors.items()})
     if os.environ.get("FIRN_E2E_WRITE_DOCS") == "1":
         PAGE.write_text(text)
     published = PAGE.read_text() if PAGE.exists() else ""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .columns import COLUMNS, Column
+from .declared import becomes
 from .modes import Mode
 from .rules import UPDATE, Cell, Sent
 from .source import ROWS
@@ -30,12 +31,12 @@ def cell(column: Column, value: Any, mode: Mode, way: str) -> Cell:
     """NULL is null, except where the column has an expression."""
     if value is None and " DEFAULT " not in column.sql:
         return Cell(None)
-    return column.in_mode(mode).rule(Sent(value, mode, way))
+    return becomes(column, mode).rule(Sent(value, mode, way))
 
 
 def expected(printed: Printed, mode: Mode, way: str) -> dict[int, Expected]:
     """id -> what it must be. An update that is refused leaves its row as it was, without values."""
-    columns = [c for c in COLUMNS if c.in_mode(mode).iceberg]
+    columns = [c for c in COLUMNS if becomes(c, mode).iceberg]
     rows: dict[int, Expected] = {}
     for row in ROWS:
         id_ = row.id(way)

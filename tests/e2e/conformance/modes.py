@@ -1,6 +1,7 @@
 """The connectors of the matrix: each sends the same rows under settings of its own."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 DEFAULTS = {"decimal": "precise", "time": "adaptive", "interval": "numeric", "hstore": "json", "binary": "bytes", "unknown": "false", "format": "JSON"}
 """Debezium's own, and the format."""
@@ -19,10 +20,15 @@ JSON, BARE, AVRO = "JSON", "JSON without schema", "Avro"
 
 @dataclass(frozen=True)
 class Mode:
-    """One connector. `changed` holds what differs from `DEFAULTS`."""
+    """One connector, or a second way to read its topic into a table."""
 
     name: str
     changed: dict[str, str] = field(default_factory=dict)
+    """What differs from `DEFAULTS`."""
+    reads: str = ""
+    """The mode whose topic it is, where that is another one."""
+    lake: dict[str, Any] = field(default_factory=dict)
+    """firn's settings for the table."""
 
     def __getitem__(self, dimension: str) -> str:
         return self.changed.get(dimension, DEFAULTS[dimension])
@@ -31,6 +37,10 @@ class Mode:
     def format(self) -> str:
         return self["format"]
 
+    @property
+    def connector(self) -> str:
+        return self.reads or self.name
+
     def settings(self) -> dict[str, str]:
         """Of the connector, beside those of deploy/connect."""
         changed = {SETTINGS[d]: value for d, value in self.changed.items() if d in SETTINGS}
@@ -38,12 +48,24 @@ class Mode:
             changed |= {"key.converter.schemas.enable": "false", "value.converter.schemas.enable": "false"}
         return changed
 
+    def read_again(self, name: str, **lake: Any) -> "Mode":
+        """The same topic in another table."""
+        return Mode(name, self.changed, self.name, lake)
+
+
+# By default Debezium counts ms where the source has no more than three digits.
+UNITS = {"encodings": {"c_time3": "ms", "c_ts0": "ms", "c_ts3": "ms"}}
 
 MODES = [
     Mode("json"),
-    Mode("bare", {"format": BARE}),
+    Mode("bare", {"format": BARE}, lake=UNITS),
     Mode("text", {"decimal": "string", "time": "microseconds", "interval": "string", "binary": "base64", "unknown": "true"}),
     Mode("coarse", {"decimal": "double", "time": "connect", "hstore": "map", "binary": "hex"}),
     Mode("nanos", {"time": "nanoseconds", "binary": "base64-url-safe"}),
     Mode("iso", {"time": "isostring"}),
 ]
+
+_BY_NAME = {mode.name: mode for mode in MODES}
+
+DECLARED = [_BY_NAME["json"].read_again("declared")]
+"""With some columns declared."""

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from .columns import COLUMNS, GROUPS, Column
+from .declared import COLUMNS_OF, becomes
 from .expectation import Printed, cell
-from .modes import MODES, SETTINGS, Mode
+from .modes import DECLARED, MODES, SETTINGS, Mode
 from .readers import Rows
 from .rules import INSERT, SNAPSHOT, UPDATE
 from .source import CELLS, Row
@@ -45,22 +46,27 @@ Where = frozenset[tuple[str, str]]
 
 
 def written(printed: Printed, tables: dict[str, Tables]) -> str:
-    of_column = {c.name: [row for row in CELLS if row.values[0][0] is c] for c in COLUMNS}
-    parts = [HEAD.strip()]
+    parts = [HEAD]
     for group in GROUPS:
-        lines = [line for c in group.columns for line in _lines(c, of_column[c.name], printed, tables)]
-        parts.append(f"## {group.title}\n\n{TITLES}" + "\n".join(lines))
-    return "\n\n".join([*parts, TAIL.strip()]) + "\n"
+        parts.append(_table(group.title, (line for c in group.columns for line in _lines(c, MODES, printed, tables))))
+    again = [line for mode in DECLARED for c in COLUMNS if c.name in COLUMNS_OF[mode.name] for line in _lines(c, [mode], printed, tables)]
+    parts += [_table("Declared columns", again), TAIL]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _lines(column: Column, rows: list[Row], printed: Printed, tables: dict[str, Tables]) -> Iterator[str]:
+def _table(title: str, lines: Iterable[str]) -> str:
+    return f"## {title}\n\n{TITLES}" + "\n".join(lines)
+
+
+def _lines(column: Column, modes: list[Mode], printed: Printed, tables: dict[str, Tables]) -> Iterator[str]:
     """The typical value in each mode; then what differs from PostgreSQL, unless the typical value has said it. What simply comes back
     stands beside the typical value."""
-    typical, *others = [(printed[row.id(SNAPSHOT)][column.name], _outcomes(column, row, printed, tables)) for row in rows]
+    rows = [row for row in CELLS if row.values[0][0] is column]
+    typical, *others = [(printed[row.id(SNAPSHOT)][column.name], _outcomes(column, row, modes, printed, tables)) for row in rows]
     plain = [value for value, found in others if not any(o.note for o in found)]
     name, also = _name(column), f"also: {', '.join(_code(v, 36) for v in plain)}" if plain else ""
     for outcome, (units, general) in typical[1].items():
-        yield _line(column, name, units, [typical[0]], outcome, [general, outcome.note, also])
+        yield _line(name, _where(column, modes, units), [typical[0]], outcome, [general, outcome.note, also])
         name = also = ""
     said = {(o.note, where[0]) for o, where in typical[1].items()}
     lines: dict[tuple[Outcome, Where], list[Any]] = {}
@@ -69,12 +75,12 @@ def _lines(column: Column, rows: list[Row], printed: Printed, tables: dict[str, 
             if outcome.note and (outcome.note, units) not in said:
                 lines.setdefault((outcome, units), []).append(value)
     for (outcome, units), values in lines.items():
-        yield _line(column, "", units, values, outcome, [outcome.note])
+        yield _line("", _where(column, modes, units), values, outcome, [outcome.note])
 
 
-def _line(column: Column, name: str, units: Where, values: list[Any], outcome: Outcome, notes: list[str]) -> str:
+def _line(name: str, where: str, values: list[Any], outcome: Outcome, notes: list[str]) -> str:
     iceberg = _code(outcome.iceberg) if outcome.iceberg else "no column"
-    cells = [name, _where(column, units), iceberg, ", ".join(map(_code, values)), outcome.trino, outcome.pyiceberg, "; ".join(n for n in notes if n)]
+    cells = [name, where, iceberg, ", ".join(map(_code, values)), outcome.trino, outcome.pyiceberg, "; ".join(n for n in notes if n)]
     return f"| {' | '.join(cells)} |"
 
 
@@ -84,13 +90,13 @@ def _name(column: Column) -> str:
     return f"{kind}{' array' if column.is_array else ''}" if kind else _code(column.sql)
 
 
-def _outcomes(column: Column, row: Row, printed: Printed, tables: dict[str, Tables]) -> dict[Outcome, tuple[Where, str]]:
+def _outcomes(column: Column, row: Row, modes: list[Mode], printed: Printed, tables: dict[str, Tables]) -> dict[Outcome, tuple[Where, str]]:
     """Each different outcome in the order of the modes, with the modes and ways that have it and what holds for all values there."""
     found: dict[Outcome, tuple[set[tuple[str, str]], str]] = {}
-    for mode, way in itertools.product(MODES, WAYS):
+    for mode, way in itertools.product(modes, WAYS):
         id_ = row.id(way)
         want = cell(column, printed[id_][column.name], mode, way)
-        iceberg, general = column.in_mode(mode).iceberg, column.in_mode(mode).note
+        iceberg, general = becomes(column, mode).iceberg, becomes(column, mode).note
         seen = [t[id_][column.name] if iceberg and id_ in t else None for t in (tables[mode.name].trino, tables[mode.name].pyiceberg)]
         if want.refused:
             outcome = Outcome(iceberg, "dead letter", "dead letter", f"`{want.refused}`: {want.note}")
@@ -102,31 +108,30 @@ def _outcomes(column: Column, row: Row, printed: Printed, tables: dict[str, Tabl
     return {outcome: (frozenset(units), general) for outcome, (units, general) in found.items()}
 
 
-def _where(column: Column, units: Where) -> str:
+def _where(column: Column, all_modes: list[Mode], units: Where) -> str:
     """The modes in few words: the settings that these and no other have."""
-    by_ways: dict[str, set[str]] = {}
-    for name in dict.fromkeys(mode.name for mode in MODES):
-        ways = sorted(way for of, way in units if of == name)
+    by_ways: dict[str, list[Mode]] = {}
+    for mode in all_modes:
+        ways = sorted(way for name, way in units if name == mode.name)
         if ways:
-            by_ways.setdefault("" if len(ways) == len(set(WAYS.values())) else "/".join(ways), set()).add(name)
-    words = [", ".join(w for w in (_settings(column, names), ways) if w) for ways, names in by_ways.items()]
+            by_ways.setdefault("" if len(ways) == len(set(WAYS.values())) else "/".join(ways), []).append(mode)
+    words = [", ".join(w for w in (_settings(column, modes, all_modes), ways) if w) for ways, modes in by_ways.items()]
     return "; ".join(words) or "all"
 
 
-def _settings(column: Column, names: set[str]) -> str:
+def _settings(column: Column, modes: list[Mode], all_modes: list[Mode]) -> str:
     """Settings of one dimension, if need be with formats, that are just these modes': the column's own dimension if that will do."""
-    modes = [mode for mode in MODES if mode.name in names]
-    if len(modes) == len(MODES):
+    if len(modes) == len(all_modes) and len(modes) > 1:
         return ""
     formats = _distinct(mode.format for mode in modes)
     for dimension in dict.fromkeys((column.by or "format", "format", *SETTINGS)):
         values = _distinct(mode[dimension] for mode in modes)
         words = ", ".join(values) if dimension == "format" else f"{dimension} {', '.join(f'`{v}`' for v in values)}"
-        if all((mode[dimension] in values) == (mode.name in names) for mode in MODES):
+        if all((mode[dimension] in values) == (mode in modes) for mode in all_modes):
             return words
-        if all((mode[dimension] in values and mode.format in formats) == (mode.name in names) for mode in MODES):
+        if all((mode[dimension] in values and mode.format in formats) == (mode in modes) for mode in all_modes):
             return f"{words} ({', '.join(formats)})"
-    raise AssertionError(f"{column.name}: {names} have no setting in common")
+    raise AssertionError(f"{column.name}: {[m.name for m in modes]} have no setting in common")
 
 
 def _distinct(words: Iterable[str]) -> list[str]:

@@ -10,7 +10,7 @@ import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import Any
 
@@ -338,6 +338,42 @@ def hstore_map(text: str) -> Shown:
 
 def hstore_json(text: str) -> Shown:
     return json.dumps(hstore_entries(text), separators=(",", ":"))
+
+
+# Declared types
+
+
+def declared_decimal(precision: int, scale: int) -> Rule:
+    def made(sent: Sent) -> Cell:
+        if sent.value in SPECIAL:
+            return Cell(None, NAN_LOST)
+        with localcontext(prec=200):
+            value = Decimal(sent.value)
+            fits = value == value.quantize(Decimal(1).scaleb(-scale)) and abs(value) < Decimal(10) ** (precision - scale)
+            return Cell(f"{value:.{scale}f}") if fits else Cell(None, f"does not fit decimal({precision},{scale})", "bad_value")
+
+    return made
+
+
+def time_count(sent: Sent) -> Cell:
+    hours, minutes, seconds = sent.value.split(":")
+    return Cell(str((int(hours) * 3600 + int(minutes) * 60) * 1_000_000 + int(Decimal(seconds) * 1_000_000)))
+
+
+def timestamp_as_utc(sent: Sent) -> Cell:
+    cell = timestamp(sent)
+    return Cell(f"{cell.value}Z") if cell.value else cell
+
+
+def point_json(text: str) -> str:
+    x, y = numbers(text)
+    return json.dumps({"x": x, "y": y, "wkb": base64.b64encode(wkb_point(text)).decode(), "srid": None}, separators=(",", ":"))
+
+
+def int_array_json(sent: Sent) -> Cell:
+    as_list = each(rule(lambda text: text))(sent)
+    assert isinstance(as_list.value, list)
+    return Cell("[" + ",".join("null" if v is None else str(v) for v in as_list.value) + "]", as_list.note)
 
 
 # Columns with an expression
