@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from conformance import page, readers, source as rows
+from conformance import keys, page, readers, source as rows
 from conformance.columns import COLUMNS
 from conformance.declared import becomes, declared
 from conformance.expectation import Printed, expected
@@ -39,6 +39,7 @@ class Mirror:
     tables: page.Tables
     letters: list[tuple[int, str]]
     """id and reason."""
+    count: int
 
 
 @dataclass
@@ -60,6 +61,9 @@ class Matrix:
     """What PostgreSQL holds."""
     mirrors: dict[str, Mirror]
     histories: dict[str, History]
+    keyed_rows: dict[str, Rows]
+    """What PostgreSQL holds in the table whose key has all types, as the mode sends it."""
+    keyed: dict[str, Mirror]
 
 
 @pytest.fixture(scope="module")
@@ -69,22 +73,33 @@ def matrix(module_trial: Trial) -> Iterator[Matrix]:
         source = open_.enter_context(database(trial.stack, trial.name))
         rows.create(source)
         rows.insert(source, SNAPSHOT)
+        keys.create(source)
+        keys.insert(source)
         firns = [trial.firn(config(trial, name), name).start() for name in FIRNS]
-        settings = {prefix(trial, mode): mode.settings() | {"table.include.list": rows.TABLE} for mode in MODES}
+        settings = {prefix(trial, mode): mode.settings() | {"table.include.list": f"{rows.TABLE},{keys.TABLE}"} for mode in MODES}
         avro = {prefix(trial, mode) for mode in MODES if mode.format == AVRO}
         open_.enter_context(connectors(source, "engagement", settings, avro))
         wait_for_records(trial, len(rows.ROWS))
         rows.insert(source, INSERT)
         rows.insert(source, UPDATE)
         rows.update(source)
+        keys.change(source)
         wait_for_records(trial, 4 * len(rows.ROWS) - 1)
+        wait_for_records(trial, keys.RECORDS, keys.TABLE)
         for name, (_, modes) in FIRNS.items():
             for mode in modes:
                 trial.wait_until_committed(table(trial, name, mode), topic(trial, mode))
+        for mode in MODES:
+            trial.wait_until_committed(table(trial, "keyed", mode), topic(trial, mode, keys.TABLE))
         for firn in firns:
             assert firn.terminate() == 0, firn.tail()
-        mirrors = {m.name: mirror(trial, name, m) for name, (mode, modes) in FIRNS.items() if mode == "upsert" for m in modes}
-        yield Matrix(rows.printed(source), mirrors, {mode.name: history(trial, "history", mode) for mode in MODES})
+        yield Matrix(
+            printed=rows.printed(source),
+            mirrors={m.name: mirror(trial, name, m) for name, (mode, modes) in FIRNS.items() if mode == "upsert" for m in modes},
+            histories={mode.name: history(trial, "history", mode) for mode in MODES},
+            keyed_rows={mode.name: keys.expected(source, mode) for mode in MODES},
+            keyed={mode.name: mirror(trial, "keyed", mode) for mode in MODES},
+        )
 
 
 FIRNS = {"mirror": ("upsert", MODES), "history": ("append", MODES), "declared": ("upsert", DECLARED)}
@@ -95,8 +110,8 @@ def prefix(trial: Trial, mode: Mode) -> str:
     return f"{trial.name}_{mode.connector}"
 
 
-def topic(trial: Trial, mode: Mode) -> str:
-    return f"{prefix(trial, mode)}.{rows.TABLE}"
+def topic(trial: Trial, mode: Mode, source_table: str = rows.TABLE) -> str:
+    return f"{prefix(trial, mode)}.{source_table}"
 
 
 def table(trial: Trial, firn: str, mode: Mode) -> str:
@@ -110,13 +125,18 @@ def config(trial: Trial, firn: str) -> Config:
     made["dead_letters"] |= {"max_share": 1.0, "table": f"{firn}_letters"}
     made["lake"]["tables"] = [
         {"topic": topic(trial, m), "table": f"{firn}_{m.name}", "columns": declared(m), **m.lake} for m in modes
-    ]  # fmt: skip
+    ]
+    if firn == "mirror":
+        made["lake"]["tables"] += [
+            {"topic": topic(trial, m, keys.TABLE), "table": f"keyed_{m.name}", "columns": keys.declared(m), **m.lake} for m in modes
+        ]
     return made
 
 
-def wait_for_records(trial: Trial, at_least: int) -> None:
+def wait_for_records(trial: Trial, at_least: int, source_table: str = rows.TABLE) -> None:
     for mode in MODES:
-        until(f"{at_least} records of {mode.name}", lambda: sum(trial.kafka.ends(topic(trial, mode)).values()) >= at_least, 60)
+        of = topic(trial, mode, source_table)
+        until(f"{at_least} records in {of}", lambda: sum(trial.kafka.ends(of).values()) >= at_least, 60)
 
 
 def mirror(trial: Trial, firn: str, mode: Mode) -> Mirror:
@@ -126,7 +146,8 @@ def mirror(trial: Trial, firn: str, mode: Mode) -> Mirror:
     return Mirror(
         types={f.name: readers.type_name(f.field_type) for f in loaded.schema().fields},
         tables=page.Tables(readers.by_trino(trial.lake, name, loaded), readers.by_pyiceberg(loaded)),
-        letters=letters_of(trial, firn, mode),
+        letters=letters_of(trial, firn, mode) if firn != "keyed" else [],
+        count=trial.lake.sql(f"SELECT count(*) FROM {name}")[0][0],
     )
 
 
@@ -198,6 +219,7 @@ def test_rows_and_dead_letters_are_what_postgresql_holds(matrix: Matrix, mode: M
     assert set(seen.tables.trino) == set(seen.tables.pyiceberg)
     assert set(seen.tables.trino) | {id_ for id_, _ in seen.letters} == set(matrix.printed)
     assert len(seen.letters) == len({id_ for id_, _ in seen.letters}), "a record became two dead letters"
+    assert seen.count == len(seen.tables.trino), "an id has more than one row"
 
 
 @each_mode
@@ -211,6 +233,14 @@ def test_the_append_table_holds_every_change(matrix: Matrix, mode: Mode) -> None
     refused = {(id_, "u" if id_ >= rows.FIRST_ID[UPDATE] else "c" if id_ >= rows.FIRST_ID[INSERT] else "r") for id_, _ in letters}
     assert sorted((id_, op, count) for id_, op, count in seen.rows) == sorted((id_, op, 1) for id_, op in wanted - refused)
     assert seen.last == matrix.mirrors[mode.name].tables.trino
+
+
+@each_mode
+def test_a_row_is_found_by_a_key_of_any_type(matrix: Matrix, mode: Mode) -> None:
+    seen = matrix.keyed[mode.name]
+    assert seen.tables.trino == matrix.keyed_rows[mode.name]
+    assert seen.tables.pyiceberg == matrix.keyed_rows[mode.name]
+    assert seen.count == len(seen.tables.trino), "a key has more than one row"
 
 
 def test_the_published_matrix_is_what_was_seen(matrix: Matrix) -> None:

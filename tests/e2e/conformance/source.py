@@ -49,11 +49,11 @@ def create(source: Source) -> None:
 
 def insert(source: Source, way: str) -> None:
     """All rows. Those that get their values by an update hold none before."""
-    _run_all(source, [_insert(row.id(way), [] if way == UPDATE else row.values) for row in ROWS])
+    in_one_transaction(source, [_insert(row.id(way), [] if way == UPDATE else row.values) for row in ROWS])
 
 
 def update(source: Source) -> None:
-    _run_all(source, [_update(row.id(UPDATE), row.values) for row in ROWS if row.values])
+    in_one_transaction(source, [_update(row.id(UPDATE), row.values) for row in ROWS if row.values])
 
 
 def _insert(id_: int, values: list[tuple[Column, str | None]]) -> Statement:
@@ -66,8 +66,7 @@ def _update(id_: int, values: list[tuple[Column, str | None]]) -> Statement:
     return f"UPDATE {TABLE} SET {changes} WHERE id = %s", [*(v for _, v in values), id_]
 
 
-def _run_all(source: Source, statements: list[Statement]) -> None:
-    """In one transaction."""
+def in_one_transaction(source: Source, statements: list[Statement]) -> None:
     with closing(source.connect()) as connection, connection.cursor() as cursor:
         cursor.execute("BEGIN")
         for statement, arguments in statements:
@@ -75,11 +74,11 @@ def _run_all(source: Source, statements: list[Statement]) -> None:
         cursor.execute("COMMIT")
 
 
-def printed(source: Source) -> dict[int, dict[str, Any]]:
+def printed(source: Source, table: str = TABLE, columns: list[Column] = COLUMNS) -> dict[int, dict[str, Any]]:
     """id -> column -> what PostgreSQL itself prints; an array as a list of that."""
     # format() prints as PostgreSQL's own output does; a cast to text drops the padding of a char(n), and adds /32 to an address.
-    texts = ", ".join(f"CASE WHEN {c.name} IS NOT NULL THEN format('%s', {c.name}){'::text[]' if c.is_array else ''} END" for c in COLUMNS)
+    texts = ", ".join(f"CASE WHEN {c.name} IS NOT NULL THEN format('%s', {c.name}){'::text[]' if c.is_array else ''} END" for c in columns)
     with closing(source.connect()) as connection, connection.cursor() as cursor:
         cursor.execute("SET IntervalStyle = iso_8601")
-        cursor.execute(f"SELECT id, {texts} FROM {TABLE}")
-        return {id_: dict(zip((c.name for c in COLUMNS), values, strict=True)) for id_, *values in cursor.fetchall()}
+        cursor.execute(f"SELECT id, {texts} FROM {table}")
+        return {id_: dict(zip((c.name for c in columns), values, strict=True)) for id_, *values in cursor.fetchall()}
