@@ -4,6 +4,7 @@ use super::connect::{Block, parse_block};
 use super::cursor::Cursor;
 use super::fault::{Fallible, not_json};
 use super::object::ObjectReader;
+use super::plan::Fitted;
 
 /// Blocks kept. One topic needs one, two around a schema change; a table fed by many topics needs one for each.
 const MAX_BLOCKS: usize = 32;
@@ -24,11 +25,7 @@ pub(super) struct KnownBlock {
     topic: String,
     text: String,
     pub block: Block,
-    /// The reader for the table that was set as number `built_for`, or why that table does not fit.
-    pub reader: Result<ObjectReader, String>,
-    pub built_for: Option<u64>,
-    /// The number of the table that was set when a better one was asked for.
-    pub asked_at: Option<u64>,
+    pub fitted: Fitted<ObjectReader>,
 }
 
 /// A message taken apart: the payload and whether its block is at hand (as the latest in [`Blocks`]).
@@ -109,17 +106,8 @@ impl Blocks {
         }
         let block = parse_block(text)?;
         self.known.truncate(MAX_BLOCKS - 1);
-        self.known.insert(
-            0,
-            KnownBlock {
-                topic: topic.to_owned(),
-                text: text.to_owned(),
-                block,
-                reader: Err(String::new()),
-                built_for: None,
-                asked_at: None,
-            },
-        );
+        self.known
+            .insert(0, KnownBlock { topic: topic.to_owned(), text: text.to_owned(), block, fitted: Fitted::default() });
         Ok(())
     }
 }

@@ -66,17 +66,18 @@ pub(super) enum Block {
     Plain(Vec<SourceField>),
 }
 
-#[derive(Deserialize)]
-struct ConnectSchema {
+/// A schema in Connect's words.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct ConnectSchema {
     #[serde(rename = "type")]
-    kind: String,
-    name: Option<String>,
-    field: Option<String>,
-    fields: Option<Vec<ConnectSchema>>,
-    parameters: Option<HashMap<String, String>>,
-    items: Option<Box<ConnectSchema>>,
-    keys: Option<Box<ConnectSchema>>,
-    values: Option<Box<ConnectSchema>>,
+    pub kind: String,
+    pub name: Option<String>,
+    pub field: Option<String>,
+    pub fields: Option<Vec<ConnectSchema>>,
+    pub parameters: Option<HashMap<String, String>>,
+    pub items: Option<Box<ConnectSchema>>,
+    pub keys: Option<Box<ConnectSchema>>,
+    pub values: Option<Box<ConnectSchema>>,
 }
 
 /// Reads a schema block.
@@ -86,12 +87,17 @@ struct ConnectSchema {
 pub(super) fn parse_block(text: &str) -> Fallible<Block> {
     let schema: ConnectSchema = serde_json::from_str(text)
         .map_err(|e| reject(reason::BAD_SCHEMA, format!("the schema block is no Connect schema: {e}")))?;
+    Ok(block_of(&schema))
+}
+
+/// What a message's schema describes.
+pub(super) fn block_of(schema: &ConnectSchema) -> Block {
     let member = |name: &str| {
         schema.fields.iter().flatten().find(|f| f.field.as_deref() == Some(name)).filter(|f| f.kind == "struct")
     };
     match member("after").or_else(|| member("before")) {
-        Some(row) => Ok(Block::Row(source_fields(row))),
-        None => Ok(Block::Plain(source_fields(&schema))),
+        Some(row) => Block::Row(source_fields(row)),
+        None => Block::Plain(source_fields(schema)),
     }
 }
 

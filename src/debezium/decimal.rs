@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::fault::{Fallible, bad_value, excerpt};
+use super::fault::{Fallible, Reject, bad_value, excerpt};
 
 /// More bytes than PostgreSQL's longest numeric (147,000 digits) needs; turning bytes into digits is quadratic, so there is a bound.
 const MAX_UNSCALED_BYTES: usize = 64 * 1024;
@@ -20,12 +20,28 @@ pub(super) fn unscaled(base64: &str) -> Fallible<Unscaled> {
         return Ok(Unscaled::Short(short, len));
     }
     if base64.len() / 4 * 3 > MAX_UNSCALED_BYTES {
-        return Err(bad_value(format!("a decimal of more than {MAX_UNSCALED_BYTES} bytes")));
+        return Err(too_long());
     }
     STANDARD
         .decode(base64)
         .map(Unscaled::Long)
         .map_err(|e| bad_value(format!("{:?} is no base64: {e}", excerpt(base64))))
+}
+
+#[cold]
+fn too_long() -> Box<Reject> {
+    bad_value(format!("a decimal of more than {MAX_UNSCALED_BYTES} bytes"))
+}
+
+/// A written number as the unscaled value of a `decimal(precision,scale)`.
+pub(super) fn fit_written(text: &str, precision: u8, scale: u8) -> Fallible<i128> {
+    let (value, from) = parse(text)?;
+    rescale(value, from, precision, scale)
+}
+
+/// What stands for a numeric without digits.
+pub(super) fn is_infinite(text: &str) -> bool {
+    matches!(text, "NAN" | "NaN" | "POSITIVE_INFINITY" | "NEGATIVE_INFINITY" | "Infinity" | "-Infinity")
 }
 
 /// Big-endian two's complement.
@@ -35,6 +51,27 @@ pub(super) enum Unscaled {
 }
 
 impl Unscaled {
+    /// Bytes as they are.
+    pub(super) fn of(bytes: &[u8]) -> Fallible<Self> {
+        let mut short = [0u8; 48];
+        match short.get_mut(..bytes.len()) {
+            Some(into) => {
+                into.copy_from_slice(bytes);
+                Ok(Unscaled::Short(short, bytes.len()))
+            }
+            None if bytes.len() > MAX_UNSCALED_BYTES => Err(too_long()),
+            None => Ok(Unscaled::Long(bytes.to_vec())),
+        }
+    }
+
+    /// The number as the unscaled value of a `decimal(precision,scale)`; it comes with `from` digits after the point.
+    pub(super) fn fit(&self, from: i32, precision: u8, scale: u8) -> Fallible<i128> {
+        match self.to_i128() {
+            Some(number) => rescale(number, from, precision, scale),
+            None => Err(bad_value(format!("a number of more than 128 bits does not fit decimal({precision},{scale})"))),
+        }
+    }
+
     fn bytes(&self) -> &[u8] {
         match self {
             Unscaled::Short(bytes, len) => bytes.get(..*len).unwrap_or_default(),
@@ -132,7 +169,7 @@ fn place_point(negative: bool, mut digits: String, scale: i32) -> String {
 
 /// `value` of `from` digits after the point as a number of `scale` digits after it, where that loses nothing and stays within
 /// `precision`.
-pub(super) fn rescale(value: i128, from: i32, precision: u8, scale: u8) -> Fallible<i128> {
+fn rescale(value: i128, from: i32, precision: u8, scale: u8) -> Fallible<i128> {
     let shift = i32::from(scale).saturating_sub(from);
     let scaled = if value == 0 {
         Some(0)
@@ -156,7 +193,7 @@ fn power_of_ten(exponent: u32) -> Option<i128> {
 }
 
 /// A written number, `-12.50` or `1.25e3`, as unscaled value and scale.
-pub(super) fn parse(text: &str) -> Fallible<(i128, i32)> {
+fn parse(text: &str) -> Fallible<(i128, i32)> {
     parts(text).ok_or_else(|| bad_value(format!("{:?} is no decimal of at most 38 digits", excerpt(text))))
 }
 

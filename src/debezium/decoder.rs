@@ -1,11 +1,13 @@
 //! The decoder: records in, whole rows out. Puts the parts of this module together.
 
+use super::avro::{Registered, ValuePlans, Writers, is_avro};
 use super::blocks::{Blocks, Message};
 use super::connect::{Block, SourceField};
 use super::cursor::Cursor;
 use super::envelope::{Kind, Skip, scan};
-use super::fault::{Fallible, Reject, reason, reject};
-use super::key::{KeySide, NEW_KEY, names, no_avro, no_key, open_key};
+use super::fault::{Fallible, Reject, not_json, reason, reject};
+use super::images::{Image, Images, JsonImage};
+use super::key::{Key, KeySide, Keys, NEW_KEY, names, no_key, open_key};
 use super::object::Take;
 use super::plan::{Table, check};
 use super::reader::Wire;
@@ -13,7 +15,7 @@ use super::rows::Rows;
 use super::source::{Position, SourceReader};
 use super::value::Notes;
 use crate::batch::ChangeBatch;
-use crate::change::{Column, DeleteImage, Mode, Op, RowSchema, unavailable_column};
+use crate::change::{Column, DeleteImage, Mode, Op, RowSchema};
 use crate::record::Record;
 
 /// How the records of one table are decoded.
@@ -40,20 +42,25 @@ pub enum Pushed {
     /// Nothing was consumed: the table must get these columns (a column that it has already and that is wide enough comes with the
     /// table's own type), then [`Decoder::set_schema`], then the same record again. Columns that only the table has are not named.
     NeedsSchema(RowSchema),
+    /// Nothing was consumed: the record was written with the schema of this id. [`Decoder::learn`] it from a registry, then the same
+    /// record again.
+    NeedsWriterSchema(i32),
 }
 
 /// Turns the records of one table into rows of that table's columns.
 #[derive(Debug)]
 pub struct Decoder {
-    options: DecodeOptions,
-    table: Option<Table>,
-    rows: Option<Rows>,
+    pub(super) options: DecodeOptions,
+    pub(super) table: Option<Table>,
+    pub(super) rows: Option<Rows>,
     /// Counts calls of `set_schema`.
-    tables_set: u64,
+    pub(super) tables_set: u64,
     values: Blocks,
-    keys: Blocks,
+    pub(super) avro: ValuePlans,
+    pub(super) writers: Writers,
+    pub(super) keys: Keys,
     source: SourceReader,
-    notes: Notes,
+    pub(super) notes: Notes,
     unavailable_rows: u64,
     infinite_rows: u64,
 }
@@ -66,7 +73,9 @@ impl Decoder {
             rows: None,
             tables_set: 0,
             values: Blocks::default(),
-            keys: Blocks::default(),
+            avro: ValuePlans::default(),
+            writers: Writers::default(),
+            keys: Keys::default(),
             source: SourceReader::default(),
             notes: Notes::default(),
             unavailable_rows: 0,
@@ -110,9 +119,17 @@ impl Decoder {
         Ok(keys)
     }
 
+    /// Takes what a registry says of a writer's schema.
+    pub fn learn(&mut self, id: i32, registered: &Registered) {
+        self.writers.learn(id, registered);
+    }
+
     /// Decodes one record. A record that is no row leaves the rows before it untouched.
     pub fn push(&mut self, record: &Record<'_>) -> Pushed {
-        match self.try_push(record) {
+        if let Some(id) = self.writers.lacks(record.value).or_else(|| self.writers.lacks(record.key)) {
+            return Pushed::NeedsWriterSchema(id);
+        }
+        let pushed = match self.try_push(record) {
             Ok(pushed) => pushed,
             Err(fault) => {
                 if let Some(rows) = &mut self.rows {
@@ -120,13 +137,22 @@ impl Decoder {
                 }
                 Pushed::Rejected(*fault)
             }
+        };
+        if !matches!(pushed, Pushed::NeedsSchema(_)) {
+            self.writers.forget_missing();
         }
+        pushed
     }
 
     fn try_push(&mut self, record: &Record<'_>) -> Fallible<Pushed> {
         self.notes.begin_row();
         let Some(value) = record.value else { return self.tombstone(record) };
-        no_avro(value, "value")?;
+        if is_avro(value) {
+            return self.push_avro(record, value);
+        }
+        if value.is_empty() {
+            return Err(not_json("the value is empty"));
+        }
         let mut message = self.values.open(record.topic, value)?;
         if message.payload.peek() == b'n' {
             message.payload.null()?;
@@ -137,7 +163,7 @@ impl Decoder {
             self.fit_block();
         }
         let object = if message.has_block {
-            self.values.latest().and_then(|known| known.reader.as_ref().ok())
+            self.values.latest().and_then(|known| known.fitted.reader.as_ref().ok())
         } else {
             self.table.as_ref().map(|t| &t.bare)
         };
@@ -160,49 +186,34 @@ impl Decoder {
                 return Ok(Pushed::Skipped(skip));
             }
         };
-        let mut key =
-            KeySide { options: &self.options, table, keys: &mut self.keys, tables_set: self.tables_set, record };
-        key.check()?;
-        if op == Op::Delete {
-            if envelope.has_after {
-                rows.take_back();
-                notes.forget_lacking();
-            }
-            key.delete(&envelope, object, rows, notes)?;
-        } else if !rows.has_keys() {
-            key.read(Some(object), rows, notes)?;
-        }
-        if !notes.lacking.is_empty() && self.options.mode == Mode::Append {
-            if !rows.can_mark() {
-                rows.take_back();
-                let mut wider = table.schema.clone();
-                wider.columns.push(unavailable_column());
-                return Ok(Pushed::NeedsSchema(wider));
-            }
-            rows.mark(&notes.lacking)?;
-        }
-        rows.close(op, record, envelope.position)?;
-        if !notes.lacking.is_empty() {
-            let former = key.former(object, rows, notes);
-            rows.lacks(&notes.lacking, former);
-        }
-        if op == Op::Delete && record.header(NEW_KEY).is_some() {
-            rows.rekeyed();
-        }
+        let mut key = KeySide {
+            options: &self.options,
+            table,
+            keys: &mut self.keys,
+            writers: &self.writers,
+            tables_set: self.tables_set,
+            record,
+        };
+        let before = envelope.before.map(|cursor| JsonImage { object, cursor });
+        let images = Images {
+            op,
+            position: envelope.position,
+            has_after: envelope.has_after,
+            before: before.as_ref().map(|image| image as &dyn Image),
+            like: object,
+        };
+        let pushed = key.complete(&images, rows, notes)?;
         self.count_notes();
-        Ok(Pushed::Row(op))
+        Ok(pushed)
     }
 
     /// Makes the reader of the latest block for the table that is set, if that was not done yet.
     fn fit_block(&mut self) {
         let (Some(known), Some(table)) = (self.values.latest(), &self.table) else { return };
-        if known.built_for != Some(self.tables_set) {
-            known.reader = match &known.block {
-                Block::Row(fields) => table.row_reader(fields, &self.options),
-                Block::Plain(_) => Err("the schema block has neither before nor after".to_owned()),
-            };
-            known.built_for = Some(self.tables_set);
-        }
+        known.fitted.fit(self.tables_set, || match &known.block {
+            Block::Row(fields) => table.row_reader(fields, &self.options),
+            Block::Plain(_) => Err("the schema block has neither before nor after".to_owned()),
+        });
     }
 
     /// What to answer to a row that no reader fits.
@@ -221,29 +232,24 @@ impl Decoder {
         let Block::Row(fields) = &known.block else {
             return Err(reject(reason::NOT_DEBEZIUM, "the schema block has neither before nor after"));
         };
-        if known.asked_at.is_some_and(|asked| asked < self.tables_set)
-            && let Err(why) = &known.reader
-        {
-            return Err(reject(reason::INCOMPATIBLE_SCHEMA, why.clone()));
-        }
-        known.asked_at = Some(self.tables_set);
+        known.fitted.ask(self.tables_set)?;
         Ok(Pushed::NeedsSchema(self.options.row_schema(fields, &key, self.table.as_ref())))
     }
 
     /// The fields of the record's key; of unknown type where it has no schema block. None where it has no key.
-    fn key_fields(&mut self, record: &Record<'_>) -> Fallible<Vec<SourceField>> {
+    pub(super) fn key_fields(&mut self, record: &Record<'_>) -> Fallible<Vec<SourceField>> {
         let key = match record.key {
-            Some(key) => open_key(&mut self.keys, &self.options, record.topic, key)?,
+            Some(key) => open_key(&mut self.keys, &self.writers, &self.options, record.topic, key)?,
             None => None,
         };
-        let Some(key) = key else {
-            if self.options.mode == Mode::Upsert && self.options.key_columns.is_none() {
-                return Err(no_key());
-            }
-            return Ok(Vec::new());
+        let key = match key {
+            Some(Key::Json(message)) => message,
+            Some(Key::Avro(_)) => return Ok(self.keys.avro.fields().to_vec()),
+            None if self.options.mode == Mode::Upsert && self.options.key_columns.is_none() => return Err(no_key()),
+            None => return Ok(Vec::new()),
         };
         if key.has_block {
-            return Ok(match self.keys.latest().map(|known| &known.block) {
+            return Ok(match self.keys.blocks.latest().map(|known| &known.block) {
                 Some(Block::Plain(fields) | Block::Row(fields)) => fields.clone(),
                 None => Vec::new(),
             });
@@ -259,15 +265,21 @@ impl Decoder {
             .collect())
     }
 
-    fn tombstone(&mut self, record: &Record<'_>) -> Fallible<Pushed> {
+    pub(super) fn tombstone(&mut self, record: &Record<'_>) -> Fallible<Pushed> {
         let skipped = Ok(Pushed::Skipped(Skip::Tombstone));
         let (Mode::Upsert, Some(_), Some(table), Some(rows)) =
             (self.options.mode, record.key, &self.table, &mut self.rows)
         else {
             return skipped;
         };
-        let mut key =
-            KeySide { options: &self.options, table, keys: &mut self.keys, tables_set: self.tables_set, record };
+        let mut key = KeySide {
+            options: &self.options,
+            table,
+            keys: &mut self.keys,
+            writers: &self.writers,
+            tables_set: self.tables_set,
+            record,
+        };
         if !key.read(None, rows, &mut self.notes)? {
             return skipped;
         }
@@ -284,7 +296,7 @@ impl Decoder {
         Ok(Pushed::Row(Op::Delete))
     }
 
-    fn count_notes(&mut self) {
+    pub(super) fn count_notes(&mut self) {
         self.unavailable_rows += u64::from(!self.notes.lacking.is_empty());
         self.infinite_rows += u64::from(self.notes.infinite);
     }

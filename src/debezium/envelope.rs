@@ -50,12 +50,12 @@ pub(super) enum Kind {
 
 /// The parts of an envelope.
 #[derive(Debug)]
-pub(super) struct Envelope<'a> {
+pub(super) struct Envelope<C> {
     pub kind: Kind,
     /// Whether `after` was an object (and was given to the caller's reader).
     pub has_after: bool,
-    /// Stands at the `before` object, if there is one.
-    pub before: Option<Cursor<'a>>,
+    /// Stands at the `before` image, if there is one.
+    pub before: Option<C>,
     pub position: Position,
 }
 
@@ -67,7 +67,7 @@ pub(super) fn scan<'a>(
     cursor: &mut Cursor<'a>,
     source: &mut SourceReader,
     mut after: impl FnMut(&mut Cursor<'a>) -> Fallible<()>,
-) -> Fallible<Envelope<'a>> {
+) -> Fallible<Envelope<Cursor<'a>>> {
     let mut seen = Seen::default();
     let mut op = None;
     let (mut has_after, mut before, mut position) = (false, None, Position::default());
@@ -102,6 +102,15 @@ pub(super) fn scan<'a>(
         seen.members += 1;
         more = cursor.more(b'}')?;
     }
+    let kind = kind_of(op, has_after, &seen)?;
+    Ok(Envelope { kind, has_after, before, position })
+}
+
+/// What a payload with this `op`, and with these members, is.
+///
+/// # Errors
+/// `not_debezium`, `flattened`.
+pub(super) fn kind_of(op: Option<&str>, has_after: bool, seen: &Seen) -> Fallible<Kind> {
     let kind = match op {
         Some("c") => Kind::Row(Op::Create),
         Some("u") => Kind::Row(Op::Update),
@@ -117,14 +126,14 @@ pub(super) fn scan<'a>(
     if matches!(kind, Kind::Row(op) if op != Op::Delete) && !has_after {
         return Err(reject(reason::NOT_DEBEZIUM, format!("op {} without an object in after", op.unwrap_or_default())));
     }
-    Ok(Envelope { kind, has_after, before, position })
+    Ok(kind)
 }
 
 /// What is known of a payload without an `op`.
-#[derive(Default)]
-struct Seen {
-    members: u32,
-    source: bool,
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    pub members: u32,
+    pub source: bool,
     id: bool,
     ts_ms: bool,
     transaction_status: bool,
@@ -137,23 +146,36 @@ struct Seen {
 impl Seen {
     fn note(&mut self, name: &str, cursor: &mut Cursor<'_>) -> Fallible<()> {
         match name {
+            "status" => self.status(cursor.raw()?.trim_matches('"')),
+            "type" => self.signal(cursor.raw()?.trim_matches('"')),
+            _ => {
+                self.member(name);
+                cursor.skip()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A member whose name alone tells something.
+    pub(super) fn member(&mut self, name: &str) {
+        match name {
             "id" => self.id = true,
             "ts_ms" => self.ts_ms = true,
             "aggregate_type" => self.aggregate_type = true,
             "ddl" | "tableChanges" => self.ddl = true,
             "__op" | "__deleted" => self.flattened = true,
-            "status" => {
-                self.transaction_status = matches!(cursor.raw()?, "\"BEGIN\"" | "\"END\"");
-                return Ok(());
-            }
-            "type" => {
-                let text = cursor.raw()?.trim_matches('"');
-                self.signal_type = text.ends_with("-snapshot") || matches!(text, "log" | "schema-changes");
-                return Ok(());
-            }
             _ => {}
         }
-        cursor.skip()
+    }
+
+    /// The member `status`.
+    pub(super) fn status(&mut self, text: &str) {
+        self.transaction_status = matches!(text, "BEGIN" | "END");
+    }
+
+    /// The member `type`.
+    pub(super) fn signal(&mut self, text: &str) {
+        self.signal_type = text.ends_with("-snapshot") || matches!(text, "log" | "schema-changes");
     }
 
     fn kind(&self) -> Fallible<Skip> {

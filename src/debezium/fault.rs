@@ -23,9 +23,11 @@ pub mod reason {
     pub const NOT_DEBEZIUM: &str = "not_debezium";
     /// A flattened record (`ExtractNewRecordState`).
     pub const FLATTENED: &str = "flattened";
-    /// The Confluent wire format.
-    pub const AVRO: &str = "avro";
-    /// A schema block that is no Connect schema.
+    /// Not one whole Avro datum of its writer's schema.
+    pub const NOT_AVRO: &str = "not_avro";
+    /// The registry has no schema of the record's id.
+    pub const UNKNOWN_SCHEMA_ID: &str = "unknown_schema_id";
+    /// A schema block that is no Connect schema, or a registered schema that is no Avro.
     pub const BAD_SCHEMA: &str = "bad_schema";
     /// A value that its column cannot hold.
     pub const BAD_VALUE: &str = "bad_value";

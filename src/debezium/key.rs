@@ -1,12 +1,13 @@
 //! A record's key: whether an upsert may go by it, and the row of a delete.
 
+use super::avro::{AvroKey, KeyPlans, Writers, is_avro};
 use super::blocks::{Blocks, Message};
-use super::connect::Block;
+use super::connect::{Block, SourceField};
 use super::cursor::Cursor;
 use super::decoder::DecodeOptions;
-use super::envelope::Envelope;
-use super::fault::{Fallible, Reject, not_json, reason, reject};
-use super::object::{ObjectReader, Take};
+use super::fault::{Fallible, Reject, reason, reject};
+use super::images::Image;
+use super::object::{Member, ObjectReader, Take, Unknown};
 use super::plan::Table;
 use super::rows::Rows;
 use super::value::Notes;
@@ -18,16 +19,18 @@ pub(super) const NEW_KEY: &str = "__debezium.newkey";
 /// Header of the row behind it: the row's former key.
 const OLD_KEY: &str = "__debezium.oldkey";
 
-/// Refuses what no JSON parser should see.
-pub(super) fn no_avro(bytes: &[u8], what: &str) -> Fallible<()> {
-    match bytes.first() {
-        Some(0) => {
-            let how = "begins with byte 0: Avro in the Confluent wire format, which needs a schema registry; use the JSON converter";
-            Err(reject(reason::AVRO, format!("the {what} {how}")))
-        }
-        Some(_) => Ok(()),
-        None => Err(not_json(format!("the {what} is empty"))),
-    }
+/// How the keys of a table's records were read lately.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    pub blocks: Blocks,
+    pub avro: KeyPlans,
+}
+
+/// A record's key, opened.
+#[derive(Debug)]
+pub(super) enum Key<'k> {
+    Json(Message<'k>),
+    Avro(AvroKey<'k>),
 }
 
 #[cold]
@@ -35,24 +38,36 @@ pub(super) fn no_key() -> Box<Reject> {
     reject(reason::NO_KEY, "upsert needs a record key and this record has none: declare key columns, or use append")
 }
 
-/// The key's object, `None` where there is none. Where the table does not go by the record key, a key of another kind (a plain text,
-/// Avro) is none; where it does, that is an error.
+/// The key's object, `None` where there is none. Where the table does not go by the record key, a key of another kind (a plain text)
+/// is none; where it does, that is an error.
 pub(super) fn open_key<'k>(
-    keys: &mut Blocks,
+    keys: &mut Keys,
+    writers: &Writers,
     options: &DecodeOptions,
     topic: &str,
     key: &'k [u8],
-) -> Fallible<Option<Message<'k>>> {
-    let opened = no_avro(key, "key").and_then(|()| {
-        let mut message = keys.open(topic, key)?;
+) -> Fallible<Option<Key<'k>>> {
+    let mut open = || {
+        if is_avro(key) {
+            return Ok(keys.avro.open(writers, key)?.map(Key::Avro));
+        }
+        let mut message = keys.blocks.open(topic, key)?;
         match message.payload.peek() {
-            b'{' => Ok(Some(message)),
+            b'{' => Ok(Some(Key::Json(message))),
             b'n' => Ok(None),
             _ => Err(reject(reason::NO_KEY, "the record key is no object: declare key columns, or use append")),
         }
-    });
+    };
+    let opened = open();
     let needed = options.mode == Mode::Upsert && options.key_columns.is_none();
     if needed { opened } else { Ok(opened.ok().flatten()) }
+}
+
+const OTHER_FIELDS: &str = "the record key has other fields than the table's key";
+
+#[cold]
+fn other_key(why: &str) -> Box<Reject> {
+    reject(reason::INCOMPATIBLE_SCHEMA, why)
 }
 
 /// The names of an object's members.
@@ -71,7 +86,8 @@ pub(super) fn names(mut object: Cursor<'_>) -> Fallible<Vec<String>> {
 pub(super) struct KeySide<'d, 'r> {
     pub options: &'d DecodeOptions,
     pub table: &'d Table,
-    pub keys: &'d mut Blocks,
+    pub keys: &'d mut Keys,
+    pub writers: &'d Writers,
     /// The number of the table that is set.
     pub tables_set: u64,
     pub record: &'r Record<'r>,
@@ -79,9 +95,9 @@ pub(super) struct KeySide<'d, 'r> {
 
 impl<'r> KeySide<'_, 'r> {
     /// The key's object, if the record has one.
-    fn open(&mut self) -> Fallible<Option<Message<'r>>> {
+    fn open(&mut self) -> Fallible<Option<Key<'r>>> {
         match self.record.key {
-            Some(key) => open_key(self.keys, self.options, self.record.topic, key),
+            Some(key) => open_key(self.keys, self.writers, self.options, self.record.topic, key),
             None => Ok(None),
         }
     }
@@ -91,63 +107,66 @@ impl<'r> KeySide<'_, 'r> {
         if self.options.mode != Mode::Upsert || self.options.key_columns.is_some() {
             return Ok(());
         }
-        let Some(message) = self.open()? else { return Err(no_key()) };
-        let whole = if message.has_block {
-            self.fit_block();
-            self.keys.latest().is_some_and(|known| known.reader.is_ok())
-        } else {
-            let mut object = message.payload;
-            let mut known = 0;
-            let mut more = object.open_object()?;
-            let mut whole = true;
-            while more {
-                let name = object.name()?;
-                whole &= self.table.is_key_column(name.raw);
-                known += 1;
-                object.skip()?;
-                more = object.more(b'}')?;
+        let Some(key) = self.open()? else { return Err(no_key()) };
+        match key {
+            Key::Json(message) if message.has_block => self.fit_block().map(|_| ()),
+            Key::Json(message) => {
+                let mut object = message.payload;
+                let (mut whole, mut known) = (true, 0);
+                let mut more = object.open_object()?;
+                while more {
+                    whole &= self.table.is_key_column(object.name()?.raw);
+                    known += 1;
+                    object.skip()?;
+                    more = object.more(b'}')?;
+                }
+                if whole && known == self.table.keys.len() { Ok(()) } else { Err(other_key(OTHER_FIELDS)) }
             }
-            whole && known == self.table.keys.len()
-        };
-        if whole { Ok(()) } else { Err(self.other_key()) }
-    }
-
-    #[cold]
-    fn other_key(&mut self) -> Box<Reject> {
-        let why = match self.keys.latest().map(|known| &known.reader) {
-            Some(Err(why)) => why.clone(),
-            _ => "the record key has other fields than the table's key".to_owned(),
-        };
-        reject(reason::INCOMPATIBLE_SCHEMA, why)
-    }
-
-    fn fit_block(&mut self) {
-        let Some(known) = self.keys.latest() else { return };
-        if known.built_for != Some(self.tables_set) {
-            let (Block::Plain(fields) | Block::Row(fields)) = &known.block;
-            known.reader = if self.options.key_columns.is_some()
-                || self.options.mode == Mode::Append
-                || self.table.is_whole_key(fields.iter().map(|f| f.name.as_str()))
-            {
-                self.table.key_reader(fields, self.options)
-            } else {
-                Err("the record key has other fields than the table's key".to_owned())
-            };
-            known.built_for = Some(self.tables_set);
+            Key::Avro(_) => self.fit_writer(),
         }
+    }
+
+    /// How keys with these fields are read into the table.
+    fn members(table: &Table, options: &DecodeOptions, fields: &[SourceField]) -> Result<Vec<Member>, String> {
+        if options.key_columns.is_some()
+            || options.mode == Mode::Append
+            || table.is_whole_key(fields.iter().map(|f| f.name.as_str()))
+        {
+            table.key_members(fields, options)
+        } else {
+            Err(OTHER_FIELDS.to_owned())
+        }
+    }
+
+    /// The reader of the latest block.
+    fn fit_block(&mut self) -> Fallible<&ObjectReader> {
+        let Some(known) = self.keys.blocks.latest() else { return Err(other_key("")) };
+        let (Block::Plain(fields) | Block::Row(fields)) = &known.block;
+        known.fitted.fit(self.tables_set, || {
+            Self::members(self.table, self.options, fields).map(|m| ObjectReader::new(m, Unknown::Skipped))
+        });
+        known.fitted.reader.as_ref().map_err(|why| other_key(why))
+    }
+
+    fn fit_writer(&mut self) -> Fallible<()> {
+        let members = |fields: &[SourceField]| Self::members(self.table, self.options, fields);
+        self.keys.avro.fit(self.tables_set, members).map_err(other_key)
     }
 
     /// Reads the key columns that have no value yet from the record key; false if there is none.
     pub(super) fn read(&mut self, like: Option<&ObjectReader>, rows: &mut Rows, notes: &mut Notes) -> Fallible<bool> {
-        let Some(message) = self.open()? else { return Ok(false) };
+        let message = match self.open()? {
+            None => return Ok(false),
+            Some(Key::Json(message)) => message,
+            Some(Key::Avro(key)) => {
+                self.fit_writer()?;
+                self.keys.avro.read(&key, rows, notes)?;
+                return Ok(true);
+            }
+        };
         let mut payload = message.payload.clone();
         if message.has_block {
-            self.fit_block();
-            match self.keys.latest().map(|known| &known.reader) {
-                Some(Ok(object)) => rows.read(object, &mut payload, Take::MissingKeys, notes)?,
-                Some(Err(why)) => return Err(reject(reason::INCOMPATIBLE_SCHEMA, why.clone())),
-                None => return Ok(false),
-            }
+            rows.read(self.fit_block()?, &mut payload, Take::MissingKeys, notes)?;
         } else {
             // A key without schema block beside a value with one is written as the value's own columns are.
             let object = like.filter(|_| !self.table.keys.is_empty()).unwrap_or(&self.table.bare_key);
@@ -161,7 +180,7 @@ impl<'r> KeySide<'_, 'r> {
     /// own format.
     pub(super) fn former(&mut self, like: &ObjectReader, rows: &mut Rows, notes: &mut Notes) -> Option<u32> {
         let header = self.record.header(OLD_KEY)?;
-        let mut message = self.keys.open(self.record.topic, header).ok()?;
+        let mut message = self.keys.blocks.open(self.record.topic, header).ok()?;
         if message.payload.peek() != b'{' {
             return None;
         }
@@ -178,24 +197,24 @@ impl<'r> KeySide<'_, 'r> {
     /// Fills the row of a delete.
     pub(super) fn delete(
         &mut self,
-        envelope: &Envelope<'_>,
-        object: &ObjectReader,
+        before: Option<&dyn Image>,
+        like: &ObjectReader,
         rows: &mut Rows,
         notes: &mut Notes,
     ) -> Fallible<()> {
         // Without a key a delete can only name its row by the whole of it, and the source sends the whole then.
         let keyless = self.options.mode == Mode::Append && self.open()?.is_none();
         let whole = self.options.delete_image == DeleteImage::Before || keyless;
-        if whole && let Some(before) = &envelope.before {
-            rows.read(object, &mut before.clone(), Take::All, notes)?;
+        if whole && let Some(before) = before {
+            before.read(rows, Take::All, notes)?;
         }
         if !rows.has_keys() || self.table.keys.is_empty() && !whole {
-            self.read(Some(object), rows, notes)?;
+            self.read(Some(like), rows, notes)?;
         }
         if !rows.has_keys()
-            && let Some(before) = &envelope.before
+            && let Some(before) = before
         {
-            rows.read(object, &mut before.clone(), Take::MissingKeys, notes)?;
+            before.read(rows, Take::MissingKeys, notes)?;
         }
         if !rows.has_keys() && self.options.mode == Mode::Upsert {
             let how = "the delete names no key: its before lacks the key columns; set REPLICA IDENTITY FULL";

@@ -1,16 +1,18 @@
-//! Debezium's messages become rows of a table: JSON bytes in, Arrow columns out. Debezium's names stop here.
+//! Debezium's messages become rows of a table: JSON or Avro bytes in, Arrow columns out. Debezium's names stop here.
 //!
 //! Values go from the message's bytes straight into columns of the *table's* types, in one pass and without a tree between. A record
 //! that cannot become a row takes back nothing but itself.
 //!
 //! # Layout
 //! - [`decoder`]: the only way in.
-//! - `cursor`: JSON. `envelope`, `source`: the envelope around a row. `blocks`, `connect`: schema blocks. `key`: record keys.
+//! - `cursor`: JSON. `avro`: Avro. `envelope`, `source`: the envelope around a row. `blocks`, `connect`: schema blocks. `key`: record keys.
+//! - `images`: from images and key to a row. `unavailable`: what stands for values that were not sent.
 //! - `plan`: which field goes where. `reader`, `object`, `value`: how it gets there. `columns`, `rows`: where it ends.
 //! - `time`, `decimal`: conversions. `fault`: why a record was rejected.
 //!
 //! Must not know: Kafka's client, Iceberg, the configuration file.
 
+mod avro;
 mod blocks;
 mod columns;
 mod connect;
@@ -19,6 +21,7 @@ mod decimal;
 pub mod decoder;
 mod envelope;
 mod fault;
+mod images;
 mod key;
 mod object;
 mod plan;
@@ -26,8 +29,10 @@ mod reader;
 mod rows;
 mod source;
 mod time;
+mod unavailable;
 mod value;
 
+pub use avro::Registered;
 pub use decoder::{DecodeOptions, Decoder, Pushed};
 pub use envelope::Skip;
 pub use fault::{Reject, reason};

@@ -47,6 +47,7 @@ pub(super) enum Take {
 }
 
 /// One member: its name, the column that takes it, whether that is a key column, and how it is read.
+#[derive(Clone, Debug)]
 pub(super) struct Member {
     pub name: String,
     pub column: usize,
@@ -78,6 +79,12 @@ impl ObjectReader {
     pub(super) fn of_known(members: Vec<(String, usize, Reader)>) -> Self {
         let members = members.into_iter().map(|(name, column, reader)| Member { name, column, key: false, reader });
         Self { is_row: false, ..Self::new(members.collect(), Unknown::Skipped) }
+    }
+
+    /// The column that takes the member `name`, and how it is read.
+    pub(super) fn member(&self, name: &str) -> Option<(usize, &Reader)> {
+        let field = self.fields.get(*self.by_name.get(name)?)?;
+        Some((field.column, &field.reader))
     }
 
     /// Reads the object here as the entry `row` of `columns`; columns that it does not name keep their length.

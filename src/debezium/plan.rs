@@ -2,6 +2,7 @@
 
 use super::connect::SourceField;
 use super::decoder::DecodeOptions;
+use super::fault::{Fallible, reason, reject};
 use super::object::{Member, ObjectReader, Unknown};
 use super::reader::{Fit, Wire, any_reader, reader};
 use crate::change::{Column, ColumnType, RowSchema, origin, origin_columns};
@@ -48,7 +49,7 @@ impl Table {
     }
 
     /// How rows with these fields are read into the table, or the sentence that says which field does not fit.
-    pub(super) fn row_reader(&self, fields: &[SourceField], options: &DecodeOptions) -> Result<ObjectReader, String> {
+    pub(super) fn row_members(&self, fields: &[SourceField], options: &DecodeOptions) -> Result<Vec<Member>, String> {
         let mut members: Vec<Member> = Vec::with_capacity(fields.len());
         for field in fields {
             let member = self.member(field, options)?;
@@ -57,17 +58,22 @@ impl Table {
             }
             members.push(member);
         }
-        Ok(ObjectReader::new(members, Unknown::Noted))
+        Ok(members)
+    }
+
+    /// [`Table::row_members`] for JSON.
+    pub(super) fn row_reader(&self, fields: &[SourceField], options: &DecodeOptions) -> Result<ObjectReader, String> {
+        self.row_members(fields, options).map(|members| ObjectReader::new(members, Unknown::Noted))
     }
 
     /// How keys with these fields are read: key columns only, or all fields where the table names no key.
-    pub(super) fn key_reader(&self, fields: &[SourceField], options: &DecodeOptions) -> Result<ObjectReader, String> {
+    pub(super) fn key_members(&self, fields: &[SourceField], options: &DecodeOptions) -> Result<Vec<Member>, String> {
         let is_key = |at: usize| self.keys.is_empty() || self.keys.contains(&at);
         let members = fields
             .iter()
             .filter(|field| self.column_of(&field.name).is_some_and(is_key))
             .map(|field| self.member(field, options).map(|member| Member { key: true, ..member }));
-        Ok(ObjectReader::new(members.collect::<Result<_, _>>()?, Unknown::Skipped))
+        members.collect()
     }
 
     fn member(&self, field: &SourceField, options: &DecodeOptions) -> Result<Member, String> {
@@ -89,6 +95,47 @@ impl Table {
         let mut count = 0;
         let all_known = names.inspect(|_| count += 1).all(|name| self.is_key_column(name));
         all_known && count == self.keys.len()
+    }
+}
+
+/// What reads a writer's records into the table that is set, or the sentence that says what does not fit.
+#[derive(Debug)]
+pub(super) struct Fitted<R> {
+    pub reader: Result<R, String>,
+    /// The number of the table that the reader was made for.
+    built_for: Option<u64>,
+    /// The number of the table that was set when a better one was asked for.
+    asked_at: Option<u64>,
+}
+
+impl<R> Default for Fitted<R> {
+    fn default() -> Self {
+        Self { reader: Err(String::new()), built_for: None, asked_at: None }
+    }
+}
+
+impl<R> Fitted<R> {
+    /// Makes the reader for the table that was set as number `tables_set`, if that was not done yet.
+    #[inline]
+    pub(super) fn fit(&mut self, tables_set: u64, make: impl FnOnce() -> Result<R, String>) {
+        if self.built_for != Some(tables_set) {
+            self.reader = make();
+            self.built_for = Some(tables_set);
+        }
+    }
+
+    /// Notes that a better table is asked for.
+    ///
+    /// # Errors
+    /// `incompatible_schema` when one was asked for before, and the one that came does not fit either.
+    pub(super) fn ask(&mut self, tables_set: u64) -> Fallible<()> {
+        if self.asked_at.is_some_and(|asked| asked < tables_set)
+            && let Err(why) = &self.reader
+        {
+            return Err(reject(reason::INCOMPATIBLE_SCHEMA, why.clone()));
+        }
+        self.asked_at = Some(tables_set);
+        Ok(())
     }
 }
 

@@ -98,6 +98,12 @@ impl Rows {
         object.read(cursor, &mut self.columns, self.ops.len(), take, notes)
     }
 
+    /// The columns and the number of the row under construction, for images that are not JSON.
+    #[inline]
+    pub(super) fn under_construction(&mut self) -> (&mut [ColumnBuilder], usize) {
+        (&mut self.columns, self.ops.len())
+    }
+
     /// Whether every key column has a value (or a null) for the row under construction.
     pub(super) fn has_keys(&self) -> bool {
         let row = self.ops.len();

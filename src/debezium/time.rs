@@ -27,18 +27,18 @@ impl Unit {
 /// PostgreSQL's `infinity` and `-infinity` among integer timestamps: as i64's ends, and as the dates that the JDBC driver puts in
 /// their place (the same digits stand for ms or µs, by mode).
 #[inline]
-pub(super) fn is_infinite_timestamp(value: i64) -> bool {
+fn is_infinite_timestamp(value: i64) -> bool {
     matches!(value, i64::MAX | i64::MIN | 9_223_372_036_825_200_000 | -9_223_372_036_832_400_000)
 }
 
 /// The same among days: as streamed, and as a snapshot over JDBC reads them.
 #[inline]
-pub(super) fn is_infinite_date(days: i64) -> bool {
+fn is_infinite_date(days: i64) -> bool {
     matches!(days, 2_146_033_979 | -2_147_472_691 | -622_191_234 | -625_821_272)
 }
 
 /// The same among texts: timestamps, dates as streamed, dates as a snapshot over JDBC reads them.
-pub(super) fn is_infinite_text(text: &str) -> bool {
+fn is_infinite_text(text: &str) -> bool {
     matches!(
         text,
         "infinity"
@@ -50,6 +50,20 @@ pub(super) fn is_infinite_text(text: &str) -> bool {
             | "+292278994-08-16Z"
             | "+292269055-12-02Z"
     )
+}
+
+/// Days since the epoch; `None` where they are infinite.
+#[inline]
+pub(super) fn date(days: i64) -> Fallible<Option<i32>> {
+    if is_infinite_date(days) {
+        return Ok(None);
+    }
+    i32::try_from(days).map(Some).map_err(|_| bad_value(format!("{days} days do not fit a date")))
+}
+
+/// What `parse` makes of a text; `None` where it says that it is infinite.
+pub(super) fn finite<T>(text: &str, parse: impl Fn(&str) -> Fallible<T>) -> Fallible<Option<T>> {
+    if is_infinite_text(text) { Ok(None) } else { parse(text).map(Some) }
 }
 
 /// Time of day in µs. 24:00:00 and MySQL's times beyond a day have no place in Iceberg's time.
@@ -64,10 +78,14 @@ pub(super) fn time_of_day(value: i64, unit: Unit) -> Fallible<i64> {
 /// overflowed on its way: 294276-12-31, still within PostgreSQL's range, comes as a negative count of µs.
 const EARLIEST_US: i64 = -2_440_588 * DAY_US;
 
+/// µs since the epoch; `None` where it is infinite.
 #[inline]
-pub(super) fn timestamp(value: i64, unit: Unit) -> Fallible<i64> {
+pub(super) fn timestamp(value: i64, unit: Unit) -> Fallible<Option<i64>> {
+    if is_infinite_timestamp(value) {
+        return Ok(None);
+    }
     match unit.to_micros(value) {
-        Some(us) if us >= EARLIEST_US => Ok(us),
+        Some(us) if us >= EARLIEST_US => Ok(Some(us)),
         Some(_) => {
             Err(bad_value(format!("timestamp {value} ({unit:?}) lies before 4714 BC: it overflowed on its way")))
         }
@@ -252,7 +270,7 @@ mod tests {
     #[case(9_224_318_015_999_999, Unit::Millis, None)]
     #[case(-1, Unit::Nanos, Some(-1))]
     fn a_timestamp_lies_within_the_sources_calendar(#[case] value: i64, #[case] unit: Unit, #[case] want: Option<i64>) {
-        assert_eq!(timestamp(value, unit).ok(), want);
+        assert_eq!(timestamp(value, unit).ok(), want.map(Some));
     }
 
     #[rstest]

@@ -12,18 +12,7 @@ use super::fault::{Fallible, bad_value, excerpt};
 use super::object::Take;
 use super::reader::{DecimalForm, Reader};
 use super::time;
-
-/// What Debezium writes for a value that did not change and was not sent (TOAST), and its forms in columns of other types
-/// (`UnchangedToastedPlaceholder` in Debezium's PostgreSQL connector).
-const UNAVAILABLE: &str = "__debezium_unavailable_value";
-/// bytea; base64 for URLs is the same.
-const UNAVAILABLE_BASE64: &str = "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==";
-const UNAVAILABLE_HEX: &str = "5f5f646562657a69756d5f756e617661696c61626c655f76616c7565";
-const UNAVAILABLE_HSTORE: &str = r#"{\"__debezium_unavailable_value\":\"__debezium_unavailable_value\"}"#;
-/// The element of an array of uuid: `UUID.nameUUIDFromBytes` of the text.
-const UNAVAILABLE_UUID: &str = "b68a35a7-17ad-35b3-af2a-ae46edb4545a";
-/// The point (-99999999 -99999999) of a geometry, and (179.999999 89.999999) of a geography.
-const UNAVAILABLE_WKB: [&str; 2] = ["AQEAACDmEAAAAAAA/IPXl8EAAAD8g9eXwQ==", "AQEAACDmEAAADCHn/f9/ZkAYQs77/39WQA=="];
+use super::unavailable::{UNAVAILABLE, is_unavailable, is_unavailable_json};
 
 /// Unknown fields are remembered to be named once each; beyond this many a topic is no table's and memory matters more.
 const MAX_UNKNOWN_FIELDS: usize = 1000;
@@ -77,17 +66,6 @@ impl Notes {
     /// A table with other columns: unknown fields are news again.
     pub(super) fn forget_unknown(&mut self) {
         self.known_unknown.clear();
-    }
-}
-
-#[inline]
-fn is_unavailable(raw: &str) -> bool {
-    match raw.len() {
-        28 => raw == UNAVAILABLE,
-        40 => raw == UNAVAILABLE_BASE64,
-        36 => raw == UNAVAILABLE_UUID || UNAVAILABLE_WKB.contains(&raw),
-        56 => raw.eq_ignore_ascii_case(UNAVAILABLE_HEX),
-        _ => raw.len() == UNAVAILABLE_HSTORE.len() && raw == UNAVAILABLE_HSTORE,
     }
 }
 
@@ -331,20 +309,6 @@ fn raw_text(cursor: &mut Cursor<'_>, column: &mut ColumnBuilder, notes: &mut Not
     Ok(())
 }
 
-/// An array of the one placeholder or of its bytes, or a map of it, as Connect's converter writes them.
-fn is_unavailable_json(raw: &str) -> bool {
-    let inside = |open, close| raw.strip_prefix(open)?.strip_suffix(close);
-    match (inside("[", "]"), inside("{\"", "\"}")) {
-        (Some(elements), _) => {
-            elements.strip_prefix('"').and_then(|e| e.strip_suffix('"')).is_some_and(is_unavailable)
-                || elements.starts_with("95,")
-                    && elements.split(',').map(|e| e.parse().ok()).eq(UNAVAILABLE.bytes().map(Some))
-        }
-        (_, Some(member)) => member.split_once("\":\"") == Some((UNAVAILABLE, UNAVAILABLE)),
-        _ => false,
-    }
-}
-
 /// A number of a float column: as a number, or one of the strings for what JSON cannot write. `None` if unavailable.
 fn float<T: std::str::FromStr + Into<f64> + Copy>(cursor: &mut Cursor<'_>, notes: &mut Notes) -> Fallible<Option<T>> {
     let text = match cursor.peek() {
@@ -368,12 +332,9 @@ fn date(cursor: &mut Cursor<'_>, reader: &Reader, notes: &mut Notes) -> Fallible
     if text {
         return finite_text(cursor, notes, time::parse_date);
     }
-    let days = cursor.integer()?;
-    if time::is_infinite_date(days) {
-        notes.infinite = true;
-        return Ok(None);
-    }
-    i32::try_from(days).map(Some).map_err(|_| bad_value(format!("{days} days do not fit a date")))
+    let days = time::date(cursor.integer()?)?;
+    notes.infinite |= days.is_none();
+    Ok(days)
 }
 
 fn time_value(cursor: &mut Cursor<'_>, reader: &Reader, notes: &mut Notes) -> Fallible<Option<i64>> {
@@ -386,12 +347,9 @@ fn time_value(cursor: &mut Cursor<'_>, reader: &Reader, notes: &mut Notes) -> Fa
             finite_text(cursor, notes, |text| time::parse_timestamp(text, zone))
         }
         Reader::Timestamp(unit) | Reader::AnyTimestamp(unit, _) => {
-            let value = cursor.integer()?;
-            if time::is_infinite_timestamp(value) {
-                notes.infinite = true;
-                return Ok(None);
-            }
-            time::timestamp(value, unit).map(Some)
+            let value = time::timestamp(cursor.integer()?, unit)?;
+            notes.infinite |= value.is_none();
+            Ok(value)
         }
         _ => Err(cursor.mismatch("a time")),
     }
@@ -402,13 +360,10 @@ fn finite_text<T>(
     notes: &mut Notes,
     parse: impl Fn(&str) -> Fallible<T>,
 ) -> Fallible<Option<T>> {
-    let infinite = match text_value(cursor, notes)? {
-        Some(text) if time::is_infinite_text(text) => true,
-        Some(text) => return parse(text).map(Some),
-        None => false,
-    };
-    notes.infinite |= infinite;
-    Ok(None)
+    let Some(text) = text_value(cursor, notes)? else { return Ok(None) };
+    let value = time::finite(text, parse)?;
+    notes.infinite |= value.is_none();
+    Ok(value)
 }
 
 fn decimal_value(
@@ -418,14 +373,8 @@ fn decimal_value(
     scale: u8,
     notes: &mut Notes,
 ) -> Fallible<Option<i128>> {
-    let unscaled = |value: &Unscaled, have: i32| match value.to_i128() {
-        Some(number) => decimal::rescale(number, have, precision, scale),
-        None => Err(bad_value(format!("a number of more than 128 bits does not fit decimal({precision},{scale})"))),
-    };
-    let written = |text: &str| {
-        let (value, have) = decimal::parse(text)?;
-        decimal::rescale(value, have, precision, scale)
-    };
+    let unscaled = |value: &Unscaled, have: i32| value.fit(have, precision, scale);
+    let written = |text: &str| decimal::fit_written(text, precision, scale);
     match (from, cursor.peek()) {
         (DecimalForm::Variable, _) | (DecimalForm::Any(_), b'{') => {
             variable(cursor, notes)?.map(|(have, value)| unscaled(&value, have)).transpose()
@@ -433,8 +382,7 @@ fn decimal_value(
         (DecimalForm::Written | DecimalForm::Any(_), b'-' | b'0'..=b'9') => written(cursor.number()?).map(Some),
         (from, _) => {
             let Some(text) = text_value(cursor, notes)? else { return Ok(None) };
-            let infinite =
-                matches!(text, "NAN" | "NaN" | "POSITIVE_INFINITY" | "NEGATIVE_INFINITY" | "Infinity" | "-Infinity");
+            let infinite = decimal::is_infinite(text);
             match from {
                 DecimalForm::Unscaled(have) => unscaled(&decimal::unscaled(text)?, have).map(Some),
                 _ if infinite => {

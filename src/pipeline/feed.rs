@@ -185,6 +185,12 @@ impl Feed {
             self.epoch = Some(self.handle.epochs.join(self.handle.now_ms()));
         }
         let mut pushed = self.decoder.push(record);
+        if let Pushed::NeedsWriterSchema(id) = pushed {
+            return self.stop(&format!(
+                "record {} was written as Avro with the registered schema {id}: set [registry] url, so that firn can ask for it",
+                record.origin()
+            ));
+        }
         if let Pushed::NeedsSchema(schema) = pushed {
             if !self.adopt(&schema) {
                 return;
@@ -198,7 +204,7 @@ impl Feed {
                 self.handle.meter.skipped(kind.as_str());
             }
             Pushed::Rejected(reject) => self.reject(record, reject.reason, reject.detail),
-            Pushed::NeedsSchema(_) => self.reject(
+            Pushed::NeedsSchema(_) | Pushed::NeedsWriterSchema(_) => self.reject(
                 record,
                 "incompatible_schema",
                 "the record's schema does not fit the table's columns even after the table was brought up to date"

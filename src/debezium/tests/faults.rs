@@ -69,7 +69,7 @@ fn good(id: i32) -> String {
 #[case::create_without_after(r#"{"before":{"id":1},"op":"c"}"#, "not_debezium", "after")]
 #[case::document_as_text(r#"{"after":"{\"_id\":1}","op":"c"}"#, "not_debezium", "after")]
 #[case::flattened(r#"{"id":1,"__op":"c","__deleted":"false"}"#, "flattened", "ExtractNewRecordState")]
-#[case::avro("\0\0\0\0\u{1}abc", "avro", "schema registry")]
+#[case::avro_without_an_id("\0\0\0", "not_avro", "no schema id")]
 #[case::bad_block(r#"{"schema":{"type":7},"payload":{"after":{"id":1},"op":"c"}}"#, "bad_schema", "Connect")]
 fn a_bad_record_is_rejected_alone(#[case] bad: &str, #[case] reason: &str, #[case] detail: &str) {
     let mut decoder = Decoder::new(DecodeOptions::default());
@@ -114,7 +114,7 @@ fn bytes_that_are_no_utf8_are_rejected_in_values_and_keys() {
 #[case::no_object(b"17", "no_key")]
 #[case::null(b"null", "no_key")]
 #[case::text(b"abc", "not_json")]
-#[case::avro(&[0, 0, 0, 0, 1, 2], "avro")]
+#[case::avro_without_an_id(&[0, 0, 1], "not_avro")]
 fn an_upsert_needs_the_tables_own_key(#[case] key: &[u8], #[case] reason: &str) {
     let mut decoder = Decoder::new(DecodeOptions { mode: Mode::Upsert, ..DecodeOptions::default() });
     decoder.set_schema(&table()).unwrap();
@@ -178,7 +178,7 @@ fn what_is_no_row_is_skipped_with_and_without_a_table(#[case] value: &str, #[cas
 #[rstest]
 #[case::text(b"customer-17")]
 #[case::number(b"17")]
-#[case::avro(&[0, 0, 0, 0, 1, 2])]
+#[case::avro_without_an_id(&[0, 0, 1])]
 #[case::no_utf8(b"\xff")]
 #[case::null(b"null")]
 fn an_append_table_does_not_mind_keys_of_another_kind(#[case] key: &[u8]) {

@@ -1,5 +1,7 @@
 //! Real records from captures of Debezium (`tests/fixtures`), driven through the decoder as the pipeline does it.
 
+mod avro;
+mod avro_damage;
 mod faults;
 mod fixtures;
 mod mutations;
@@ -31,6 +33,8 @@ struct Captured {
     value: Option<String>,
     #[serde(default)]
     headers: CapturedHeaders,
+    #[serde(skip)]
+    avro: Option<avro::Encoded>,
 }
 
 #[derive(Clone, Debug, Default, serde::Deserialize)]
@@ -50,8 +54,8 @@ impl Captured {
             partition: self.partition,
             offset: self.offset,
             timestamp_ms: self.timestamp,
-            key: self.key.as_deref().map(str::as_bytes),
-            value: self.value.as_deref().map(str::as_bytes),
+            key: self.avro.as_ref().map_or(self.key.as_deref().map(str::as_bytes), |e| e.key.as_deref()),
+            value: self.avro.as_ref().map_or(self.value.as_deref().map(str::as_bytes), |e| e.value.as_deref()),
             headers: Some(&self.headers),
         }
     }
@@ -180,26 +184,37 @@ fn evolve(table: &RowSchema, asked: &RowSchema) -> RowSchema {
     table
 }
 
+/// As the pipeline does it: writer schemas are learnt when the decoder asks for them.
+fn push(decoder: &mut Decoder, captured: &Captured) -> Pushed {
+    let mut pushed = decoder.push(&captured.record());
+    while let (Pushed::NeedsWriterSchema(id), Some(encoded)) = (&pushed, &captured.avro) {
+        decoder.learn(*id, &encoded.registered(*id));
+        pushed = decoder.push(&captured.record());
+    }
+    pushed
+}
+
 fn drive(decoder: &mut Decoder, table: Option<RowSchema>, records: &[Captured]) -> Outcome {
     let mut out = Outcome { table: table.unwrap_or_default(), ..Outcome::default() };
     if !out.table.columns.is_empty() {
         decoder.set_schema(&out.table).unwrap();
     }
     for (at, captured) in records.iter().enumerate() {
-        let mut pushed = decoder.push(&captured.record());
+        let mut pushed = push(decoder, captured);
         if let Pushed::NeedsSchema(asked) = &pushed {
             let batch = decoder.finish();
             out.rows.extend(rows_of(&batch.rows, &batch.ops));
             out.table = evolve(&out.table, asked);
             out.asked.push(asked.clone());
             decoder.set_schema(&out.table).unwrap();
-            pushed = decoder.push(&captured.record());
+            pushed = push(decoder, captured);
         }
         match pushed {
             Pushed::Row(_) => out.from.push(at),
             Pushed::Skipped(skip) => out.skipped.push((at, skip)),
             Pushed::Rejected(reject) => out.rejected.push((at, reject)),
             Pushed::NeedsSchema(again) => panic!("asked twice: {again:?}"),
+            Pushed::NeedsWriterSchema(id) => panic!("schema {id} is asked for by JSON"),
         }
     }
     let batch = decoder.finish();

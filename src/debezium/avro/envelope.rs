@@ -1,0 +1,183 @@
+//! Debezium's envelope as Avro: what each field of the record is stands in the writer's schema, and is looked up once.
+
+use super::super::envelope::{Envelope, Seen, kind_of};
+use super::super::fault::Fallible;
+use super::super::source::Position;
+use super::cursor::Cursor;
+use super::plan::Text;
+use super::schema::{Kind, NodeId, Optional, Schema};
+
+/// How the envelopes of a writer are read.
+#[derive(Clone, Debug)]
+pub(in super::super) struct EnvelopePlan {
+    /// Where the message as a whole may be null.
+    optional: Option<Optional>,
+    members: Vec<Member>,
+    /// What the names of the members alone say.
+    seen: Seen,
+    /// The record of `after`, else of `before`.
+    pub(super) after: Option<NodeId>,
+    pub(super) before: Option<NodeId>,
+}
+
+#[derive(Clone, Debug)]
+enum Member {
+    Before { optional: Option<Optional>, record: NodeId },
+    After(Option<Optional>),
+    Source { optional: Option<Optional>, fields: Vec<SourceField> },
+    Word { optional: Option<Optional>, text: Text, word: Word },
+    Other(NodeId),
+}
+
+/// Members whose text says what a message is.
+#[derive(Clone, Copy, Debug)]
+enum Word {
+    Op,
+    Status,
+    Type,
+}
+
+/// A field of `source`.
+#[derive(Clone, Debug)]
+enum SourceField {
+    Number { optional: Option<Optional>, of: Number },
+    Other(NodeId),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Number {
+    TsMs,
+    Lsn,
+}
+
+impl EnvelopePlan {
+    pub(super) fn new(schema: &Schema) -> Self {
+        let (optional, root) = schema.optional(schema.root);
+        let fields = schema.fields(root).unwrap_or_default();
+        let mut plan = Self { optional, members: Vec::new(), seen: Seen::default(), after: None, before: None };
+        for field in fields {
+            let (optional, node) = schema.optional(field.node);
+            let record = schema.fields(node);
+            let text = match schema.kind(node) {
+                Kind::Text => Some(Text::Written),
+                Kind::Enum(symbols) => Some(Text::Symbols(symbols.clone())),
+                _ => None,
+            };
+            plan.seen.members += 1;
+            let word = |word, text| Member::Word { optional, text, word };
+            plan.members.push(match (field.name.as_str(), record, text) {
+                ("before", Some(_), _) => {
+                    plan.before = Some(node);
+                    Member::Before { optional, record: node }
+                }
+                ("after", Some(_), _) => {
+                    plan.after = Some(node);
+                    Member::After(optional)
+                }
+                ("source", Some(fields), _) => {
+                    plan.seen.source = true;
+                    Member::Source { optional, fields: fields.iter().map(|f| source_field(schema, f)).collect() }
+                }
+                ("op", _, Some(text)) => word(Word::Op, text),
+                ("status", _, Some(text)) => word(Word::Status, text),
+                ("type", _, Some(text)) => word(Word::Type, text),
+                (name, _, _) => {
+                    plan.seen.member(name);
+                    Member::Other(field.node)
+                }
+            });
+        }
+        plan
+    }
+
+    /// Whether a message follows; there is none where the writer wrote a null.
+    pub(super) fn open(&self, cursor: &mut Cursor<'_>) -> Fallible<bool> {
+        self.optional.map_or(Ok(true), |optional| optional.has_value(cursor))
+    }
+
+    /// Goes once over the message here. `after` is called where the new image begins and must read or skip it.
+    ///
+    /// # Errors
+    /// `not_avro`, `not_debezium`, `flattened`, or what `after` says.
+    pub(super) fn scan<'a>(
+        &self,
+        schema: &Schema,
+        cursor: &mut Cursor<'a>,
+        mut after: impl FnMut(&mut Cursor<'a>) -> Fallible<()>,
+    ) -> Fallible<Envelope<Cursor<'a>>> {
+        let mut seen = self.seen;
+        let mut op = None;
+        let (mut has_after, mut before, mut position) = (false, None, Position::default());
+        for member in &self.members {
+            match member {
+                Member::Before { optional, record } => {
+                    if has_value(*optional, cursor)? {
+                        before = Some(cursor.clone());
+                        schema.skip(*record, cursor, 0)?;
+                    }
+                }
+                Member::After(optional) => {
+                    if has_value(*optional, cursor)? {
+                        after(cursor)?;
+                        has_after = true;
+                    }
+                }
+                Member::Source { optional, fields } => {
+                    if has_value(*optional, cursor)? {
+                        for field in fields {
+                            field.read(schema, cursor, &mut position)?;
+                        }
+                    }
+                }
+                Member::Word { optional, text, word } => {
+                    if has_value(*optional, cursor)? {
+                        let text = text.read(cursor)?;
+                        match word {
+                            Word::Op => op = Some(text),
+                            Word::Status => seen.status(text),
+                            Word::Type => seen.signal(text),
+                        }
+                    }
+                }
+                Member::Other(node) => schema.skip(*node, cursor, 0)?,
+            }
+        }
+        let kind = kind_of(op, has_after, &seen)?;
+        Ok(Envelope { kind, has_after, before, position })
+    }
+}
+
+#[inline]
+fn has_value(optional: Option<Optional>, cursor: &mut Cursor<'_>) -> Fallible<bool> {
+    optional.map_or(Ok(true), |optional| optional.has_value(cursor))
+}
+
+fn source_field(schema: &Schema, field: &super::schema::Field) -> SourceField {
+    let (optional, node) = schema.optional(field.node);
+    let of = match field.name.as_str() {
+        "ts_ms" => Some(Number::TsMs),
+        "lsn" => Some(Number::Lsn),
+        _ => None,
+    };
+    match (of, schema.kind(node)) {
+        (Some(of), Kind::Long | Kind::Int) => SourceField::Number { optional, of },
+        _ => SourceField::Other(field.node),
+    }
+}
+
+impl SourceField {
+    #[inline]
+    fn read(&self, schema: &Schema, cursor: &mut Cursor<'_>, position: &mut Position) -> Fallible<()> {
+        match self {
+            SourceField::Number { optional, of } => {
+                let value = if has_value(*optional, cursor)? { Some(cursor.long()?) } else { None };
+                match of {
+                    Number::TsMs => position.ts_ms = value,
+                    Number::Lsn => position.lsn = value,
+                }
+            }
+            SourceField::Other(node) => schema.skip(*node, cursor, 0)?,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,118 @@
+//! Writer schemas by id. Which are needed is said, not asked: the decoder's caller knows a registry.
+
+use std::sync::Arc;
+
+use super::super::connect::{Block, block_of};
+use super::super::fault::{Fallible, Reject, reason, reject};
+use super::cursor::not_avro;
+use super::envelope::EnvelopePlan;
+use super::fields::connect_schema;
+use super::schema::Schema;
+
+/// Schemas kept by one decoder; those of one topic are few. More of them are asked for again.
+const MAX_KNOWN: usize = 256;
+
+/// Byte 0, four bytes of id.
+const HEADER: usize = 5;
+
+/// What a registry says of a schema id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Registered {
+    /// An Avro schema, and those that it refers to: each after those that it refers to itself.
+    Avro { schema: String, references: Vec<String> },
+    /// A schema of another kind, under the registry's word for it (`JSON`, `PROTOBUF`).
+    Other(String),
+    /// There is none of this id; the registry's own words.
+    Unknown(String),
+}
+
+/// A writer's schema, read.
+#[derive(Debug)]
+pub(in super::super) struct Writer {
+    pub schema: Schema,
+    pub block: Block,
+    pub envelope: EnvelopePlan,
+}
+
+/// What one decoder knows of a registry.
+#[derive(Debug, Default)]
+pub(in super::super) struct Writers {
+    known: Vec<(i32, Result<Arc<Writer>, Reject>)>,
+    /// The id that the registry was asked for last and does not have. Not kept for longer than the record in hand: the registry may
+    /// get it yet.
+    missing: Option<(i32, String)>,
+}
+
+/// Whether bytes are in a registry's wire format: no JSON begins with this byte.
+#[inline]
+pub(in super::super) fn is_avro(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&0)
+}
+
+/// The id and the datum.
+#[inline]
+pub(super) fn split(bytes: &[u8]) -> Fallible<(i32, &[u8])> {
+    match (bytes.get(1..HEADER), bytes.get(HEADER..)) {
+        (Some(&[a, b, c, d]), Some(datum)) => Ok((i32::from_be_bytes([a, b, c, d]), datum)),
+        _ => Err(not_avro("it begins with byte 0, and no schema id follows")),
+    }
+}
+
+impl Writers {
+    /// The id of the schema that is needed to read this and has not been asked for yet.
+    #[inline]
+    pub(in super::super) fn lacks(&self, bytes: Option<&[u8]>) -> Option<i32> {
+        let bytes = bytes.filter(|bytes| is_avro(bytes))?;
+        let (id, _) = split(bytes).ok()?;
+        let known = self.known.iter().any(|(known, _)| *known == id);
+        (!known && self.missing.as_ref().is_none_or(|(missing, _)| *missing != id)).then_some(id)
+    }
+
+    pub(in super::super) fn learn(&mut self, id: i32, registered: &Registered) {
+        let read = match registered {
+            Registered::Avro { schema, references } => Writer::read(schema, references)
+                .map_err(|fault| Reject { detail: format!("schema {id}: {}", fault.detail), ..*fault }),
+            Registered::Other(kind) => Err(Reject {
+                reason: reason::BAD_SCHEMA,
+                detail: format!("schema {id} is of type {kind}; firn reads AVRO from a registry, and JSON without one"),
+            }),
+            Registered::Unknown(told) => {
+                self.missing = Some((id, told.clone()));
+                return;
+            }
+        };
+        self.known.retain(|(known, _)| *known != id);
+        self.known.truncate(MAX_KNOWN - 1);
+        self.known.insert(0, (id, read.map(Arc::new)));
+    }
+
+    pub(in super::super) fn forget_missing(&mut self) {
+        self.missing = None;
+    }
+
+    /// # Errors
+    /// `unknown_schema_id`, `bad_schema`.
+    #[inline]
+    pub(super) fn get(&self, id: i32) -> Fallible<&Arc<Writer>> {
+        match self.known.iter().find(|(known, _)| *known == id) {
+            Some((_, Ok(writer))) => Ok(writer),
+            Some((_, Err(fault))) => Err(Box::new(fault.clone())),
+            None => Err(self.unknown(id)),
+        }
+    }
+
+    #[cold]
+    fn unknown(&self, id: i32) -> Box<Reject> {
+        let told = self.missing.as_ref().map_or("", |(_, told)| told.as_str());
+        reject(reason::UNKNOWN_SCHEMA_ID, format!("the registry has no schema of id {id}: {told}"))
+    }
+}
+
+impl Writer {
+    fn read(text: &str, references: &[String]) -> Fallible<Self> {
+        let schema = Schema::parse(text, references)?;
+        let block = block_of(&connect_schema(&schema)?);
+        let envelope = EnvelopePlan::new(&schema);
+        Ok(Self { schema, block, envelope })
+    }
+}
