@@ -122,7 +122,7 @@ impl Schema {
         let mut values = branches.iter().filter(|b| !is_null(b));
         match (values.next(), values.next()) {
             (Some(one), None) if branches.len() <= 2 => {
-                let null = branches.iter().position(|b| is_null(b));
+                let null = branches.iter().position(is_null);
                 (Some(Optional { branches: branches.len(), null }), *one)
             }
             _ => (None, id),

@@ -162,7 +162,27 @@ fn nothing_of_the_captures_is_unexplained() {
         kinds,
         [("heartbeat", 3), ("message", 2), ("notification", 6), ("tombstone", 32), ("transaction", 6), ("truncate", 3)]
     );
-    assert_eq!(total, (457, 4, 514));
+    assert_eq!(total, (458, 4, 514));
+}
+
+#[test]
+fn values_that_were_not_sent_are_told_alike() {
+    for topic in [".public.toast_default", ".public.toast_full"] {
+        let batch = |records: &[Captured], table: &RowSchema| {
+            let options = DecodeOptions { mode: Mode::Upsert, origin_columns: true, ..DecodeOptions::default() };
+            let mut decoder = Decoder::new(options);
+            decoder.set_schema(table).unwrap();
+            records.iter().for_each(|record| assert!(!matches!(push(&mut decoder, record), Pushed::Rejected(_))));
+            decoder.finish()
+        };
+        let json = of_topic(fixture("types_default_schemas_true"), topic);
+        let table = decode(Mode::Upsert, &json).table;
+        let (json, avro) = (batch(&json, &table), batch(&of_topic(captured("types"), topic), &table));
+        assert_eq!(avro.unavailable, json.unavailable, "{topic}");
+        assert_eq!(avro.former_keys, json.former_keys, "{topic}");
+        assert_eq!(avro.rekeyed, json.rekeyed, "{topic}");
+        assert_eq!(avro.unavailable.is_empty(), topic.ends_with("full"), "{topic}");
+    }
 }
 
 #[test]
