@@ -4,6 +4,7 @@
 
 mod check;
 mod config;
+mod dead_letters;
 #[cfg(feature = "demo")]
 mod demo;
 mod exit;
@@ -41,7 +42,7 @@ Exit codes:
 #[derive(Debug, Parser)]
 #[command(name = "firn", version, after_help = EXAMPLES, disable_help_subcommand = true, max_term_width = 100)]
 pub struct Cli {
-    /// How answers are printed; csv is for query and table
+    /// How answers are printed; csv is for query, table and dead-letters
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     output: Output,
     /// How logs are printed [default: the configuration's log.format]
@@ -72,6 +73,9 @@ enum Command {
     /// Look at the catalog's tables
     #[command(subcommand)]
     Table(table::TableCommand),
+    /// Look at rejected records, put them into their tables once the cause is mended
+    #[command(subcommand)]
+    DeadLetters(dead_letters::DeadLetterCommand),
     /// Ask the tables in SQL
     Query(query::QueryArgs),
     /// Write, print or check the configuration
@@ -118,6 +122,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
                 Command::Run(_) => Ok(()),
                 Command::Check(args) => check::run(&args, output).await,
                 Command::Table(command) => table::run(&command, output).await,
+                Command::DeadLetters(command) => Box::pin(dead_letters::run(&command, output)).await,
                 Command::Query(args) => query::run(&args, output).await,
                 Command::Config(command) => config::run(&command, output),
                 Command::Generate(args) => Ok(generate::run(args, output).await?),

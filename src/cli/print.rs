@@ -11,7 +11,9 @@ impl Output {
     /// For commands whose answer is not a table.
     pub(super) fn not_csv(self) -> Result<(), Failure> {
         if self == Output::Csv {
-            return Err(Failure::usage("--output csv is for `firn query` and `firn table`; use text or json"));
+            return Err(Failure::usage(
+                "--output csv is for `firn query`, `firn table` and `firn dead-letters`; use text or json",
+            ));
         }
         Ok(())
     }

@@ -32,7 +32,7 @@ mod time;
 mod unavailable;
 mod value;
 
-pub use avro::Registered;
+pub use avro::{Registered, schema_id};
 pub use decoder::{DecodeOptions, Decoder, Pushed};
 pub use envelope::Skip;
 pub use fault::{Reject, reason};

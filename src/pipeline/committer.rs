@@ -71,11 +71,17 @@ pub async fn run(table: Weak<TableHandle>, mut parts: mpsc::UnboundedReceiver<Pa
 /// Commits one batch of parts and tells their workers.
 async fn settle(table: &TableHandle, parts: Vec<Part>) {
     let acks: Vec<(usize, u64, Vec<Span>)> = parts.iter().map(|p| (p.worker, p.incarnation, p.spans.clone())).collect();
-    let rejected: Vec<Rejected> = parts.iter().flat_map(|p| p.rejected.iter().cloned()).collect();
+    let mut rejected: Vec<Rejected> = parts.iter().flat_map(|p| p.rejected.iter().cloned()).collect();
     let rows: Rows = std::array::from_fn(|op| parts.iter().map(|p| p.rows[op]).sum());
     let bytes: u64 = parts.iter().map(|p| p.staged.file_bytes()).sum();
     let mut staged: Vec<Staged> = parts.into_iter().map(|p| p.staged).collect();
 
+    // A worker that slept while others went on must not write over letters that are settled by now.
+    if !rejected.is_empty()
+        && let Ok(Some(standing)) = table.lake.letters().await
+    {
+        rejected.retain(|r| standing.checkpoint.next(&r.origin.at).is_none_or(|next| next <= r.origin.offset));
+    }
     // Before the rows: a commit that lands after a crash here finds the letter already there, under the same key.
     while let Err(e) = table.dead_letters.write(&table.name, &rejected).await {
         tracing::warn!(table = %table.name, "dead letters can't be written, waiting: {e}");

@@ -6,11 +6,15 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use super::committer::Part;
+use super::declared;
+use super::growth;
 use super::meter::{self, Rows};
 use super::places::Places;
-use super::tables::TableHandle;
+use super::rejects::Rejects;
+use super::share::Share;
+use super::tables::{TableHandle, epoch_ms};
 use crate::change::RowSchema;
-use crate::debezium::{Decoder, Pushed};
+use crate::debezium::{Decoder, Pushed, schema_id};
 use crate::position::{Span, TopicPartition};
 use crate::record::{Record, Rejected};
 use crate::sink::lake::Stager;
@@ -57,10 +61,11 @@ pub struct Feed {
     suspended_until: Option<Instant>,
     /// The table was stopped and this worker has let go of it.
     let_go: bool,
-    rejected: Vec<Rejected>,
+    rejects: Rejects,
+    share: Share,
     /// Rows of the open part by op.
     rows: Rows,
-    /// Since the feed began, for the share of rejected records.
+    /// Since the feed began.
     taken: u64,
     refused: u64,
     skipped: u64,
@@ -70,8 +75,9 @@ pub struct Feed {
 
 impl Feed {
     pub fn new(handle: Arc<TableHandle>, runtime: Handle, worker: usize) -> Self {
-        let mut decoder = Decoder::new(handle.decode_options());
-        let schema = runtime.block_on(handle.lake.schema());
+        let options = handle.decode_options();
+        let schema = runtime.block_on(declared::agree(&handle.lake, &options.declared));
+        let mut decoder = Decoder::new(options);
         let has_table = schema.is_some();
         if let Some(schema) = schema
             && let Err(e) = decoder.set_schema(&schema)
@@ -95,7 +101,8 @@ impl Feed {
             paused: false,
             suspended_until: None,
             let_go: false,
-            rejected: Vec::new(),
+            rejects: Rejects::default(),
+            share: Share::default(),
             rows: Rows::default(),
             taken: 0,
             refused: 0,
@@ -136,25 +143,17 @@ impl Feed {
         let known = self.handle.standing();
         if self.partition_count != Some(assigned.partition_count) {
             self.partition_count = Some(assigned.partition_count);
-            self.warn_of_moving_keys(known.as_ref().map_or(0, |k| k.partition_count), assigned.partition_count);
+            growth::warn_of_moving_keys(
+                &self.handle,
+                known.as_ref().map_or(0, |k| k.partition_count),
+                assigned.partition_count,
+            );
         }
         self.topic_id = known.and_then(|k| k.topic_id).or(self.topic_id.take());
         self.check_topic_id(assigned.topic_id.as_deref())?;
         self.topic_id = assigned.topic_id.clone().or(self.topic_id.take());
         self.places.begin(assigned.at.partition, position);
         Ok(())
-    }
-
-    /// With a multiple of the old count Kafka's partitioner moves keys to new partitions only, and those wait for the old ones.
-    fn warn_of_moving_keys(&self, known: i32, now: i32) {
-        if known > 0 && now > known && now % known != 0 {
-            tracing::warn!(
-                table = %self.handle.name,
-                topic = %self.handle.topic,
-                "the topic grew from {known} to {now} partitions, not a multiple: keys may also move between old partitions, whose \
-                 order nobody can tell. Compare the table with its source, and grow topics by multiples"
-            );
-        }
     }
 
     /// A partition was taken away.
@@ -212,6 +211,7 @@ impl Feed {
             ),
         }
         self.taken += 1;
+        self.share.took(self.handle.limits);
         self.places.took(record.partition, record.offset, record.timestamp_ms);
         if self.decoder.rows() >= self.flush_rows || self.decoder.bytes() >= FLUSH_BYTES {
             self.flush();
@@ -224,25 +224,16 @@ impl Feed {
         if self.refused == 1 {
             tracing::warn!(table = %self.handle.name, record = %record.origin(), reason, "rejected: {detail}");
         }
-        let limit = self.handle.limits;
-        let total = self.taken + 1;
-        if total >= limit.min_rows && self.refused as f64 > limit.max_share * total as f64 {
-            let origin = record.origin();
-            self.stop(&format!(
-                "{} of {total} records were rejected, more than dead_letters.max_share = {}; the last one, {origin}: {reason}: {detail}",
-                self.refused, limit.max_share
-            ));
-            return;
+        if let Some(too_many) = self.share.refused(self.handle.limits) {
+            return self.stop(&format!("{too_many}; the last one, {}: {reason}: {detail}", record.origin()));
         }
-        self.rejected.push(Rejected {
-            origin: record.origin(),
+        let letter = Rejected {
             topic_id: self.topic_id.clone(),
-            timestamp_ms: record.timestamp_ms,
-            reason,
-            detail,
-            key: record.key.map(<[u8]>::to_vec),
-            value: record.value.map(<[u8]>::to_vec),
-        });
+            schema_id: schema_id(record),
+            ..Rejected::new(record, reason, detail, epoch_ms())
+        };
+        let table = self.runtime.block_on(self.handle.lake.schema());
+        self.rejects.push(letter, self.decoder.rows(), table.as_ref(), || self.handle.decode_options());
     }
 
     /// Makes the table fit the record's schema; what was collected under the old one is handed over first.
@@ -288,6 +279,7 @@ impl Feed {
             return self.suspend(&e);
         }
         let Some(stager) = self.stager.as_mut() else { return };
+        stager.met(self.rejects.take_met());
         let before = stager.file_bytes();
         if let Err(e) = stager.write(batch) {
             return if e.is_transient() { self.suspend(&e.to_string()) } else { self.stop(&e.to_string()) };
@@ -307,7 +299,7 @@ impl Feed {
 
     /// What the open part holds in memory.
     pub fn memory_bytes(&self) -> usize {
-        self.decoder.bytes() + self.stager.as_ref().map_or(0, Stager::bytes)
+        self.decoder.bytes() + self.rejects.bytes() + self.stager.as_ref().map_or(0, Stager::bytes)
     }
 
     pub fn due(&self, now_ms: u64) -> bool {
@@ -328,7 +320,7 @@ impl Feed {
         self.close_part();
     }
 
-    fn close_part(&mut self) {
+    pub(super) fn close_part(&mut self) {
         self.flush();
         let Some(epoch) = self.epoch.take() else { return };
         if !self.idle() {
@@ -345,12 +337,15 @@ impl Feed {
         }
         // Only skipped or rejected records and no table yet: the position can wait, nothing is lost by reading them again.
         if self.stager.is_none() && !self.has_table {
-            return;
+            return self.write_letters();
         }
         let staged = match self.ensure_stager() {
             Err(e) => Err(e),
             Ok(()) => match self.stager.take() {
-                Some(stager) => stager.close(spans.clone()).map_err(|e| e.to_string()),
+                Some(mut stager) => {
+                    stager.met(self.rejects.take_met());
+                    stager.close(spans.clone()).map_err(|e| e.to_string())
+                }
                 None => return,
             },
         };
@@ -364,10 +359,18 @@ impl Feed {
                     incarnation: self.incarnation,
                     staged,
                     spans,
-                    rejected: std::mem::take(&mut self.rejected),
+                    rejected: self.rejects.take_letters(),
                     rows: std::mem::take(&mut self.rows),
                 });
             }
+        }
+    }
+
+    /// Letters of a table that isn't there yet; no rows follow them.
+    fn write_letters(&mut self) {
+        match self.runtime.block_on(self.handle.dead_letters.write(&self.handle.name, self.rejects.letters())) {
+            Ok(()) => drop(self.rejects.take_letters()),
+            Err(e) => self.suspend(&format!("dead letters: {e}")),
         }
     }
 
@@ -448,7 +451,7 @@ impl Feed {
         if self.decoder.rows() > 0 {
             drop(self.decoder.finish());
         }
-        self.rejected.clear();
+        self.rejects.take_letters();
         self.rows = Rows::default();
         self.in_flight = 0;
     }

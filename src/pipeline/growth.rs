@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use super::tables::TableHandle;
 use crate::position::{Checkpoint, TopicPartition};
 
 /// For each topic that grew: the ends of its older partitions when it was seen.
@@ -33,6 +34,18 @@ impl Growth {
             }
         };
         Ok(fence.iter().all(|(older, end)| *end == 0 || checkpoint.and_then(|c| c.next(older)).unwrap_or(0) >= *end))
+    }
+}
+
+/// With a multiple of the old count Kafka's partitioner moves keys to new partitions only, and those wait for the old ones.
+pub fn warn_of_moving_keys(table: &TableHandle, known: i32, now: i32) {
+    if known > 0 && now > known && now % known != 0 {
+        tracing::warn!(
+            table = %table.name,
+            topic = %table.topic,
+            "the topic grew from {known} to {now} partitions, not a multiple: keys may also move between old partitions, whose \
+             order nobody can tell. Compare the table with its source, and grow topics by multiples"
+        );
     }
 }
 

@@ -8,12 +8,17 @@
 //! or waits holds up no other.
 
 mod committer;
+mod declared;
 mod epoch;
 mod feed;
 mod growth;
+mod keys;
 mod letters;
 mod meter;
 mod places;
+mod rejects;
+pub mod replay;
+mod share;
 mod tables;
 mod wiring;
 mod worker;
@@ -23,7 +28,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::config::{Config, DeadLetterTarget};
+use crate::config::Config;
 use crate::serve::{self, Server, Status};
 use crate::source::kafka::{self, ClientSettings, KafkaSource, SourceError};
 use letters::DeadLetters;
@@ -50,6 +55,9 @@ pub enum Error {
     Metrics(String),
     #[error("dead letters: {0}")]
     DeadLetters(#[from] crate::sink::lake::LakeError),
+    /// Letters could not be read, replayed or settled; the sentence says which.
+    #[error("dead letters: {0}")]
+    Letters(String),
     /// The operating system refused a thread.
     #[error("a worker thread can't be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -91,15 +99,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     }
 
     let runtime = tokio::runtime::Handle::current();
-    let dead_letters = match config.dead_letters.to {
-        DeadLetterTarget::Table => {
-            DeadLetters::table(Arc::clone(&catalog), wiring::dead_letter_spec(&config), runtime.clone())?
-        }
-        DeadLetterTarget::Topic => DeadLetters::Topic {
-            producer: kafka::Producer::new(&kafka)?,
-            topic: config.dead_letters.topic.clone().unwrap_or_default(),
-        },
-    };
+    let dead_letters = DeadLetters::open(&config, Arc::clone(&catalog), &kafka, runtime.clone())?;
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel()).unzip();
     let (found, topics) = watch::channel(config.lake.exact_topics().into_iter().map(str::to_owned).collect());
     let discovery = tokio::spawn(discover(config.clone(), kafka.clone(), found, shutdown.clone()));

@@ -13,6 +13,7 @@ use super::epoch::{Epochs, Triggers};
 use super::growth::Growth;
 use super::letters::DeadLetters;
 use super::meter::{self, Meter, Rows};
+use super::share::Limits;
 use super::wiring::{decode_options, table_spec};
 use crate::config::{Config, Start as StartAt, TableConfig};
 use crate::debezium::DecodeOptions;
@@ -27,13 +28,6 @@ const OWN_COMMITS: Duration = Duration::from_secs(10);
 
 /// Share of the memory budget that the workers' open parts may hold; the rest is for what is fetched ahead, uploads and the index.
 const OPEN_PARTS_SHARE: usize = 2;
-
-/// When rejected records stop a table.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    pub max_share: f64,
-    pub min_rows: u64,
-}
 
 /// One table as the workers and its committer see it.
 #[derive(Debug)]
@@ -213,7 +207,7 @@ impl TableHandle {
     }
 }
 
-fn epoch_ms() -> i64 {
+pub(super) fn epoch_ms() -> i64 {
     chrono::Utc::now().timestamp_millis()
 }
 

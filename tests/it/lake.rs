@@ -7,8 +7,6 @@ use firn::batch::ChangeBatch;
 use firn::change::Mode;
 use firn::change::{Column, ColumnType, Op, RowSchema};
 use firn::position::{Checkpoint, Span, TopicPartition};
-use firn::record::{Origin, Rejected};
-use firn::sink::lake::dead_letters::DeadLetterTable;
 use firn::sink::lake::{CommitFailure, Committed, LakeError, LakeTable, Staged, TableSpec};
 use firn_catalog::memory::MemoryCatalog;
 use firn_catalog::{Catalog, ManifestCache, live};
@@ -280,25 +278,4 @@ async fn long_values_are_found_by_a_filter() {
         let batches: Vec<RecordBatch> = scan.to_arrow().await.unwrap().try_collect().await.unwrap();
         assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 1);
     }
-}
-
-#[tokio::test]
-async fn a_dead_letter_written_again_is_there_once() {
-    let catalog = MemoryCatalog::default();
-    let spec = TableSpec { origin_columns: false, ..TableSpec { mode: Mode::Upsert, ..TableSpec::new("db", "dead") } };
-    let letter = |offset| Rejected {
-        topic_id: None,
-        origin: Origin { at: TopicPartition::new(TOPIC, 0), offset },
-        timestamp_ms: Some(1),
-        reason: "not_json",
-        detail: "expected value at byte 0".to_owned(),
-        key: None,
-        value: Some(b"{".to_vec()),
-    };
-    for letters in [vec![letter(1), letter(2)], vec![letter(2), letter(3)]] {
-        // A process of its own each time.
-        let dead = DeadLetterTable::new(Arc::new(catalog.clone()), spec.clone(), Handle::current()).unwrap();
-        dead.write("db.t", &letters).await.unwrap();
-    }
-    assert_eq!(count(&load(&catalog, &spec).await).await, 3);
 }

@@ -8,6 +8,7 @@ use super::cursor::not_avro;
 use super::envelope::EnvelopePlan;
 use super::fields::connect_schema;
 use super::schema::Schema;
+use crate::record::Record;
 
 /// Schemas kept by one decoder; those of one topic are few. More of them are asked for again.
 const MAX_KNOWN: usize = 256;
@@ -56,6 +57,12 @@ pub(super) fn split(bytes: &[u8]) -> Fallible<(i32, &[u8])> {
         (Some(&[a, b, c, d]), Some(datum)) => Ok((i32::from_be_bytes([a, b, c, d]), datum)),
         _ => Err(not_avro("it begins with byte 0, and no schema id follows")),
     }
+}
+
+/// The id of the registered schema that a record's value was written with, else its key; `None` where neither names one.
+pub fn schema_id(record: &Record<'_>) -> Option<i32> {
+    let of = |bytes: &[u8]| Some(split(bytes).ok().filter(|_| is_avro(bytes))?.0);
+    record.value.and_then(of).or_else(|| record.key.and_then(of))
 }
 
 impl Writers {
@@ -114,5 +121,18 @@ impl Writer {
         let block = block_of(&connect_schema(&schema)?);
         let envelope = EnvelopePlan::new(&schema);
         Ok(Self { schema, block, envelope })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_names_its_schema_by_its_value_or_else_its_key() {
+        let id = |key: Option<&[u8]>, value: Option<&[u8]>| schema_id(&Record { key, value, ..Record::default() });
+        assert_eq!(id(Some(&[0, 0, 0, 0, 7, 2]), Some(&[0, 0, 0, 1, 2])), Some(258));
+        assert_eq!(id(Some(&[0, 0, 0, 0, 7, 2]), Some(b"{}")), Some(7));
+        assert_eq!((id(None, Some(&[0, 0, 0])), id(None, Some(b"{}..."))), (None, None));
     }
 }

@@ -45,6 +45,10 @@ impl Headers for CapturedHeaders {
     fn last(&self, name: &str) -> Option<&[u8]> {
         self.0.get(name)?.as_deref().map(str::as_bytes)
     }
+
+    fn all(&self) -> Vec<(String, Vec<u8>)> {
+        self.0.iter().map(|(name, value)| (name.clone(), value.clone().unwrap_or_default().into_bytes())).collect()
+    }
 }
 
 impl Captured {

@@ -39,6 +39,12 @@ pub enum LakeError {
 }
 
 impl LakeError {
+    /// Somebody else was faster, or may have been: look again.
+    pub(crate) fn is_race(&self) -> bool {
+        use firn_catalog::ErrorKind as K;
+        matches!(self, LakeError::Catalog(e) if matches!(e.kind(), K::AlreadyExists | K::Conflict | K::OutcomeUnknown))
+    }
+
     /// Whether waiting and trying the same again can help.
     pub fn is_transient(&self) -> bool {
         use firn_catalog::ErrorKind as K;

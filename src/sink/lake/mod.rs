@@ -10,10 +10,10 @@
 //! - `planner` works out on each fresh base what a batch does; `resume` reads where a table stands.
 //! - Upserts: [`index`] (key to row), `scan` (fills it from files), `deletes` (position deletes and deletion vectors), `live` (the
 //!   files of the table as last seen), `upsert` (all of it together).
-//! - [`dead_letters`]: records that could not become rows.
+//! - [`letters`]: records that could not become rows, and their replay.
 
-pub mod dead_letters;
 pub mod index;
+pub mod letters;
 
 mod conform;
 mod deletes;

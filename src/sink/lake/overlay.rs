@@ -106,6 +106,11 @@ impl Overlay {
         self.keys.iter().map(|(k, s)| (*k, *s))
     }
 
+    /// Whether the batch has a change of this key.
+    pub(crate) fn contains(&self, key: u128) -> bool {
+        self.keys.contains_key(&key)
+    }
+
     /// Superseded rows per file.
     pub(crate) fn superseded(&self) -> &BTreeMap<u32, RoaringBitmap> {
         &self.superseded

@@ -4,9 +4,12 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use firn_catalog::{Attempt, CommitError, ManifestCache, Plan, Planner, RowDelta, SpecFile};
+use iceberg::spec::TableMetadata;
 use iceberg::table::Table;
 
 use crate::position::Checkpoint;
+use crate::sink::lake::letters::replay::read_again;
+use crate::sink::lake::letters::{PENDING, PendingSet, REPLAYED};
 use crate::sink::lake::resume::{CHECKPOINT, GENERATION, LAST_SNAPSHOT_ID, MODE, standing};
 use crate::sink::lake::upsert::{Effect, Upserts};
 use crate::sink::lake::{LakeError, Staged, TableSpec};
@@ -93,6 +96,7 @@ impl BatchPlanner<'_> {
         if !self.batch.layouts.iter().all(|layout| layout.fits(metadata)) {
             return Err(Stop::SchemaMoved);
         }
+        let letters = self.letters(&table, metadata, &checkpoint)?;
         let (delta, effect) = match &mut self.upserts {
             Some(upserts) => upserts.plan(base, self.batch).await?,
             None => (appended(self.batch), Effect::default()),
@@ -102,13 +106,14 @@ impl BatchPlanner<'_> {
             None => vec![],
         };
         let json = checkpoint.to_json();
-        let properties = HashMap::from([
+        let mut properties = HashMap::from([
             (CHECKPOINT.to_owned(), json.clone()),
             (GENERATION.to_owned(), checkpoint.generation.to_string()),
             (MODE.to_owned(), self.spec.mode.as_str().to_owned()),
             // Also for a batch without rows: its summary makes a snapshot.
             (LAST_SNAPSHOT_ID.to_owned(), self.snapshot_id.to_string()),
         ]);
+        properties.extend(letters);
         self.planned = Some(Planned { attempt, checkpoint, effect, left_out });
         Ok(Plan {
             delta,
@@ -118,6 +123,37 @@ impl BatchPlanner<'_> {
             requirements: vec![],
             retention: self.spec.retention,
         })
+    }
+
+    /// The properties by which the table remembers its letters, as far as the batch changes them.
+    fn letters(
+        &self,
+        table: &str,
+        metadata: &TableMetadata,
+        checkpoint: &Checkpoint,
+    ) -> Result<Vec<(String, String)>, Stop> {
+        let mut properties = vec![];
+        if let (Some(_), Some(layout)) = (&self.upserts, self.batch.layouts.first()) {
+            let key_ids = layout.key_ids();
+            let before = PendingSet::read(metadata.properties().get(PENDING).map(String::as_str), &key_ids);
+            if let Some(reason) = self.batch.replay.as_ref().and_then(|replay| before.refuses(replay)) {
+                return Err(Stop::Stale(reason));
+            }
+            let mut after = before.clone();
+            after.take(self.batch);
+            if let Some(replay) = &self.batch.replay {
+                after.settle(replay);
+            }
+            if after != before {
+                properties.push((PENDING.to_owned(), after.to_json(&key_ids)));
+            }
+        }
+        let replayed = match &self.batch.replay {
+            Some(replay) => Some(replay.property(table, metadata, checkpoint)?.map_err(Stop::Stale)?),
+            None => read_again(table, metadata, &self.batch.spans)?,
+        };
+        properties.extend(replayed.map(|json| (REPLAYED.to_owned(), json)));
+        Ok(properties)
     }
 
     /// The table's checkpoint moved on by the batch; other processes' partitions stay as the base has them.

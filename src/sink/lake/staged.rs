@@ -10,6 +10,7 @@ use iceberg::spec::DataFile;
 use crate::position::{Span, TopicPartition};
 use crate::sink::lake::LakeError;
 use crate::sink::lake::layout::Layout;
+use crate::sink::lake::letters::{PendingLetter, Replay};
 use crate::sink::lake::overlay::Overlay;
 use crate::sink::lake::parquet_file::Upload;
 
@@ -25,6 +26,10 @@ pub struct Staged {
     pub(crate) overlay: Option<Overlay>,
     pub(crate) spans: Vec<Span>,
     pub(crate) rows: u64,
+    /// Letters of the spans whose keys could be read (upsert).
+    pub(crate) letters: Vec<PendingLetter>,
+    /// What it does to letters of earlier batches, where it is their replay.
+    pub(crate) replay: Option<Replay>,
     /// Given at the first try to commit; every later try keeps it.
     pub(crate) snapshot_id: Option<i64>,
     /// Whether a commit of it was sent whose answer never came: it may land yet.
@@ -63,6 +68,12 @@ impl Staged {
                 });
             }
             let first_file = whole.files.len() as u32;
+            // Parts of one worker come in the order of its partitions' offsets; other workers have other keys.
+            for letter in whole.letters.iter_mut().filter(|l| part.overlay.as_ref().is_some_and(|o| o.contains(l.key)))
+            {
+                letter.later = true;
+            }
+            whole.letters.extend(part.letters);
             whole.files.extend(part.files.into_iter().map(|f| StagedFile { number: f.number + first_file, ..f }));
             whole.overlay = match (whole.overlay.take(), part.overlay) {
                 (Some(mut a), Some(b)) => {

@@ -20,6 +20,7 @@ use crate::position::{Span, TopicPartition};
 use crate::sink::lake::conform::Conform;
 use crate::sink::lake::keys::KeyHasher;
 use crate::sink::lake::layout::Layout;
+use crate::sink::lake::letters::{LetterWatch, MetLetter};
 use crate::sink::lake::overlay::{Overlay, RowPlace};
 use crate::sink::lake::parquet_file::{FinishedFile, ParquetFile};
 use crate::sink::lake::sorted_file::SortedFile;
@@ -56,6 +57,7 @@ pub struct Stager {
 struct Upsert {
     hasher: KeyHasher,
     overlay: Overlay,
+    letters: LetterWatch,
 }
 
 #[derive(Debug)]
@@ -104,7 +106,11 @@ impl Stager {
     ) -> Result<Self, LakeError> {
         let upsert = match layout.key.is_empty() {
             true => None,
-            false => Some(Upsert { hasher: KeyHasher::new(&layout.key_types())?, overlay: Overlay::default() }),
+            false => Some(Upsert {
+                hasher: KeyHasher::new(&layout.key_types())?,
+                overlay: Overlay::default(),
+                letters: LetterWatch::default(),
+            }),
         };
         Ok(Self {
             io,
@@ -145,6 +151,7 @@ impl Stager {
         };
         let rows = self.conform.apply(&batch.rows)?;
         let keys = upsert.hasher.hash_batch(&rows, &self.layout.key)?;
+        upsert.letters.pass(&keys);
         let keep = upsert.overlay.arrive(&keys, |i| ops.get(i) == Some(&Op::Delete));
         let kept_keys: Vec<u128> = keys.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(key, _)| *key).collect();
         if kept_keys.is_empty() {
@@ -164,6 +171,30 @@ impl Stager {
             }
         }
         Ok(())
+    }
+
+    /// Letters among the rows that are written next; to be told before them. One whose key is not of the table's columns is not
+    /// watched.
+    pub fn met(&mut self, letters: Vec<MetLetter>) {
+        for MetLetter { origin, before_row, key } in letters {
+            let hashes = self.key_hashes(&key);
+            if let (Ok(hashes), Some(upsert)) = (hashes, &mut self.upsert)
+                && let [key] = hashes[..]
+            {
+                upsert.letters.met(origin, before_row, key);
+            }
+        }
+    }
+
+    /// The hashes of rows' keys; none in append mode.
+    ///
+    /// # Errors
+    /// When the rows have columns that the table lacks.
+    pub fn key_hashes(&mut self, rows: &RecordBatch) -> Result<Vec<u128>, LakeError> {
+        match &mut self.upsert {
+            Some(upsert) => upsert.hasher.hash_batch(&self.conform.apply(rows)?, &self.layout.key),
+            None => Ok(vec![]),
+        }
     }
 
     /// Writes rows of the table's columns and tells where each went.
@@ -289,10 +320,13 @@ impl Stager {
             }
         }
         self.done.sort_unstable_by_key(|f| f.number);
-        let overlay = self.upsert.map(|mut upsert| {
-            upsert.overlay.rows_moved(&self.moved);
-            upsert.overlay
-        });
+        let (overlay, letters) = match self.upsert {
+            None => (None, vec![]),
+            Some(mut upsert) => {
+                upsert.overlay.rows_moved(&self.moved);
+                (Some(upsert.overlay), upsert.letters.into_letters())
+            }
+        };
         Ok(Staged {
             layouts: vec![self.layout],
             generation: self.generation,
@@ -301,6 +335,8 @@ impl Stager {
             overlay,
             spans,
             rows: self.rows,
+            letters,
+            replay: None,
             snapshot_id: None,
             sent: false,
         })

@@ -125,6 +125,15 @@ impl LakeTable {
         &self.spec
     }
 
+    pub(crate) fn catalog(&self) -> &dyn Catalog {
+        self.catalog.as_ref()
+    }
+
+    /// The layout last agreed upon.
+    pub(crate) fn layout(&self) -> Option<Arc<Layout>> {
+        self.read_view(|view| view.layout.clone())
+    }
+
     /// Where the table stands now, loaded anew: the next offsets to read. `None` when the table doesn't exist or was never
     /// written to by firn.
     ///
@@ -170,7 +179,7 @@ impl LakeTable {
             let (table, fits) = match self.load().await? {
                 None => match self.create(&record).await {
                     Ok(table) => (table, true),
-                    Err(e) if is_race(&e) => {
+                    Err(e) if e.is_race() => {
                         last = Some(e);
                         continue;
                     }
@@ -189,7 +198,7 @@ impl LakeTable {
                 true => table,
                 false => match self.evolve(table, &record).await {
                     Ok(table) => table,
-                    Err(e) if is_race(&e) => {
+                    Err(e) if e.is_race() => {
                         last = Some(e);
                         continue;
                     }
@@ -397,7 +406,7 @@ impl LakeTable {
         }
     }
 
-    async fn load(&self) -> Result<Option<Table>, LakeError> {
+    pub(crate) async fn load(&self) -> Result<Option<Table>, LakeError> {
         match self.catalog.load(&self.ident).await {
             Ok(table) => Ok(Some(table)),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
@@ -431,12 +440,4 @@ fn partitions(checkpoint: &Checkpoint) -> BTreeSet<TopicPartition> {
         t.partitions.keys().map(|p| TopicPartition::new(topic.clone(), *p)).collect::<Vec<_>>()
     };
     checkpoint.topics.iter().flat_map(of_topic).collect()
-}
-
-/// Somebody else was faster, or may have been: look again.
-fn is_race(e: &LakeError) -> bool {
-    matches!(e, LakeError::Catalog(e) if matches!(
-        e.kind(),
-        ErrorKind::AlreadyExists | ErrorKind::Conflict | ErrorKind::OutcomeUnknown
-    ))
 }

@@ -6,6 +6,7 @@
 mod client;
 mod context;
 pub mod inspect;
+mod log;
 mod producer;
 mod topics;
 
@@ -22,6 +23,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 pub use client::{ClientSettings, settings};
 use context::Context;
+pub use log::{LogError, is_compacted, read_log};
 pub use producer::Producer;
 pub use topics::{TopicListing, list_topics, watermarks};
 
@@ -129,6 +131,13 @@ impl PolledRecord<'_> {
 impl Headers for PolledRecord<'_> {
     fn last(&self, name: &str) -> Option<&[u8]> {
         self.0.headers()?.iter().filter(|header| header.key == name).last()?.value
+    }
+
+    fn all(&self) -> Vec<(String, Vec<u8>)> {
+        let owned = |header: rdkafka::message::Header<'_, &[u8]>| {
+            (header.key.to_owned(), header.value.unwrap_or_default().to_vec())
+        };
+        self.0.headers().map(|headers| headers.iter().map(owned).collect()).unwrap_or_default()
     }
 }
 

@@ -38,7 +38,7 @@ impl Producer {
         topic: &str,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
-        headers: &[(&str, &str)],
+        headers: &[(&str, &[u8])],
     ) -> Result<(), String> {
         let headers = headers
             .iter()

@@ -1,0 +1,141 @@
+//! Letters through the pipeline's decoder.
+
+use crate::batch::ChangeBatch;
+use crate::change::{Mode, RowSchema};
+use crate::debezium::{DecodeOptions, Decoder, Pushed};
+use crate::letter::Letter;
+use crate::pipeline::declared;
+use crate::pipeline::keys::KeyReader;
+use crate::record::Record;
+use crate::sink::lake::{LakeError, LakeTable, Stager};
+
+/// What a letter's record is today.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Today {
+    /// A row; of this key, in an upsert table.
+    Row(Option<u128>),
+    /// No row, e.g. a heartbeat.
+    Nothing(String),
+    Rejected {
+        reason: String,
+        detail: String,
+    },
+}
+
+/// Looks at one record after the other; the table's columns are made to fit where they must.
+pub struct Reader<'a> {
+    lake: &'a LakeTable,
+    decoder: Decoder,
+    mode: Mode,
+}
+
+impl<'a> Reader<'a> {
+    /// # Errors
+    /// When the table's columns contradict the configuration.
+    pub async fn new(lake: &'a LakeTable, options: &DecodeOptions) -> Result<Self, String> {
+        let mut decoder = Decoder::new(options.clone());
+        if let Some(table) = declared::agree(lake, &options.declared).await {
+            decoder.set_schema(&table)?;
+        }
+        Ok(Self { lake, decoder, mode: options.mode })
+    }
+
+    /// # Errors
+    /// When the catalog can't be reached.
+    pub async fn look(&mut self, record: &Record<'_>) -> Result<Today, String> {
+        let rejected = |reason: &str, detail: String| Ok(Today::Rejected { reason: reason.to_owned(), detail });
+        let mut pushed = self.decoder.push(record);
+        if let Pushed::NeedsSchema(schema) = &pushed {
+            match self.lake.ensure_schema(schema).await {
+                Ok(table) => match self.decoder.set_schema(&table) {
+                    Ok(()) => pushed = self.decoder.push(record),
+                    Err(why) => return rejected("incompatible_schema", why),
+                },
+                Err(e) if e.is_transient() => return Err(e.to_string()),
+                Err(e) => return rejected("incompatible_schema", e.to_string()),
+            }
+        }
+        match pushed {
+            Pushed::Row(_) => {
+                let batch = self.decoder.finish();
+                match (self.mode, key_of(&mut self.lake.stager().map_err(text)?, &batch)) {
+                    (Mode::Append, _) => Ok(Today::Row(None)),
+                    (Mode::Upsert, Some(key)) => Ok(Today::Row(Some(key))),
+                    (Mode::Upsert, None) => {
+                        rejected("incompatible_schema", "the row's columns are not the table's".to_owned())
+                    }
+                }
+            }
+            Pushed::Skipped(kind) => Ok(Today::Nothing(kind.as_str().to_owned())),
+            Pushed::Rejected(reject) => rejected(reject.reason, reject.detail),
+            Pushed::NeedsWriterSchema(id) => rejected(
+                "unknown_schema_id",
+                format!("it was written as Avro with the registered schema {id}: set [registry] url"),
+            ),
+            Pushed::NeedsSchema(_) => rejected(
+                "incompatible_schema",
+                "the record's schema does not fit the table's columns even after the table was brought up to date"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+/// The rows of letters that are rows today, in their order; `None` where one of them is none any more.
+///
+/// # Errors
+/// When the table's columns contradict the configuration.
+pub async fn rows(
+    lake: &LakeTable,
+    options: &DecodeOptions,
+    letters: &[&Letter],
+) -> Result<Option<ChangeBatch>, String> {
+    let Reader { mut decoder, .. } = Reader::new(lake, options).await?;
+    let whole = letters.iter().all(|letter| matches!(decoder.push(&letter.record()), Pushed::Row(_)));
+    Ok(whole.then(|| decoder.finish()))
+}
+
+fn key_of(stager: &mut Stager, batch: &ChangeBatch) -> Option<u128> {
+    match stager.key_hashes(&batch.rows).ok()?[..] {
+        [key] => Some(key),
+        _ => None,
+    }
+}
+
+/// The keys of records of the log.
+pub struct LogKeys<'a> {
+    table: &'a RowSchema,
+    keys: KeyReader,
+    decoder: Decoder,
+    stager: Stager,
+}
+
+impl<'a> LogKeys<'a> {
+    /// # Errors
+    /// When the table's columns contradict the configuration.
+    pub fn new(lake: &LakeTable, table: &'a RowSchema, options: &DecodeOptions) -> Result<Self, String> {
+        let mut decoder = Decoder::new(options.clone());
+        decoder.set_schema(table)?;
+        Ok(Self {
+            table,
+            keys: KeyReader::new(options.clone()),
+            decoder,
+            stager: lake.stager().map_err(|e: LakeError| e.to_string())?,
+        })
+    }
+
+    /// The hash of the key of the record's row: from its key alone where that tells, else from the whole record.
+    pub fn key(&mut self, record: &Record<'_>) -> Option<u128> {
+        if let Some(rows) = self.keys.read(self.table, record) {
+            return self.stager.key_hashes(&rows).ok()?.first().copied();
+        }
+        match self.decoder.push(record) {
+            Pushed::Row(_) => key_of(&mut self.stager, &self.decoder.finish()),
+            _ => None,
+        }
+    }
+}
+
+fn text(e: LakeError) -> String {
+    e.to_string()
+}
