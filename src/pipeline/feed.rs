@@ -488,7 +488,7 @@ impl Feed {
             return;
         }
         let (taken, refused, skipped) = std::mem::replace(&mut self.told, (self.taken, self.refused, self.skipped));
-        self.handle.meter.records(self.taken - taken);
+        self.handle.meter.read(self.taken - taken, self.decoder.take_infinite());
         self.handle.counted(self.refused - refused, self.skipped - skipped);
     }
 }

@@ -27,6 +27,7 @@ pub struct Meter {
     table: String,
     topic: String,
     records: Counter,
+    infinite_rows: Counter,
     rows: [Counter; 4],
     staged_bytes: Gauge,
 }
@@ -41,6 +42,7 @@ impl Meter {
     pub fn new(table: &str, topic: &str) -> Self {
         Self {
             records: counter!(names::RECORDS_TOTAL, "topic" => topic.to_owned()),
+            infinite_rows: counter!(names::INFINITE_ROWS_TOTAL, "topic" => topic.to_owned()),
             rows: OPS.map(|op| counter!(names::ROWS_TOTAL, "table" => table.to_owned(), "op" => op.letter())),
             staged_bytes: gauge!(names::STAGED_BYTES, "table" => table.to_owned()),
             table: table.to_owned(),
@@ -48,8 +50,10 @@ impl Meter {
         }
     }
 
-    pub fn records(&self, read: u64) {
-        self.records.increment(read);
+    /// What was read: records, and rows among them with an infinite value.
+    pub fn read(&self, records: u64, infinite_rows: u64) {
+        self.records.increment(records);
+        self.infinite_rows.increment(infinite_rows);
     }
 
     pub fn skipped(&self, kind: &'static str) {

@@ -9,6 +9,7 @@ pub const RECORDS_TOTAL: &str = "firn_records_total";
 pub const ROWS_TOTAL: &str = "firn_rows_total";
 pub const SKIPPED_TOTAL: &str = "firn_skipped_total";
 pub const REJECTED_TOTAL: &str = "firn_rejected_total";
+pub const INFINITE_ROWS_TOTAL: &str = "firn_infinite_rows_total";
 pub const COMMITS_TOTAL: &str = "firn_commits_total";
 pub const COMMIT_SECONDS: &str = "firn_commit_seconds";
 pub const COMMIT_ATTEMPTS: &str = "firn_commit_attempts";
@@ -52,11 +53,18 @@ const fn metric(
 }
 
 /// Every metric of firn.
-pub const METRICS: [Metric; 18] = [
+pub const METRICS: [Metric; 19] = [
     metric(RECORDS_TOTAL, Kind::Counter, Unit::Count, &["topic"], "Kafka records read"),
     metric(ROWS_TOTAL, Kind::Counter, Unit::Count, &["table", "op"], "rows committed, by op (c, u, d, r)"),
     metric(SKIPPED_TOTAL, Kind::Counter, Unit::Count, &["topic", "kind"], "records skipped by a rule, by its name"),
     metric(REJECTED_TOTAL, Kind::Counter, Unit::Count, &["topic", "reason"], "records sent to the dead letters"),
+    metric(
+        INFINITE_ROWS_TOTAL,
+        Kind::Counter,
+        Unit::Count,
+        &["topic"],
+        "rows with an infinite value that has no place in the table",
+    ),
     metric(COMMITS_TOTAL, Kind::Counter, Unit::Count, &["table"], "snapshots committed"),
     metric(
         COMMIT_SECONDS,

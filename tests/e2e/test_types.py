@@ -19,10 +19,10 @@ from conformance.columns import COLUMNS
 from conformance.declared import becomes, declared
 from conformance.expectation import Printed, expected
 from conformance.modes import AVRO, DECLARED, MODES, Mode
-from conformance.rules import INSERT, SNAPSHOT, UPDATE
+from conformance.rules import BY_POLICY, INSERT, SNAPSHOT, UPDATE
 from conformance.readers import Rows
 from conftest import Trial
-from harness.program import Config
+from harness.program import Config, free_port
 from harness.source import connectors, database
 from harness.stack import ROOT
 from harness.waiting import until
@@ -61,6 +61,8 @@ class Matrix:
     """What PostgreSQL holds."""
     mirrors: dict[str, Mirror]
     histories: dict[str, History]
+    infinite_rows: dict[str, float]
+    """What firn has counted."""
     keyed_rows: dict[str, Rows]
     """What PostgreSQL holds in the table whose key has all types, as the mode sends it."""
     keyed: dict[str, Mirror]
@@ -91,10 +93,12 @@ def matrix(module_trial: Trial) -> Iterator[Matrix]:
                 trial.wait_until_committed(table(trial, name, mode), topic(trial, mode))
         for mode in MODES:
             trial.wait_until_committed(table(trial, "keyed", mode), topic(trial, mode, keys.TABLE))
+        figures = firns[0].metrics("firn_infinite_rows_total")
         for firn in firns:
             assert firn.terminate() == 0, firn.tail()
         yield Matrix(
             printed=rows.printed(source),
+            infinite_rows={mode.name: figures[f'topic="{topic(trial, mode)}"'] for mode in MODES},
             mirrors={m.name: mirror(trial, name, m) for name, (mode, modes) in FIRNS.items() if mode == "upsert" for m in modes},
             histories={mode.name: history(trial, "history", mode) for mode in MODES},
             keyed_rows={mode.name: keys.expected(source, mode) for mode in MODES},
@@ -127,6 +131,7 @@ def config(trial: Trial, firn: str) -> Config:
         {"topic": topic(trial, m), "table": f"{firn}_{m.name}", "columns": declared(m), **m.lake} for m in modes
     ]
     if firn == "mirror":
+        made["serve"]["listen"] = f"127.0.0.1:{free_port()}"
         made["lake"]["tables"] += [
             {"topic": topic(trial, m, keys.TABLE), "table": f"keyed_{m.name}", "columns": keys.declared(m), **m.lake} for m in modes
         ]
@@ -220,6 +225,13 @@ def test_rows_and_dead_letters_are_what_postgresql_holds(matrix: Matrix, mode: M
     assert set(seen.tables.trino) | {id_ for id_, _ in seen.letters} == set(matrix.printed)
     assert len(seen.letters) == len({id_ for id_, _ in seen.letters}), "a record became two dead letters"
     assert seen.count == len(seen.tables.trino), "an id has more than one row"
+
+
+@each_mode
+def test_infinite_values_are_counted(matrix: Matrix, mode: Mode) -> None:
+    of_ways = (expected(matrix.printed, mode, way).values() for way in WAYS)
+    infinite = sum(any(cell.note.endswith(BY_POLICY) for cell in row.cells.values()) for rows_ in of_ways for row in rows_)
+    assert matrix.infinite_rows[mode.name] == infinite > 0
 
 
 @each_mode

@@ -149,8 +149,10 @@ bit_string = rule(lambda text: writing.binary(bits(text)))
 
 # Dates and times
 
+BY_POLICY = "by policy"
+"""Ends the note of each value that firn itself had no place for."""
 INFINITY = {"infinity", "-infinity"}
-INFINITE = "infinity has no counterpart in Iceberg: null, by policy"
+INFINITE = f"infinity has no counterpart in Iceberg: null, {BY_POLICY}"
 
 
 def iso_years(text: str) -> str:

@@ -4,7 +4,9 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -147,10 +149,23 @@ class Firn:
         assert line, f"{self.name} ended without saying {words}:\n{self.tail()}"
         return line
 
+    def metrics(self, name: str) -> dict[str, float]:
+        """Labels -> value of a metric, as the running process tells it."""
+        with urllib.request.urlopen(f"http://{self.config['serve']['listen']}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        return {labels: float(value) for labels, value in re.findall(rf"^{name}\{{(.*)\}} (\S+)$", text, re.MULTILINE)}
+
     def command(self, *arguments: str, within_s: float = 90) -> subprocess.CompletedProcess[str]:
         """`firn ARGUMENTS... -c FILE`, to its end."""
         words = [binary(), *arguments, "-c", str(self.file)]
         return subprocess.run(words, capture_output=True, text=True, timeout=within_s, env=self.environment)
+
+
+def free_port() -> int:
+    """For `serve.listen`."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
 
 
 def binary() -> str:
