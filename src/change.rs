@@ -60,6 +60,19 @@ pub enum DeleteImage {
     Before,
 }
 
+/// What becomes of an infinite date or timestamp: no column can hold one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Infinity {
+    /// A null.
+    #[default]
+    Null,
+    /// The first moment of the year 1 or the last of the year 9999, which every engine can show.
+    Clamp,
+    /// The record is rejected.
+    Reject,
+}
+
 /// A column's type: Iceberg's set of types under Iceberg's names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ColumnType {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::change::{Column, ColumnType};
 use crate::config::error::nearest;
 
-/// How a column's values are written in records without a schema, where its type does not tell.
+/// How a column's values are written, where neither the record nor the column's type tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Encoding {
@@ -19,6 +19,8 @@ pub enum Encoding {
     Ns,
     /// Strings of a decimal column are written numbers, also where base64 could be meant.
     Text,
+    /// Strings of a binary column are hexadecimal digits, not base64.
+    Hex,
 }
 
 /// The types without parameters, under Iceberg's names.

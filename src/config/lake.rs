@@ -8,9 +8,8 @@ use super::columns::{DeclaredColumns, Encoding};
 use super::error::Problem;
 use super::layout::{PartitionBy, SortBy};
 use super::naming::{Glob, Selection, TopicParts, render, whole};
-use super::table::TableConfig;
-use crate::change::Column;
-use crate::change::{DeleteImage, Mode};
+use super::table::{Format, TableConfig};
+use crate::change::{Column, DeleteImage, Infinity, Mode};
 
 /// `[lake]`: the selection of topics, the defaults of every table, and what single tables do differently.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -22,6 +21,8 @@ pub struct LakeConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topics_regex: Option<String>,
     pub mode: Mode,
+    /// What the topic's messages look like.
+    pub format: Format,
     /// Template of the namespace: {topic}, {prefix}, {database}, {schema}, {table}.
     pub namespace: String,
     /// Template of the table's name.
@@ -44,6 +45,10 @@ pub struct LakeConfig {
     pub columns: DeclaredColumns,
     /// How values are written in records without a schema, where their type does not tell.
     pub encodings: BTreeMap<String, Encoding>,
+    /// Whether columns that nothing declares get the types of their values, in records without a schema.
+    pub infer_types: bool,
+    /// What becomes of infinite dates and timestamps.
+    pub infinity: Infinity,
     /// Whether rows carry the topic, partition, offset, op, source time and source LSN.
     pub origin_columns: bool,
     /// What an append table keeps of a deleted row.
@@ -64,6 +69,8 @@ pub struct TableRule {
     pub topic: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -89,6 +96,10 @@ pub struct TableRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encodings: Option<BTreeMap<String, Encoding>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub infer_types: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub infinity: Option<Infinity>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin_columns: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delete_image: Option<DeleteImage>,
@@ -104,6 +115,7 @@ impl Default for LakeConfig {
             topics: Vec::new(),
             topics_regex: None,
             mode: Mode::default(),
+            format: Format::default(),
             namespace: "{schema}".to_owned(),
             table: "{table}".to_owned(),
             commit_interval_ms: 60_000,
@@ -116,6 +128,8 @@ impl Default for LakeConfig {
             key: Vec::new(),
             columns: DeclaredColumns::default(),
             encodings: BTreeMap::new(),
+            infer_types: true,
+            infinity: Infinity::default(),
             origin_columns: true,
             delete_image: DeleteImage::default(),
             max_snapshots: 500,
@@ -146,6 +160,7 @@ impl LakeConfig {
             namespace: render(rule.namespace.as_ref().unwrap_or(&self.namespace), &parts),
             table: render(rule.table.as_ref().unwrap_or(&self.table), &parts),
             mode: rule.mode.unwrap_or(self.mode),
+            format: rule.format.unwrap_or(self.format),
             commit_interval_ms: rule.commit_interval_ms.unwrap_or(self.commit_interval_ms),
             commit_rows: rule.commit_rows.unwrap_or(self.commit_rows),
             commit_bytes: rule.commit_bytes.unwrap_or(self.commit_bytes),
@@ -156,6 +171,8 @@ impl LakeConfig {
             key,
             columns,
             encodings: rule.encodings.clone().unwrap_or_else(|| self.encodings.clone()),
+            infer_types: rule.infer_types.unwrap_or(self.infer_types),
+            infinity: rule.infinity.unwrap_or(self.infinity),
             origin_columns: rule.origin_columns.unwrap_or(self.origin_columns),
             delete_image: rule.delete_image.unwrap_or(self.delete_image),
             max_snapshots: rule.max_snapshots.unwrap_or(self.max_snapshots),

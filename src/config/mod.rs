@@ -27,7 +27,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::change::{DeleteImage, Mode};
+pub use crate::change::{DeleteImage, Infinity, Mode};
 pub use catalog::{CatalogConfig, CatalogKind, CommitMode};
 pub use columns::DeclaredColumns;
 pub use columns::Encoding;
@@ -38,7 +38,7 @@ pub use layout::{PartitionBy, SortBy};
 pub use naming::Selection;
 pub use process::{DeadLetterTarget, DeadLettersConfig, LogConfig, LogFormat, MemoryConfig, ServeConfig};
 pub use secret::{Address, Properties};
-pub use table::TableConfig;
+pub use table::{Format, TableConfig};
 
 /// The whole configuration, checked. Prints (Debug, Serialize) without secrets.
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -3,12 +3,25 @@
 use std::collections::BTreeMap;
 
 use iceberg::{NamespaceIdent, TableIdent};
+use serde::{Deserialize, Serialize};
 
 use super::columns::Encoding;
 use super::error::Problem;
 use super::layout::{PartitionBy, SortBy};
 use super::naming::check_template;
-use crate::change::{Column, DeleteImage, Mode, origin, origin_columns};
+use crate::change::{Column, DeleteImage, Infinity, Mode, origin, origin_columns};
+
+/// What a topic's messages look like. Whether they are JSON or Avro is seen by their first byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Told by each record: flattened is what has `__op` or `__deleted`, everything else an envelope.
+    #[default]
+    Auto,
+    Envelope,
+    /// `ExtractNewRecordState`: the row alone, a null value is a delete.
+    Flattened,
+}
 
 /// One topic's table: the defaults of `[lake]` with its rule applied and its name worked out.
 #[derive(Clone, Debug)]
@@ -19,6 +32,7 @@ pub struct TableConfig {
     /// Folded, see [`super::naming`].
     pub table: String,
     pub mode: Mode,
+    pub format: Format,
     pub commit_interval_ms: u64,
     pub commit_rows: u64,
     pub commit_bytes: u64,
@@ -30,6 +44,8 @@ pub struct TableConfig {
     pub key: Vec<String>,
     /// Empty = the record's own schema. Those named in `key` are marked as keys. Without the origin columns.
     pub columns: Vec<Column>,
+    pub infer_types: bool,
+    pub infinity: Infinity,
     pub origin_columns: bool,
     pub delete_image: DeleteImage,
     pub encodings: BTreeMap<String, Encoding>,

@@ -29,7 +29,7 @@ pub(super) struct KnownBlock {
 }
 
 /// A message taken apart: the payload and whether its block is at hand (as the latest in [`Blocks`]).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Message<'a> {
     pub payload: Cursor<'a>,
     pub has_block: bool,

@@ -75,6 +75,15 @@ impl<O: TryFrom<usize> + Copy + Default> Ends<O> {
         self.0.last().map_or(0, |end| i64::from(*end) as usize) // an end was a usize when it came in
     }
 
+    /// Where the entry `index` stands.
+    fn range(&self, index: usize) -> std::ops::Range<usize>
+    where
+        i64: From<O>,
+    {
+        let end = |at: usize| self.0.get(at).map_or(0, |end| i64::from(*end) as usize); // an end was a usize when it came in
+        end(index)..end(index + 1)
+    }
+
     fn take(&mut self) -> Vec<O> {
         std::mem::replace(&mut self.0, vec![O::default()])
     }
@@ -90,6 +99,13 @@ pub(super) struct Runs<O> {
 impl<O: TryFrom<usize> + Copy + Default> Runs<O> {
     fn new() -> Self {
         Self { bytes: Vec::new(), ends: Ends::new() }
+    }
+
+    fn entry(&self, index: usize) -> Option<&[u8]>
+    where
+        i64: From<O>,
+    {
+        self.bytes.get(self.ends.range(index))
     }
 
     /// What was added to `bytes` since the last call is one entry.
@@ -204,6 +220,38 @@ impl ColumnBuilder {
                 Values::Int64(v) => v.iter().skip(from).copied().eq(bytes.iter().map(|b| i64::from(*b))),
                 _ => false,
             }
+    }
+
+    /// Whether the entry at `index` equals the entry `at` of a column of the same type. Floats are compared by their bits.
+    pub(super) fn same(&self, index: usize, other: &Self, at: usize) -> bool {
+        if self.is_null(index) || other.is_null(at) {
+            return self.is_null(index) && other.is_null(at);
+        }
+        match (&self.values, &other.values) {
+            (Values::Boolean(a), Values::Boolean(b)) => a.get_bit(index) == b.get_bit(at),
+            (Values::Int32(a), Values::Int32(b)) => a.get(index) == b.get(at),
+            (Values::Int64(a), Values::Int64(b)) => a.get(index) == b.get(at),
+            (Values::Float32(a), Values::Float32(b)) => {
+                a.get(index).map(|f| f.to_bits()) == b.get(at).map(|f| f.to_bits())
+            }
+            (Values::Float64(a), Values::Float64(b)) => {
+                a.get(index).map(|f| f.to_bits()) == b.get(at).map(|f| f.to_bits())
+            }
+            (Values::Int128(a), Values::Int128(b)) => a.get(index) == b.get(at),
+            (Values::Bytes16(a), Values::Bytes16(b)) => a.get(index) == b.get(at),
+            (Values::Text(a), Values::Text(b)) => a.entry(index) == b.entry(at),
+            (Values::Binary(a), Values::Binary(b)) => a.entry(index) == b.entry(at),
+            (Values::List { ends: a, element: x }, Values::List { ends: b, element: y }) => {
+                let (a, b) = (a.range(index), b.range(at));
+                a.len() == b.len() && a.zip(b).all(|(a, b)| x.same(a, y, b))
+            }
+            (Values::Struct(a), Values::Struct(b)) => a.iter().zip(b).all(|(a, b)| a.same(index, b, at)),
+            (Values::Map { ends: a, keys: k, values: v }, Values::Map { ends: b, keys: l, values: w }) => {
+                let (a, b) = (a.range(index), b.range(at));
+                a.len() == b.len() && a.zip(b).all(|(a, b)| k.same(a, l, b) && v.same(a, w, b))
+            }
+            _ => false,
+        }
     }
 
     /// Cuts the column back to `len` entries, whatever state a failed value has left it in.

@@ -7,11 +7,15 @@ use std::collections::HashMap;
 use serde::Deserialize;
 
 use super::fault::{Fallible, reason, reject};
+use super::flat::{self, Added};
 use super::time::Unit;
 use crate::change::{Column, ColumnType};
 
 /// Types nested deeper than this are kept as the text of their JSON: reading follows the type, so this bounds its stack.
 const MAX_TYPE_DEPTH: usize = 16;
+
+/// The column of a MongoDB document.
+pub(super) const DOCUMENT: &str = "document";
 
 /// How a value is written in JSON, whatever column it goes to.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,20 +99,48 @@ pub(super) fn block_of(schema: &ConnectSchema) -> Block {
     let member = |name: &str| {
         schema.fields.iter().flatten().find(|f| f.field.as_deref() == Some(name)).filter(|f| f.kind == "struct")
     };
+    let names = || schema.fields.iter().flatten().filter_map(|f| f.field.as_deref());
+    // No envelope has a field that flattening adds: there `after` is a column like any other.
+    let flattened = names().any(|name| matches!(flat::added(name), Some(Added::Op | Added::Deleted)));
+    let text = |f: &ConnectSchema| f.field.as_deref() == Some("after") && f.kind == "string";
+    let unsigned = member("source").is_some_and(ConnectSchema::is_of_mysql);
     match member("after").or_else(|| member("before")) {
-        Some(row) => Block::Row(source_fields(row)),
-        None => Block::Plain(source_fields(schema)),
+        Some(row) if !flattened => Block::Row(source_fields(row, unsigned)),
+        None if names().any(|n| n == "op") && schema.fields.iter().flatten().any(text) => Block::Row(vec![document()]),
+        _ => Block::Plain(source_fields(schema, false)),
     }
 }
 
-fn source_fields(schema: &ConnectSchema) -> Vec<SourceField> {
+/// MongoDB's `after` is a text: the document in Extended JSON. It is kept as it is.
+pub(super) fn document() -> SourceField {
+    SourceField { name: DOCUMENT.to_owned(), natural: ColumnType::String, encoding: Encoding::Text }
+}
+
+/// `unsigned`: a decimal of scale 0 without a precision is MySQL's unsigned bigint, of at most 20 digits.
+fn source_fields(schema: &ConnectSchema, unsigned: bool) -> Vec<SourceField> {
     let fields = schema.fields.iter().flatten();
     fields
         .map(|field| {
-            let (natural, encoding) = column_of(field, 0);
+            let (mut natural, encoding) = column_of(field, 0);
+            if encoding == (Encoding::Decimal { precision: None, scale: 0 }) && (unsigned || field.is_unsigned_bigint())
+            {
+                natural = ColumnType::Decimal { precision: 20, scale: 0 };
+            }
             SourceField { name: field.field.clone().unwrap_or_default(), natural, encoding }
         })
         .collect()
+}
+
+impl ConnectSchema {
+    /// As `column.propagate.source.type` tells it.
+    fn is_unsigned_bigint(&self) -> bool {
+        let source_type = self.parameters.as_ref().and_then(|p| p.get("__debezium.source.column.type"));
+        source_type.is_some_and(|t| t.to_uppercase().starts_with("BIGINT UNSIGNED"))
+    }
+
+    fn is_of_mysql(&self) -> bool {
+        self.name.as_deref().is_some_and(|name| name.contains(".mysql.") || name.contains(".mariadb."))
+    }
 }
 
 fn column_of(schema: &ConnectSchema, depth: usize) -> (ColumnType, Encoding) {

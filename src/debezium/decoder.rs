@@ -1,27 +1,33 @@
 //! The decoder: records in, whole rows out. Puts the parts of this module together.
 
 use super::avro::{Registered, ValuePlans, Writers, is_avro};
-use super::blocks::{Blocks, Message};
-use super::connect::{Block, SourceField};
+use super::blocks::{Blocks, KnownBlock, Message};
+use super::connect::{Block, DOCUMENT, SourceField, document};
 use super::cursor::Cursor;
-use super::envelope::{Kind, Skip, scan};
+use super::envelope::{Envelope, Kind, Skip, scan};
 use super::fault::{Fallible, Reject, not_json, reason, reject};
+use super::flat::Format;
 use super::images::{Image, Images, JsonImage};
-use super::key::{Key, KeySide, Keys, NEW_KEY, names, no_key, open_key};
-use super::object::Take;
+use super::infer::{self, Inference};
+use super::key::{Key, KeySide, Keys, NEW_KEY, no_key, open_key};
+use super::object::{ObjectReader, Take, Unknown};
 use super::plan::{Table, check};
 use super::reader::Wire;
 use super::rows::Rows;
 use super::source::{Position, SourceReader};
 use super::value::Notes;
 use crate::batch::ChangeBatch;
-use crate::change::{Column, DeleteImage, Mode, Op, RowSchema};
+use crate::change::{Column, DeleteImage, Infinity, Mode, Op, RowSchema};
 use crate::record::Record;
 
 /// How the records of one table are decoded.
 #[derive(Clone, Debug, Default)]
 pub struct DecodeOptions {
     pub mode: Mode,
+    pub format: Format,
+    /// Whether columns that neither the table nor `declared` knows get the types of their values, in records without schema block.
+    pub infer_types: bool,
+    pub infinity: Infinity,
     /// Whether rows say where they came from ([`crate::change::origin_columns`]).
     pub origin_columns: bool,
     /// Types from the configuration. They take the place of the record's own.
@@ -29,7 +35,7 @@ pub struct DecodeOptions {
     /// The table's key, where it is not the record key's fields.
     pub key_columns: Option<Vec<String>>,
     pub delete_image: DeleteImage,
-    /// Columns of records without schema block whose values are written in another way than Debezium's default.
+    /// Columns whose values are written in another way than Debezium's default, where the record does not say so.
     pub wire: Vec<(String, Wire)>,
 }
 
@@ -47,6 +53,23 @@ pub enum Pushed {
     NeedsWriterSchema(i32),
 }
 
+/// The readers that a record's row may need: of an envelope's image, of a flattened row.
+#[derive(Clone, Copy, Default)]
+struct Readers<'d> {
+    row: Option<&'d ObjectReader>,
+    flat: Option<&'d ObjectReader>,
+}
+
+impl KnownBlock {
+    fn readers(&mut self) -> Readers<'_> {
+        let reader = self.fitted.reader.as_ref().ok();
+        match self.block {
+            Block::Row(_) => Readers { row: reader, flat: None },
+            Block::Plain(_) => Readers { row: None, flat: reader },
+        }
+    }
+}
+
 /// Turns the records of one table into rows of that table's columns.
 #[derive(Debug)]
 pub struct Decoder {
@@ -61,6 +84,7 @@ pub struct Decoder {
     pub(super) keys: Keys,
     source: SourceReader,
     pub(super) notes: Notes,
+    inference: Inference,
     unavailable_rows: u64,
     infinite_rows: u64,
 }
@@ -68,6 +92,7 @@ pub struct Decoder {
 impl Decoder {
     pub fn new(options: DecodeOptions) -> Self {
         Self {
+            notes: Notes::new(options.infinity),
             options,
             table: None,
             rows: None,
@@ -77,7 +102,7 @@ impl Decoder {
             writers: Writers::default(),
             keys: Keys::default(),
             source: SourceReader::default(),
-            notes: Notes::default(),
+            inference: Inference::default(),
             unavailable_rows: 0,
             infinite_rows: 0,
         }
@@ -135,13 +160,34 @@ impl Decoder {
                 if let Some(rows) = &mut self.rows {
                     rows.take_back();
                 }
-                Pushed::Rejected(*fault)
+                match self.wider(record, &fault) {
+                    Some(schema) => Pushed::NeedsSchema(schema),
+                    None => Pushed::Rejected(*fault),
+                }
             }
         };
         if !matches!(pushed, Pushed::NeedsSchema(_)) {
             self.writers.forget_missing();
         }
         pushed
+    }
+
+    /// The table that a rejected record without schema block would fit, where types may be inferred.
+    #[cold]
+    fn wider(&mut self, record: &Record<'_>, fault: &Reject) -> Option<RowSchema> {
+        let table = self.table.as_ref()?;
+        let value = record.value.filter(|value| !is_avro(value))?;
+        if fault.reason != reason::BAD_VALUE || !self.options.infers() {
+            return None;
+        }
+        let message = self.values.open(record.topic, value).ok().filter(|m| !m.has_block)?;
+        let mut payload = message.payload.clone();
+        let envelope = scan(&mut payload, &mut self.source, self.options.format, record, Cursor::skip).ok()?;
+        let fields = infer::fields(&envelope.after?).ok()?;
+        if !table.is_too_narrow(&fields) {
+            return None;
+        }
+        self.inference.schema(&self.options, &fields, &[], Some(table), self.tables_set).ok()
     }
 
     fn try_push(&mut self, record: &Record<'_>) -> Fallible<Pushed> {
@@ -162,30 +208,53 @@ impl Decoder {
         if message.has_block {
             self.fit_block();
         }
-        let object = if message.has_block {
-            self.values.latest().and_then(|known| known.fitted.reader.as_ref().ok())
-        } else {
-            self.table.as_ref().map(|t| &t.bare)
+        let readers = match (message.has_block, &self.table) {
+            (true, _) => self.values.latest().map(KnownBlock::readers).unwrap_or_default(),
+            (false, Some(table)) => Readers { row: Some(&table.bare), flat: Some(&table.bare_flat) },
+            (false, None) => Readers::default(),
         };
         let mut payload = message.payload.clone();
-        let (Some(object), Some(table), Some(rows)) = (object, &self.table, &mut self.rows) else {
-            let envelope = scan(&mut payload, &mut self.source, Cursor::skip)?;
-            message.end(payload)?;
-            return match envelope.kind {
-                Kind::Skip(skip) => Ok(Pushed::Skipped(skip)),
-                Kind::Row(_) => self.ask(record, &message),
-            };
-        };
-        let notes = &mut self.notes;
-        let envelope = scan(&mut payload, &mut self.source, |cursor| rows.read(object, cursor, Take::All, notes))?;
+        let (rows, notes) = (&mut self.rows, &mut self.notes);
+        let envelope = scan(&mut payload, &mut self.source, self.options.format, record, |cursor| {
+            match (readers.row, rows.as_mut()) {
+                (Some(object), Some(rows)) if cursor.peek() == b'{' => rows.read(object, cursor, Take::All, notes),
+                // A document of MongoDB: its text is kept.
+                (Some(object), Some(rows)) => {
+                    notes.missing |= !rows.read_value(object, DOCUMENT, cursor, notes)?;
+                    Ok(())
+                }
+                _ => cursor.skip(),
+            }
+        })?;
         message.end(payload)?;
-        let op = match envelope.kind {
-            Kind::Row(op) => op,
-            Kind::Skip(skip) => {
-                rows.take_back();
+        let object = if envelope.flat { readers.flat } else { readers.row };
+        let (op, object, table, rows) = match (envelope.kind, object, &self.table, rows) {
+            (Kind::Row(op), Some(object), Some(table), Some(rows)) => (op, object, table, rows),
+            (Kind::Row(_), ..) => return self.ask(record, &message, &envelope),
+            (Kind::Skip(skip), .., rows) => {
+                if let Some(rows) = rows {
+                    rows.take_back();
+                }
                 return Ok(Pushed::Skipped(skip));
             }
         };
+        if envelope.flat
+            && let Some(mut row) = envelope.after.clone()
+        {
+            rows.take_back();
+            notes.begin_row();
+            rows.read(object, &mut row, Take::All, notes)?;
+        }
+        if notes.missing && op != Op::Delete {
+            if self.options.infers() && !message.has_block {
+                rows.take_back();
+                return self.ask(record, &message, &envelope);
+            }
+            if envelope.is_document() {
+                let how = "after is a document (MongoDB), and the table has no column document for it";
+                return Err(reject(reason::INCOMPATIBLE_SCHEMA, how));
+            }
+        }
         let mut key = KeySide {
             options: &self.options,
             table,
@@ -198,7 +267,7 @@ impl Decoder {
         let images = Images {
             op,
             position: envelope.position,
-            has_after: envelope.has_after,
+            has_after: envelope.after.is_some(),
             before: before.as_ref().map(|image| image as &dyn Image),
             like: object,
         };
@@ -212,28 +281,40 @@ impl Decoder {
         let (Some(known), Some(table)) = (self.values.latest(), &self.table) else { return };
         known.fitted.fit(self.tables_set, || match &known.block {
             Block::Row(fields) => table.row_reader(fields, &self.options),
-            Block::Plain(_) => Err("the schema block has neither before nor after".to_owned()),
+            Block::Plain(fields) => {
+                table.flat_members(fields, &self.options).map(|members| ObjectReader::new(members, Unknown::Noted))
+            }
         });
     }
 
     /// What to answer to a row that no reader fits.
     #[cold]
-    fn ask(&mut self, record: &Record<'_>, message: &Message<'_>) -> Fallible<Pushed> {
+    fn ask(&mut self, record: &Record<'_>, message: &Message<'_>, envelope: &Envelope<Cursor<'_>>) -> Fallible<Pushed> {
         let key = self.key_fields(record)?;
         if !message.has_block {
+            if self.options.infers() {
+                let fields = self.inferred_fields(envelope)?;
+                let table = self.table.as_ref();
+                let schema = self.inference.schema(&self.options, &fields, &key, table, self.tables_set)?;
+                return Ok(Pushed::NeedsSchema(schema));
+            }
             if self.options.declared.is_empty() {
-                let how = "the record has no schema block and the table does not exist: declare the columns, or set schemas.enable=true";
+                let how = "the record has no schema block and the table does not exist: declare the columns, set infer_types = true, or set schemas.enable=true";
                 return Err(reject(reason::NO_SCHEMA, how));
             }
             let names: Vec<String> = key.into_iter().map(|k| k.name).collect();
             return Ok(Pushed::NeedsSchema(self.options.declared_schema(&names)));
         }
         let Some(known) = self.values.latest() else { return Err(reject(reason::NO_SCHEMA, "no schema block")) };
-        let Block::Row(fields) = &known.block else {
-            return Err(reject(reason::NOT_DEBEZIUM, "the schema block has neither before nor after"));
+        let fields: Vec<_> = match &known.block {
+            Block::Row(fields) if !envelope.flat => fields.clone(),
+            Block::Plain(fields) if envelope.flat => {
+                fields.iter().filter(|f| self.options.is_rows_own(&f.name)).cloned().collect()
+            }
+            _ => return Err(reject(reason::NOT_DEBEZIUM, "the schema block is of another format than the payload")),
         };
         known.fitted.ask(self.tables_set)?;
-        Ok(Pushed::NeedsSchema(self.options.row_schema(fields, &key, self.table.as_ref())))
+        Ok(Pushed::NeedsSchema(self.options.row_schema(&fields, &key, self.table.as_ref())))
     }
 
     /// The fields of the record's key; of unknown type where it has no schema block. None where it has no key.
@@ -245,6 +326,7 @@ impl Decoder {
         let key = match key {
             Some(Key::Json(message)) => message,
             Some(Key::Avro(_)) => return Ok(self.keys.avro.fields().to_vec()),
+            Some(Key::Value(_)) => return Ok(Vec::new()),
             None if self.options.mode == Mode::Upsert && self.options.key_columns.is_none() => return Err(no_key()),
             None => return Ok(Vec::new()),
         };
@@ -254,24 +336,34 @@ impl Decoder {
                 None => Vec::new(),
             });
         }
-        let names = names(key.payload)?;
-        Ok(names
-            .into_iter()
-            .map(|name| SourceField {
-                name,
-                natural: crate::change::ColumnType::String,
-                encoding: super::connect::Encoding::Json,
-            })
-            .collect())
+        infer::fields(&key.payload)
     }
 
+    /// The columns of a record without schema block, by its values.
+    fn inferred_fields(&self, envelope: &Envelope<Cursor<'_>>) -> Fallible<Vec<SourceField>> {
+        let Some(after) = &envelope.after else { return Ok(Vec::new()) };
+        if envelope.is_document() {
+            return Ok(vec![document()]);
+        }
+        let mut fields = infer::fields(after)?;
+        if envelope.flat {
+            let own = |name: &str| match &self.table {
+                Some(table) => table.is_rows_own(name, &self.options),
+                None => self.options.is_rows_own(name),
+            };
+            fields.retain(|f| own(&f.name));
+        }
+        Ok(fields)
+    }
+
+    /// A null value: the end of a deleted row, or (where that is how the topic tells it) the delete itself.
     pub(super) fn tombstone(&mut self, record: &Record<'_>) -> Fallible<Pushed> {
         let skipped = Ok(Pushed::Skipped(Skip::Tombstone));
-        let (Mode::Upsert, Some(_), Some(table), Some(rows)) =
-            (self.options.mode, record.key, &self.table, &mut self.rows)
-        else {
+        let is_delete = self.options.format == Format::Flattened;
+        let (Some(_), Some(table), Some(rows)) = (record.key, &self.table, &mut self.rows) else { return skipped };
+        if self.options.mode == Mode::Append && !is_delete {
             return skipped;
-        };
+        }
         let mut key = KeySide {
             options: &self.options,
             table,
@@ -280,12 +372,14 @@ impl Decoder {
             tables_set: self.tables_set,
             record,
         };
-        if !key.read(None, rows, &mut self.notes)? {
-            return skipped;
-        }
+        let has_key = key.read(None, rows, &mut self.notes)?;
         // With declared key columns the record key need not have them; the delete before the tombstone did.
-        if self.options.key_columns.is_some() && !rows.has_keys() {
+        if !has_key || self.options.key_columns.is_some() && !rows.has_keys() {
             rows.take_back();
+            if is_delete {
+                let how = "a null value is a delete here, and the record key does not name the row";
+                return Err(reject(reason::NO_KEY, how));
+            }
             return skipped;
         }
         key.check()?;
@@ -334,7 +428,12 @@ impl Decoder {
         std::mem::take(&mut self.unavailable_rows)
     }
 
-    /// Rows since the last call with a null in place of an infinite date, timestamp or decimal.
+    /// Columns, with the types that were inferred for them, since the last call.
+    pub fn take_inferred(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.inference.named)
+    }
+
+    /// Rows since the last call with a null (or the nearest date) in place of an infinite date, timestamp or decimal.
     pub fn take_infinite(&mut self) -> u64 {
         std::mem::take(&mut self.infinite_rows)
     }

@@ -2,8 +2,10 @@
 
 use super::cursor::Cursor;
 use super::fault::{Fallible, excerpt, reason, reject};
+use super::flat::{self, Format, Meta};
 use super::source::{Position, SourceReader};
 use crate::change::Op;
+use crate::record::Record;
 
 /// A message that is no row, by kind. Counted, never an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,29 +50,61 @@ pub(super) enum Kind {
     Skip(Skip),
 }
 
-/// The parts of an envelope.
+impl Kind {
+    /// `None` for a letter that is no op.
+    pub(super) fn of_letter(letter: &str) -> Option<Self> {
+        Some(match letter {
+            "c" => Kind::Row(Op::Create),
+            "u" => Kind::Row(Op::Update),
+            "r" => Kind::Row(Op::Read),
+            "d" => Kind::Row(Op::Delete),
+            "t" => Kind::Skip(Skip::Truncate),
+            "m" => Kind::Skip(Skip::Message),
+            _ => return None,
+        })
+    }
+}
+
+/// The parts of an envelope, or of a flattened record: its one image is `after`, of a delete `before`.
 #[derive(Debug)]
 pub(super) struct Envelope<C> {
     pub kind: Kind,
-    /// Whether `after` was an object (and was given to the caller's reader).
-    pub has_after: bool,
+    pub flat: bool,
+    /// Stands at the new image, if there is one.
+    pub after: Option<C>,
     /// Stands at the `before` image, if there is one.
     pub before: Option<C>,
     pub position: Position,
 }
 
-/// Goes once over the payload here. `after` is called where the new image's object begins and must read or skip it.
+impl Envelope<Cursor<'_>> {
+    /// Whether the new image is a text: a document of MongoDB.
+    pub(super) fn is_document(&self) -> bool {
+        self.after.as_ref().is_some_and(|after| after.clone().peek() == b'"')
+    }
+}
+
+/// Goes once over the payload here. `after` is called where an envelope's new image begins and must read or skip it. A flattened row
+/// is not read here: what it is stands behind it.
 ///
 /// # Errors
 /// `not_json`, `not_debezium`, `flattened`, or what `after` says.
 pub(super) fn scan<'a>(
     cursor: &mut Cursor<'a>,
     source: &mut SourceReader,
+    format: Format,
+    record: &Record<'_>,
     mut after: impl FnMut(&mut Cursor<'a>) -> Fallible<()>,
 ) -> Fallible<Envelope<Cursor<'a>>> {
-    let mut seen = Seen::default();
+    let start = cursor.clone();
+    if format == Format::Flattened {
+        return scan_flat(cursor, record);
+    }
+    let (mut seen, mut meta) = (Seen::default(), Meta::default());
     let mut op = None;
-    let (mut has_after, mut before, mut position) = (false, None, Position::default());
+    // `before` or `after`, whatever stands in it.
+    let mut images = false;
+    let (mut new, mut before, mut position) = (None, None, Position::default());
     let mut more = cursor.peek() == b'{' && cursor.open_object()?;
     if !more && cursor.since(0).is_empty() {
         cursor.skip()?;
@@ -82,28 +116,79 @@ pub(super) fn scan<'a>(
         let name = if name.escaped { name.decoded(&mut scratch)? } else { name.raw };
         match name {
             "before" => {
+                images = true;
                 before = (cursor.peek() == b'{').then(|| cursor.clone());
                 cursor.skip()?;
             }
-            "after" => match cursor.peek() {
-                b'{' => {
-                    after(cursor)?;
-                    has_after = true;
+            "after" => {
+                images = true;
+                match cursor.peek() {
+                    // MongoDB's document is a text.
+                    b'{' | b'"' => {
+                        new = Some(cursor.clone());
+                        after(cursor)?;
+                    }
+                    _ => cursor.skip()?,
                 }
-                _ => cursor.skip()?,
-            },
+            }
             "source" if cursor.peek() == b'{' => {
                 seen.source = true;
                 position = source.read(cursor)?;
             }
             "op" if cursor.peek() == b'"' => op = Some(cursor.string()?.raw),
+            other if other.starts_with("__") => note(&mut meta, other, cursor)?,
             other => seen.note(other, cursor)?,
         }
         seen.members += 1;
         more = cursor.more(b'}')?;
     }
-    let kind = kind_of(op, has_after, &seen)?;
-    Ok(Envelope { kind, has_after, before, position })
+    // An envelope has images or a source beside its op; the added fields stand in no envelope.
+    let is_envelope = op.is_some() && (images || seen.source);
+    if !is_envelope && meta.is_sign(record) {
+        if format == Format::Envelope {
+            let how = "a flattened record (ExtractNewRecordState), and the table's format is \"envelope\"";
+            return Err(reject(reason::FLATTENED, how));
+        }
+        return flattened(start, &meta, record);
+    }
+    let kind = kind_of(op, new.is_some(), &seen)?;
+    Ok(Envelope { kind, flat: false, after: new, before, position })
+}
+
+/// The payload is the row: only the added fields are looked at.
+fn scan_flat<'a>(cursor: &mut Cursor<'a>, record: &Record<'_>) -> Fallible<Envelope<Cursor<'a>>> {
+    let start = cursor.clone();
+    if cursor.peek() != b'{' {
+        cursor.skip()?;
+        return Err(reject(reason::NOT_DEBEZIUM, "the payload is no object"));
+    }
+    let (mut meta, mut scratch) = (Meta::default(), Vec::new());
+    let mut more = cursor.open_object()?;
+    while more {
+        let name = cursor.name()?;
+        let name = if name.escaped { name.decoded(&mut scratch)? } else { name.raw };
+        note(&mut meta, name, cursor)?;
+        more = cursor.more(b'}')?;
+    }
+    flattened(start, &meta, record)
+}
+
+fn flattened<'a>(start: Cursor<'a>, meta: &Meta, record: &Record<'_>) -> Fallible<Envelope<Cursor<'a>>> {
+    let kind = meta.kind(record)?;
+    let (after, before) = if kind == Kind::Row(Op::Delete) { (None, Some(start)) } else { (Some(start), None) };
+    Ok(Envelope { kind, flat: true, after, before, position: meta.position })
+}
+
+/// Reads over one member, keeping what it says if it is an added field.
+fn note(meta: &mut Meta, name: &str, cursor: &mut Cursor<'_>) -> Fallible<()> {
+    match flat::added(name) {
+        Some(field) if !cursor.null()? => {
+            meta.note(field, cursor.raw()?.trim_matches('"'));
+            Ok(())
+        }
+        Some(_) => Ok(()),
+        None => cursor.skip(),
+    }
 }
 
 /// What a payload with this `op`, and with these members, is.
@@ -112,15 +197,8 @@ pub(super) fn scan<'a>(
 /// `not_debezium`, `flattened`.
 pub(super) fn kind_of(op: Option<&str>, has_after: bool, seen: &Seen) -> Fallible<Kind> {
     let kind = match op {
-        Some("c") => Kind::Row(Op::Create),
-        Some("u") => Kind::Row(Op::Update),
-        Some("r") => Kind::Row(Op::Read),
-        Some("d") => Kind::Row(Op::Delete),
-        Some("t") => Kind::Skip(Skip::Truncate),
-        Some("m") => Kind::Skip(Skip::Message),
-        Some(other) => {
-            return Err(reject(reason::NOT_DEBEZIUM, format!("op is {:?}, known are c u d r t m", excerpt(other))));
-        }
+        Some(op) => Kind::of_letter(op)
+            .ok_or_else(|| reject(reason::NOT_DEBEZIUM, format!("op is {:?}, known are c u d r t m", excerpt(op))))?,
         None => Kind::Skip(seen.kind()?),
     };
     if matches!(kind, Kind::Row(op) if op != Op::Delete) && !has_after {
@@ -195,7 +273,10 @@ impl Seen {
         } else if self.ts_ms && self.members == 1 {
             Skip::Heartbeat
         } else {
-            return Err(reject(reason::NOT_DEBEZIUM, "no op in the payload: not a Debezium change"));
+            return Err(reject(
+                reason::NOT_DEBEZIUM,
+                "no op in the payload: not a Debezium change, or flattened without added fields (then set format = \"flattened\")",
+            ));
         })
     }
 }

@@ -21,7 +21,7 @@ pub mod reason {
     pub const NOT_JSON: &str = "not_json";
     /// JSON, but no Debezium envelope.
     pub const NOT_DEBEZIUM: &str = "not_debezium";
-    /// A flattened record (`ExtractNewRecordState`).
+    /// A flattened record (`ExtractNewRecordState`) where the configuration wants envelopes.
     pub const FLATTENED: &str = "flattened";
     /// Not one whole Avro datum of its writer's schema.
     pub const NOT_AVRO: &str = "not_avro";
@@ -37,6 +37,8 @@ pub mod reason {
     pub const NULL_KEY: &str = "null_key";
     /// An upsert needs a key and the record has none.
     pub const NO_KEY: &str = "no_key";
+    /// The record key names another row than the value.
+    pub const KEY_MISMATCH: &str = "key_mismatch";
     /// Neither the record nor the table nor the configuration knows the types.
     pub const NO_SCHEMA: &str = "no_schema";
     /// The record's types do not fit the table's, and the table could not be evolved.

@@ -53,7 +53,9 @@ impl KeySide<'_, '_> {
                 notes.forget_lacking();
             }
             self.delete(before, like, rows, notes)?;
-        } else if !rows.has_keys() {
+        }
+        self.agrees(like, rows)?;
+        if op != Op::Delete && !rows.has_keys() {
             self.read(Some(like), rows, notes)?;
         }
         if !notes.lacking.is_empty() && self.options.mode == Mode::Append {

@@ -1,11 +1,13 @@
 //! A record's key: whether an upsert may go by it, and the row of a delete.
 
+use std::borrow::Cow;
+
 use super::avro::{AvroKey, KeyPlans, Writers, is_avro};
 use super::blocks::{Blocks, Message};
 use super::connect::{Block, SourceField};
 use super::cursor::Cursor;
 use super::decoder::DecodeOptions;
-use super::fault::{Fallible, Reject, reason, reject};
+use super::fault::{Fallible, Reject, excerpt, reason, reject};
 use super::images::Image;
 use super::object::{Member, ObjectReader, Take, Unknown};
 use super::plan::Table;
@@ -31,6 +33,8 @@ pub(super) struct Keys {
 pub(super) enum Key<'k> {
     Json(Message<'k>),
     Avro(AvroKey<'k>),
+    /// One value without a name, as JSON: the declared key column's.
+    Value(Cow<'k, str>),
 }
 
 #[cold]
@@ -38,8 +42,8 @@ pub(super) fn no_key() -> Box<Reject> {
     reject(reason::NO_KEY, "upsert needs a record key and this record has none: declare key columns, or use append")
 }
 
-/// The key's object, `None` where there is none. Where the table does not go by the record key, a key of another kind (a plain text)
-/// is none; where it does, that is an error.
+/// The key, `None` where there is none. Where the table does not go by the record key, a key of another kind (a text beside several
+/// key columns) is none; where it does, that is an error.
 pub(super) fn open_key<'k>(
     keys: &mut Keys,
     writers: &Writers,
@@ -47,20 +51,42 @@ pub(super) fn open_key<'k>(
     topic: &str,
     key: &'k [u8],
 ) -> Fallible<Option<Key<'k>>> {
+    let has_one_column = options.key_columns.as_ref().is_some_and(|columns| columns.len() == 1);
     let mut open = || {
         if is_avro(key) {
             return Ok(keys.avro.open(writers, key)?.map(Key::Avro));
         }
         let mut message = keys.blocks.open(topic, key)?;
-        match message.payload.peek() {
-            b'{' => Ok(Some(Key::Json(message))),
-            b'n' => Ok(None),
+        if message.payload.peek() == b'{' {
+            return Ok(Some(Key::Json(message)));
+        }
+        let mut payload = message.payload.clone();
+        let value = payload.raw()?;
+        message.end(payload)?;
+        match value {
+            "null" => Ok(None),
+            _ if has_one_column => Ok(Some(Key::Value(Cow::Borrowed(value)))),
             _ => Err(reject(reason::NO_KEY, "the record key is no object: declare key columns, or use append")),
         }
     };
     let opened = open();
     let needed = options.mode == Mode::Upsert && options.key_columns.is_none();
-    if needed { opened } else { Ok(opened.ok().flatten()) }
+    match opened {
+        Err(_) if has_one_column && !is_avro(key) => Ok(plain_text(key)),
+        Err(_) if !needed => Ok(None),
+        opened => opened,
+    }
+}
+
+/// A key of the string converter that is no JSON by itself.
+#[cold]
+fn plain_text(key: &[u8]) -> Option<Key<'_>> {
+    let text = std::str::from_utf8(key).ok().filter(|text| !text.is_empty())?;
+    // What the string converter makes of a key with named fields: for people, not for reading.
+    if text.starts_with("Struct{") {
+        return None;
+    }
+    serde_json::to_string(text).ok().map(|json| Key::Value(Cow::Owned(json)))
 }
 
 const OTHER_FIELDS: &str = "the record key has other fields than the table's key";
@@ -68,18 +94,6 @@ const OTHER_FIELDS: &str = "the record key has other fields than the table's key
 #[cold]
 fn other_key(why: &str) -> Box<Reject> {
     reject(reason::INCOMPATIBLE_SCHEMA, why)
-}
-
-/// The names of an object's members.
-pub(super) fn names(mut object: Cursor<'_>) -> Fallible<Vec<String>> {
-    let (mut found, mut scratch) = (Vec::new(), Vec::new());
-    let mut more = object.open_object()?;
-    while more {
-        found.push(object.name()?.decoded(&mut scratch)?.to_owned());
-        object.skip()?;
-        more = object.more(b'}')?;
-    }
-    Ok(found)
 }
 
 /// What a record's key says, for the table that is set.
@@ -123,7 +137,31 @@ impl<'r> KeySide<'_, 'r> {
                 if whole && known == self.table.keys.len() { Ok(()) } else { Err(other_key(OTHER_FIELDS)) }
             }
             Key::Avro(_) => self.fit_writer(),
+            // Only where key columns are declared.
+            Key::Value(_) => Ok(()),
         }
+    }
+
+    /// In upsert mode: what the record key says of the key columns must be what the row under construction has there.
+    ///
+    /// # Errors
+    /// `key_mismatch`, or why the key can't be read.
+    pub(super) fn agrees(&mut self, like: &ObjectReader, rows: &mut Rows) -> Fallible<()> {
+        if self.options.mode != Mode::Upsert {
+            return Ok(());
+        }
+        let mut notes = Notes::default();
+        match rows.other_key(|probe| self.read(Some(like), probe, &mut notes).map(|_| ()))? {
+            None => Ok(()),
+            Some(column) => Err(self.mismatch(column, "the row")),
+        }
+    }
+
+    #[cold]
+    fn mismatch(&self, column: &str, beside: &str) -> Box<Reject> {
+        let key = self.record.key.map(String::from_utf8_lossy).unwrap_or_default();
+        let detail = format!("column {column}: {beside} has another value than the record key {}", excerpt(&key));
+        reject(reason::KEY_MISMATCH, detail)
     }
 
     /// How keys with these fields are read into the table.
@@ -153,7 +191,7 @@ impl<'r> KeySide<'_, 'r> {
         self.keys.avro.fit(self.tables_set, members).map_err(other_key)
     }
 
-    /// Reads the key columns that have no value yet from the record key; false if there is none.
+    /// Reads the key columns that have no value yet from the record key; false if there is none that can be read.
     pub(super) fn read(&mut self, like: Option<&ObjectReader>, rows: &mut Rows, notes: &mut Notes) -> Fallible<bool> {
         let message = match self.open()? {
             None => return Ok(false),
@@ -163,13 +201,21 @@ impl<'r> KeySide<'_, 'r> {
                 self.keys.avro.read(&key, rows, notes)?;
                 return Ok(true);
             }
+            Some(Key::Value(value)) => {
+                let Some(name) = self.table.only_key() else { return Ok(false) };
+                // A value that the column can't hold is a key of another kind.
+                let read = rows.read_value(&self.table.bare_key, name, &mut Cursor::new(&value), notes);
+                return Ok(read.unwrap_or(false));
+            }
         };
         let mut payload = message.payload.clone();
         if message.has_block {
             rows.read(self.fit_block()?, &mut payload, Take::MissingKeys, notes)?;
         } else {
             // A key without schema block beside a value with one is written as the value's own columns are.
-            let object = like.filter(|_| !self.table.keys.is_empty()).unwrap_or(&self.table.bare_key);
+            let keys = &self.table.keys;
+            let has_keys = |object: &&ObjectReader| !keys.is_empty() && keys.iter().all(|at| object.takes(*at));
+            let object = like.filter(has_keys).unwrap_or(&self.table.bare_key);
             rows.read(object, &mut payload, Take::MissingKeys, notes)?;
         }
         message.end(payload)?;
@@ -219,6 +265,13 @@ impl<'r> KeySide<'_, 'r> {
         if !rows.has_keys() && self.options.mode == Mode::Upsert {
             let how = "the delete names no key: its before lacks the key columns; set REPLICA IDENTITY FULL";
             return Err(reject(reason::NO_KEY, how));
+        }
+        if self.options.mode == Mode::Upsert
+            && let Some(before) = before
+            && let Some(column) =
+                rows.other_key(|probe| before.read(probe, Take::MissingKeys, &mut Notes::default()))?
+        {
+            return Err(self.mismatch(column, "before"));
         }
         Ok(())
     }

@@ -5,9 +5,9 @@
 //!
 //! # Layout
 //! - [`decoder`]: the only way in.
-//! - `cursor`: JSON. `avro`: Avro. `envelope`, `source`: the envelope around a row. `blocks`, `connect`: schema blocks. `key`: record keys.
+//! - `cursor`: JSON. `avro`: Avro. `envelope`, `source`: the envelope around a row. `flat`: rows without one. `blocks`, `connect`: schema blocks. `key`: record keys.
 //! - `images`: from images and key to a row. `unavailable`: what stands for values that were not sent.
-//! - `plan`: which field goes where. `reader`, `object`, `value`: how it gets there. `columns`, `rows`: where it ends.
+//! - `plan`: which field goes where. `infer`: types where nothing else tells them. `reader`, `object`, `value`: how it gets there. `columns`, `rows`: where it ends.
 //! - `time`, `decimal`: conversions. `fault`: why a record was rejected.
 //!
 //! Must not know: Kafka's client, Iceberg, the configuration file.
@@ -21,7 +21,9 @@ mod decimal;
 pub mod decoder;
 mod envelope;
 mod fault;
+mod flat;
 mod images;
+mod infer;
 mod key;
 mod object;
 mod plan;
@@ -36,6 +38,7 @@ pub use avro::{Registered, schema_id};
 pub use decoder::{DecodeOptions, Decoder, Pushed};
 pub use envelope::Skip;
 pub use fault::{Reject, reason};
+pub use flat::Format;
 pub use reader::Wire;
 pub use time::Unit;
 

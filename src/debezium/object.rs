@@ -38,6 +38,9 @@ pub(super) enum Unknown {
     Skipped,
 }
 
+/// The column of a member that is read over.
+pub(super) const NOWHERE: usize = usize::MAX;
+
 /// Which members of an object are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Take {
@@ -67,8 +70,10 @@ impl ObjectReader {
                 reader: m.reader,
             })
             .collect();
-        let mut by_name: HashMap<String, usize> =
-            fields.iter().enumerate().map(|(at, f)| (f.name.clone(), at)).collect();
+        let mut by_name: HashMap<String, usize> = HashMap::with_capacity(fields.len());
+        for (at, field) in fields.iter().enumerate() {
+            by_name.entry(field.name.clone()).or_insert(at);
+        }
         for (at, field) in fields.iter().enumerate() {
             by_name.entry(field.name.to_lowercase()).or_insert(at);
         }
@@ -85,6 +90,11 @@ impl ObjectReader {
     pub(super) fn member(&self, name: &str) -> Option<(usize, &Reader)> {
         let field = self.fields.get(*self.by_name.get(name)?)?;
         Some((field.column, &field.reader))
+    }
+
+    /// Whether a field goes to the column.
+    pub(super) fn takes(&self, column: usize) -> bool {
+        self.fields.iter().any(|field| field.column == column)
     }
 
     /// Reads the object here as the entry `row` of `columns`; columns that it does not name keep their length.
@@ -119,12 +129,37 @@ impl ObjectReader {
                     next += 1;
                     self.read_member(field, cursor, columns, row, take, notes)?;
                 }
-                None => cursor.skip()?,
+                None => {
+                    notes.missing |= self.unknown == Unknown::Noted && cursor.peek() != b'n';
+                    cursor.skip()?;
+                }
             }
             if !cursor.more(b'}')? {
                 return Ok(());
             }
         }
+    }
+
+    /// Reads the value here, which stands outside an object, as the member `name` of `row`. Nothing is left of one that can't be read.
+    /// False if no field is called so.
+    pub(super) fn read_value(
+        &self,
+        name: &str,
+        cursor: &mut Cursor<'_>,
+        columns: &mut [ColumnBuilder],
+        row: usize,
+        notes: &mut Notes,
+    ) -> Fallible<bool> {
+        let Some(field) = self.by_name.get(name).and_then(|at| self.fields.get(*at)) else {
+            return cursor.skip().map(|()| false);
+        };
+        let read = self.read_member(field, cursor, columns, row, Take::All, notes);
+        if read.is_err()
+            && let Some(column) = columns.get_mut(field.column)
+        {
+            column.truncate(row);
+        }
+        read.map(|()| true)
     }
 
     #[inline]

@@ -3,8 +3,9 @@
 use super::connect::SourceField;
 use super::decoder::DecodeOptions;
 use super::fault::{Fallible, reason, reject};
-use super::object::{Member, ObjectReader, Unknown};
-use super::reader::{Fit, Wire, any_reader, reader};
+use super::flat;
+use super::object::{Member, NOWHERE, ObjectReader, Unknown};
+use super::reader::{Fit, Reader, Wire, any_reader, reader};
 use crate::change::{Column, ColumnType, RowSchema, origin, origin_columns};
 
 /// The table that rows are made for.
@@ -16,6 +17,8 @@ pub(super) struct Table {
     key_names: Vec<String>,
     /// Reads records without a schema block.
     pub bare: ObjectReader,
+    /// The same for flattened ones.
+    pub bare_flat: ObjectReader,
     /// Reads keys without a schema block.
     pub bare_key: ObjectReader,
 }
@@ -29,14 +32,17 @@ impl Table {
             reader: any_reader(&column.column_type, options.wire_of(&column.name)),
         };
         let source = || schema.columns.iter().enumerate().filter(|(_, c)| !is_origin(&c.name));
-        let all = source().map(|(at, c)| member(at, c)).collect();
+        let all = || source().map(|(at, c)| member(at, c));
+        let flat = all().chain(flat::usual_names().map(|name| nowhere(&name)));
         let key = source()
             .filter(|(at, _)| keys.is_empty() || keys.contains(at))
             .map(|(at, c)| Member { key: true, ..member(at, c) })
             .collect();
-        let (bare, bare_key) = (ObjectReader::new(all, Unknown::Noted), ObjectReader::new(key, Unknown::Skipped));
+        let (bare, bare_flat) =
+            (ObjectReader::new(all().collect(), Unknown::Noted), ObjectReader::new(flat.collect(), Unknown::Noted));
+        let bare_key = ObjectReader::new(key, Unknown::Skipped);
         let key_names = keys.iter().filter_map(|at| schema.columns.get(*at)).map(|c| c.name.clone()).collect();
-        Self { schema, keys, key_names, bare, bare_key }
+        Self { schema, keys, key_names, bare, bare_flat, bare_key }
     }
 
     /// The source column that takes the field `name`: of the same name, or of the folded one.
@@ -66,6 +72,20 @@ impl Table {
         self.row_members(fields, options).map(|members| ObjectReader::new(members, Unknown::Noted))
     }
 
+    /// [`Table::row_members`] for flattened rows: what the transform has added goes to a column only where the table has one of its
+    /// name.
+    pub(super) fn flat_members(&self, fields: &[SourceField], options: &DecodeOptions) -> Result<Vec<Member>, String> {
+        let (own, added): (Vec<_>, Vec<_>) = fields.iter().cloned().partition(|f| self.is_rows_own(&f.name, options));
+        let mut members = self.row_members(&own, options)?;
+        members.extend(added.iter().map(|field| nowhere(&field.name)));
+        Ok(members)
+    }
+
+    /// Whether a flattened record's field belongs to the row.
+    pub(super) fn is_rows_own(&self, name: &str, options: &DecodeOptions) -> bool {
+        options.is_rows_own(name) || self.schema.index_of(name).is_some()
+    }
+
     /// How keys with these fields are read: key columns only, or all fields where the table names no key.
     pub(super) fn key_members(&self, fields: &[SourceField], options: &DecodeOptions) -> Result<Vec<Member>, String> {
         let is_key = |at: usize| self.keys.is_empty() || self.keys.contains(&at);
@@ -84,6 +104,14 @@ impl Table {
             format!("column {name}: the record has {}, the table {}", field.natural, column.column_type)
         })?;
         Ok(Member { name: name.clone(), column: at, key: self.keys.contains(&at), reader })
+    }
+
+    /// The key column's name, where the key is one column.
+    pub(super) fn only_key(&self) -> Option<&str> {
+        match self.key_names.as_slice() {
+            [name] => Some(name),
+            _ => None,
+        }
     }
 
     pub(super) fn is_key_column(&self, name: &str) -> bool {
@@ -139,6 +167,11 @@ impl<R> Fitted<R> {
     }
 }
 
+/// A field that is read over.
+fn nowhere(name: &str) -> Member {
+    Member { name: name.to_owned(), column: NOWHERE, key: false, reader: Reader::AnyText }
+}
+
 fn is_origin(name: &str) -> bool {
     [
         origin::TOPIC,
@@ -157,8 +190,13 @@ impl DecodeOptions {
         self.declared.iter().find(|c| c.name == name)
     }
 
+    /// Whether a flattened record's field belongs to the row, by its name and the configuration.
+    pub(super) fn is_rows_own(&self, name: &str) -> bool {
+        flat::added(name).is_none() || self.declared_type(name).is_some()
+    }
+
     fn fit_of(&self, name: &str) -> Fit {
-        if self.declared_type(name).is_some() { Fit::Declared } else { Fit::Promotion }
+        if self.declared_type(name).is_some() { Fit::Declared(self.wire_of(name)) } else { Fit::Promotion }
     }
 
     fn wire_of(&self, name: &str) -> Option<Wire> {
@@ -169,10 +207,7 @@ impl DecodeOptions {
     /// where that holds the record's values, else of the source's own. `key` are the record key's fields; those that the row lacks
     /// come first.
     pub(super) fn row_schema(&self, fields: &[SourceField], key: &[SourceField], table: Option<&Table>) -> RowSchema {
-        let is_key = |name: &str| match &self.key_columns {
-            Some(names) => names.iter().any(|n| n == name),
-            None => key.iter().any(|k| k.name == name),
-        };
+        let is_key = |name: &str| self.is_key(name, key);
         let only_in_key = key.iter().filter(|k| is_key(&k.name) && fields.iter().all(|f| f.name != k.name));
         let columns = only_in_key.chain(fields).map(|field| {
             let held = || {
@@ -201,7 +236,20 @@ impl DecodeOptions {
         self.with_origin(columns.collect())
     }
 
-    fn with_origin(&self, mut columns: Vec<Column>) -> RowSchema {
+    /// Whether `name` is a key column of a table to be made, beside these fields of the record key.
+    pub(super) fn is_key(&self, name: &str, key: &[SourceField]) -> bool {
+        match &self.key_columns {
+            Some(names) => names.iter().any(|n| n == name),
+            None => key.iter().any(|k| k.name == name),
+        }
+    }
+
+    /// Whether columns of records without schema block may get the types of their values.
+    pub(super) fn infers(&self) -> bool {
+        self.infer_types && self.declared.is_empty()
+    }
+
+    pub(super) fn with_origin(&self, mut columns: Vec<Column>) -> RowSchema {
         if self.origin_columns {
             columns.retain(|c| !is_origin(&c.name));
             columns.extend(origin_columns());

@@ -5,13 +5,15 @@ use super::object::ObjectReader;
 use super::time::{Unit, Zone};
 use crate::change::ColumnType;
 
-/// How the values of a column are written in records without a schema block, where their type alone does not tell.
+/// How the values of a column are written, where neither a schema nor their type tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wire {
     /// Integers of a time, timestamp or timestamptz column count in this unit (µs unless declared).
     Counts(Unit),
     /// Strings of a decimal column are written numbers (`decimal.handling.mode=string`), also where base64 could be meant.
     DecimalText,
+    /// Strings of a binary column are hexadecimal digits (`binary.handling.mode=hex`), not base64.
+    Hex,
 }
 
 /// One value's way into one column. `Any…` decide by the value itself: records without schema block.
@@ -46,7 +48,7 @@ pub(super) enum Reader {
     VariableDecimalText,
     /// Strings as they are, anything else as the text of its JSON.
     AnyText,
-    Binary,
+    Binary(BytesForm),
     Uuid,
     List(Box<Reader>),
     Struct(ObjectReader),
@@ -62,20 +64,37 @@ pub(super) enum DecimalForm {
     Any(bool),
 }
 
+/// How a string says bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BytesForm {
+    /// With either alphabet.
+    Base64,
+    Hex,
+}
+
+impl BytesForm {
+    fn of(wire: Option<Wire>) -> Self {
+        if wire == Some(Wire::Hex) { BytesForm::Hex } else { BytesForm::Base64 }
+    }
+}
+
 /// Whether only what the types themselves promise may be read, or also what the configuration has declared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fit {
     /// Iceberg's promotions and what else loses nothing.
     Promotion,
-    /// The column's type was declared: a value that does not fit is rejected by itself.
-    Declared,
+    /// The column's type was declared, and maybe how its values are written: a value that does not fit is rejected by itself.
+    Declared(Option<Wire>),
 }
 
 /// How to read `encoding` into a column of type `target`; `None` if that column cannot hold such values.
 pub(super) fn reader(encoding: &Encoding, target: &ColumnType, fit: Fit) -> Option<Reader> {
     use ColumnType as T;
     use Encoding as E;
-    let declared = fit == Fit::Declared;
+    let (declared, wire) = match fit {
+        Fit::Declared(wire) => (true, wire),
+        Fit::Promotion => (false, None),
+    };
     let decimal = |from| match *target {
         T::Decimal { precision, scale } => Some(Reader::Decimal { from, precision, scale }),
         _ => None,
@@ -107,13 +126,15 @@ pub(super) fn reader(encoding: &Encoding, target: &ColumnType, fit: Fit) -> Opti
         (E::VariableDecimal, T::Decimal { .. }) => decimal(DecimalForm::Variable)?,
         (E::Text | E::Uuid, T::String) => Reader::Text,
         (E::Text, T::Decimal { .. }) if declared => decimal(DecimalForm::Written)?,
+        (E::Text, T::Double) if declared => Reader::Double,
+        (E::Text, T::Binary) if declared => Reader::Binary(BytesForm::of(wire)),
         (E::Text, T::Uuid) if declared => Reader::Uuid,
         (E::Text, T::Date) if declared => Reader::DateText,
         (E::Text, T::Time) if declared => Reader::TimeText,
         (E::Text, T::Timestamp) if declared => Reader::TimestampText(Zone::Ignored),
         (E::Text, T::TimestampTz) if declared => Reader::TimestampText(Zone::Applied),
         (E::Uuid, T::Uuid) => Reader::Uuid,
-        (E::Bytes, T::Binary) => Reader::Binary,
+        (E::Bytes, T::Binary) => Reader::Binary(BytesForm::Base64),
         (E::Days, T::Date) => Reader::Days,
         (E::DateText, T::Date) => Reader::DateText,
         (E::TimeOfDay(unit), T::Time) => Reader::Time(*unit),
@@ -161,7 +182,7 @@ pub(super) fn any_reader(target: &ColumnType, wire: Option<Wire>) -> Reader {
         T::TimestampTz => Reader::AnyTimestamp(unit, Zone::Applied),
         T::String => Reader::AnyText,
         T::Uuid => Reader::Uuid,
-        T::Binary => Reader::Binary,
+        T::Binary => Reader::Binary(BytesForm::of(wire)),
         T::List(element) => Reader::List(Box::new(any_reader(element, wire))),
         T::Map(value) => Reader::Map(Box::new(any_reader(value, wire))),
         T::Struct(columns) => {

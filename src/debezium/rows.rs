@@ -30,6 +30,8 @@ pub(super) struct Rows {
     unavailable: Vec<Unavailable>,
     former: FormerKeys,
     rekeyed: Vec<u32>,
+    /// Where an image is read to be compared with the row's own key; of no length in between.
+    probe: Vec<ColumnBuilder>,
 }
 
 /// Former keys of rows whose key was changed: the table's columns, of which only the key columns are filled.
@@ -75,6 +77,7 @@ impl Rows {
             unavailable: Vec::new(),
             former: FormerKeys { columns: columns(), rows: 0 },
             rekeyed: Vec::new(),
+            probe: columns(),
         }
     }
 
@@ -102,6 +105,42 @@ impl Rows {
     #[inline]
     pub(super) fn under_construction(&mut self) -> (&mut [ColumnBuilder], usize) {
         (&mut self.columns, self.ops.len())
+    }
+
+    /// [`Rows::read`] for one value that stands outside an object, as the field `name`; false if no column takes it.
+    pub(super) fn read_value(
+        &mut self,
+        object: &ObjectReader,
+        name: &str,
+        cursor: &mut Cursor<'_>,
+        notes: &mut Notes,
+    ) -> Fallible<bool> {
+        object.read_value(name, cursor, &mut self.columns, self.ops.len(), notes)
+    }
+
+    /// The key column in which what `read` reads differs from the row under construction, if there is one. Columns that one of the
+    /// two lacks are not compared, nor are nulls. `read` must read key columns only.
+    ///
+    /// # Errors
+    /// What `read` says.
+    pub(super) fn other_key(&mut self, read: impl FnOnce(&mut Self) -> Fallible<()>) -> Fallible<Option<&str>> {
+        // What is read here becomes row 0 of the probe.
+        let ops = std::mem::take(&mut self.ops);
+        std::mem::swap(&mut self.columns, &mut self.probe);
+        let read = read(self);
+        std::mem::swap(&mut self.columns, &mut self.probe);
+        self.ops = ops;
+        let row = self.ops.len();
+        let differs = |at: &usize| match (self.columns.get(*at), self.probe.get(*at)) {
+            (Some(have), Some(key)) if have.len() > row && key.len() > 0 => {
+                !have.is_null(row) && !key.is_null(0) && !have.same(row, key, 0)
+            }
+            _ => false,
+        };
+        let other = self.keys.iter().copied().find(differs);
+        self.probe.iter_mut().for_each(|c| c.truncate(0));
+        read?;
+        Ok(other.and_then(|at| self.names.get(at)).map(String::as_str))
     }
 
     /// Whether every key column has a value (or a null) for the row under construction.

@@ -13,7 +13,7 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// `None` where µs do not fit.
+    /// `None` where µs do not fit. Of nanoseconds the digits below a µs are cut off, towards the past.
     #[inline]
     pub(super) fn to_micros(self, value: i64) -> Option<i64> {
         match self {
@@ -24,46 +24,86 @@ impl Unit {
     }
 }
 
+/// Which way a value is infinite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Past,
+    Future,
+}
+
+impl End {
+    /// The first day of the year 1, or the last of the year 9999: what every engine can show.
+    pub(super) fn days(self) -> i32 {
+        match self {
+            End::Past => -719_162,
+            End::Future => 2_932_896,
+        }
+    }
+
+    /// The first or the last µs of these days.
+    pub(super) fn micros(self) -> i64 {
+        match self {
+            End::Past => i64::from(self.days()) * DAY_US,
+            End::Future => (i64::from(self.days()) + 1) * DAY_US - 1,
+        }
+    }
+}
+
+/// A value, or the end of time that stands in its place.
+pub(super) type Finite<T> = Result<T, End>;
+
 /// PostgreSQL's `infinity` and `-infinity` among integer timestamps: as i64's ends, and as the dates that the JDBC driver puts in
 /// their place (the same digits stand for ms or µs, by mode).
 #[inline]
-fn is_infinite_timestamp(value: i64) -> bool {
-    matches!(value, i64::MAX | i64::MIN | 9_223_372_036_825_200_000 | -9_223_372_036_832_400_000)
+fn infinite_timestamp(value: i64) -> Option<End> {
+    match value {
+        i64::MAX | 9_223_372_036_825_200_000 => Some(End::Future),
+        i64::MIN | -9_223_372_036_832_400_000 => Some(End::Past),
+        _ => None,
+    }
 }
 
 /// The same among days: as streamed, and as a snapshot over JDBC reads them.
 #[inline]
-fn is_infinite_date(days: i64) -> bool {
-    matches!(days, 2_146_033_979 | -2_147_472_691 | -622_191_234 | -625_821_272)
+fn infinite_date(days: i64) -> Option<End> {
+    match days {
+        2_146_033_979 | -622_191_234 => Some(End::Future),
+        -2_147_472_691 | -625_821_272 => Some(End::Past),
+        _ => None,
+    }
 }
 
 /// The same among texts: timestamps, dates as streamed, dates as a snapshot over JDBC reads them.
-fn is_infinite_text(text: &str) -> bool {
-    matches!(
-        text,
-        "infinity"
-            | "-infinity"
-            | "+292278994-08-16T23:00:00Z"
-            | "-292275055-05-16T23:00:00Z"
-            | "+5877611-06-21Z"
-            | "-5877611-06-22Z"
-            | "+292278994-08-16Z"
-            | "+292269055-12-02Z"
-    )
-}
-
-/// Days since the epoch; `None` where they are infinite.
-#[inline]
-pub(super) fn date(days: i64) -> Fallible<Option<i32>> {
-    if is_infinite_date(days) {
-        return Ok(None);
+fn infinite_text(text: &str) -> Option<End> {
+    match text {
+        "infinity" | "+292278994-08-16T23:00:00Z" | "+5877611-06-21Z" | "+292278994-08-16Z" => Some(End::Future),
+        "-infinity" | "-292275055-05-16T23:00:00Z" | "-5877611-06-22Z" | "+292269055-12-02Z" => Some(End::Past),
+        _ => None,
     }
-    i32::try_from(days).map(Some).map_err(|_| bad_value(format!("{days} days do not fit a date")))
 }
 
-/// What `parse` makes of a text; `None` where it says that it is infinite.
-pub(super) fn finite<T>(text: &str, parse: impl Fn(&str) -> Fallible<T>) -> Fallible<Option<T>> {
-    if is_infinite_text(text) { Ok(None) } else { parse(text).map(Some) }
+/// PostgreSQL's calendar, the widest of all sources': from 24 November 4714 BC to the end of 5874897. What seems to lie outside is a
+/// number that overflowed on its way.
+const CALENDAR_DAYS: std::ops::RangeInclusive<i64> = -2_440_588..=2_145_031_948;
+
+/// Days since the epoch.
+#[inline]
+pub(super) fn date(days: i64) -> Fallible<Finite<i32>> {
+    if let Some(end) = infinite_date(days) {
+        return Ok(Err(end));
+    }
+    match i32::try_from(days) {
+        Ok(day) if CALENDAR_DAYS.contains(&days) => Ok(Ok(day)),
+        _ => Err(bad_value(format!("{days} days since 1970 are no date of any source: they overflowed on their way"))),
+    }
+}
+
+/// What `parse` makes of a text that is not infinite.
+pub(super) fn finite<T>(text: &str, parse: impl Fn(&str) -> Fallible<T>) -> Fallible<Finite<T>> {
+    match infinite_text(text) {
+        Some(end) => Ok(Err(end)),
+        None => parse(text).map(Ok),
+    }
 }
 
 /// Time of day in µs. 24:00:00 and MySQL's times beyond a day have no place in Iceberg's time.
@@ -74,18 +114,17 @@ pub(super) fn time_of_day(value: i64, unit: Unit) -> Fallible<i64> {
     })
 }
 
-/// Where PostgreSQL's calendar begins, the earliest of all sources': 24 November 4714 BC. What seems to lie before it is a number that
-/// overflowed on its way: 294276-12-31, still within PostgreSQL's range, comes as a negative count of µs.
-const EARLIEST_US: i64 = -2_440_588 * DAY_US;
+/// PostgreSQL's last timestamps, of the year 294276, come as negative counts of µs: they overflowed.
+const EARLIEST_US: i64 = *CALENDAR_DAYS.start() * DAY_US;
 
-/// µs since the epoch; `None` where it is infinite.
+/// µs since the epoch.
 #[inline]
-pub(super) fn timestamp(value: i64, unit: Unit) -> Fallible<Option<i64>> {
-    if is_infinite_timestamp(value) {
-        return Ok(None);
+pub(super) fn timestamp(value: i64, unit: Unit) -> Fallible<Finite<i64>> {
+    if let Some(end) = infinite_timestamp(value) {
+        return Ok(Err(end));
     }
     match unit.to_micros(value) {
-        Some(us) if us >= EARLIEST_US => Ok(Some(us)),
+        Some(us) if us >= EARLIEST_US => Ok(Ok(us)),
         Some(_) => {
             Err(bad_value(format!("timestamp {value} ({unit:?}) lies before 4714 BC: it overflowed on its way")))
         }
@@ -270,17 +309,17 @@ mod tests {
     #[case(9_224_318_015_999_999, Unit::Millis, None)]
     #[case(-1, Unit::Nanos, Some(-1))]
     fn a_timestamp_lies_within_the_sources_calendar(#[case] value: i64, #[case] unit: Unit, #[case] want: Option<i64>) {
-        assert_eq!(timestamp(value, unit).ok(), want.map(Some));
+        assert_eq!(timestamp(value, unit).ok(), want.map(Ok));
     }
 
     #[rstest]
-    #[case::streamed("+5877611-06-21Z", true)]
-    #[case::streamed("-5877611-06-22Z", true)]
-    #[case::from_a_snapshot("+292278994-08-16Z", true)]
-    #[case::from_a_snapshot("+292269055-12-02Z", true)]
-    #[case::the_last_date("+5874897-12-31Z", false)]
-    fn infinite_dates_of_isostring_mode_are_known(#[case] text: &str, #[case] want: bool) {
-        assert_eq!(is_infinite_text(text), want);
+    #[case::streamed("+5877611-06-21Z", Some(End::Future))]
+    #[case::streamed("-5877611-06-22Z", Some(End::Past))]
+    #[case::from_a_snapshot("+292278994-08-16Z", Some(End::Future))]
+    #[case::from_a_snapshot("+292269055-12-02Z", Some(End::Past))]
+    #[case::the_last_date("+5874897-12-31Z", None)]
+    fn infinite_dates_of_isostring_mode_are_known(#[case] text: &str, #[case] want: Option<End>) {
+        assert_eq!(infinite_text(text), want);
     }
 
     #[rstest]

@@ -3,16 +3,17 @@
 use std::collections::{BTreeSet, HashSet};
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 
 use super::columns::{ColumnBuilder, Values};
 use super::cursor::Cursor;
 use super::decimal::{self, Unscaled};
 use super::fault::{Fallible, bad_value, excerpt};
 use super::object::Take;
-use super::reader::{DecimalForm, Reader};
-use super::time;
+use super::reader::{BytesForm, DecimalForm, Reader};
+use super::time::{self, End, Finite};
 use super::unavailable::{UNAVAILABLE, is_unavailable, is_unavailable_json};
+use crate::change::Infinity;
 
 /// Unknown fields are remembered to be named once each; beyond this many a topic is no table's and memory matters more.
 const MAX_UNKNOWN_FIELDS: usize = 1000;
@@ -24,8 +25,12 @@ pub(super) struct Notes {
     pub unavailable: bool,
     /// Columns of the row that lack their value: it was unavailable, and is null in the row.
     pub lacking: Vec<u32>,
-    /// An infinite date, timestamp or decimal is null in the row.
+    /// A date or timestamp was infinite, or a decimal no number.
     pub infinite: bool,
+    /// What becomes of them.
+    pub infinity: Infinity,
+    /// A field of the row has a value and no column takes it.
+    pub missing: bool,
     /// Fields that no column takes, not yet asked for.
     pub unknown: Vec<String>,
     known_unknown: BTreeSet<String>,
@@ -33,9 +38,37 @@ pub(super) struct Notes {
 }
 
 impl Notes {
+    pub(super) fn new(infinity: Infinity) -> Self {
+        Self { infinity, ..Self::default() }
+    }
+
+    /// A value as it is, or what stands for an infinite one: `None` is a null.
+    ///
+    /// # Errors
+    /// `bad_value` where infinite values are rejected.
+    #[inline]
+    pub(super) fn finite<T>(&mut self, value: Finite<T>, clamped: impl Fn(End) -> T) -> Fallible<Option<T>> {
+        match value {
+            Ok(value) => Ok(Some(value)),
+            Err(end) => self.not_finite(Some(clamped(end))),
+        }
+    }
+
+    /// What stands for an infinite value, where `clamped` is the nearest that can be shown.
+    #[cold]
+    pub(super) fn not_finite<T>(&mut self, clamped: Option<T>) -> Fallible<Option<T>> {
+        self.infinite = true;
+        match self.infinity {
+            Infinity::Null => Ok(None),
+            Infinity::Clamp => Ok(clamped),
+            Infinity::Reject => Err(bad_value("the value is infinite or no number, and infinity is \"reject\"")),
+        }
+    }
+
     /// To be called before each record.
     pub(super) fn begin_row(&mut self) {
         self.infinite = false;
+        self.missing = false;
         self.forget_lacking();
     }
 
@@ -172,14 +205,12 @@ pub(super) fn read(
             push_optional_text(column, text.as_deref())?;
         }
         (Reader::AnyText, Values::Text(_)) => any_text(cursor, column, notes)?,
-        (Reader::Binary, Values::Binary(v)) => {
+        (Reader::Binary(form), Values::Binary(v)) => {
             let Some(text) = text_value(cursor, notes)? else {
                 column.push_null();
                 return Ok(());
             };
-            STANDARD
-                .decode_vec(text, &mut v.bytes)
-                .map_err(|e| bad_value(format!("{:?} is no base64: {e}", excerpt(text))))?;
+            bytes(text, *form, &mut v.bytes)?;
             v.close()?;
             nulls.append_non_null();
         }
@@ -258,6 +289,32 @@ pub(super) fn read(
     Ok(())
 }
 
+/// Adds the bytes that `text` says to `out`.
+pub(super) fn bytes(text: &str, form: BytesForm, out: &mut Vec<u8>) -> Fallible<()> {
+    let from = out.len();
+    match form {
+        BytesForm::Base64 => STANDARD
+            .decode_vec(text, out)
+            .or_else(|e| {
+                out.truncate(from);
+                URL_SAFE.decode_vec(text, out).map_err(|_| e)
+            })
+            .map_err(|e| bad_value(format!("{:?} is no base64: {e}", excerpt(text)))),
+        BytesForm::Hex => {
+            let digit = |b: u8| char::from(b).to_digit(16).map(|d| d as u8); // below 16
+            let pairs = text.as_bytes().chunks(2).map(|pair| match pair {
+                [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+                _ => None,
+            });
+            out.reserve(text.len() / 2);
+            for byte in pairs {
+                out.push(byte.ok_or_else(|| bad_value(format!("{:?} is no hexadecimal text", excerpt(text))))?);
+            }
+            Ok(())
+        }
+    }
+}
+
 fn push_optional_text(column: &mut ColumnBuilder, text: Option<&str>) -> Fallible<()> {
     match text {
         Some(text) => column.push_text(text),
@@ -316,6 +373,13 @@ fn float<T: std::str::FromStr + Into<f64> + Copy>(cursor: &mut Cursor<'_>, notes
         _ => Some(cursor.number()?),
     };
     let Some(text) = text else { return Ok(None) };
+    // As decimal.handling.mode=string writes them.
+    let text = match text {
+        "NAN" => "NaN",
+        "POSITIVE_INFINITY" => "Infinity",
+        "NEGATIVE_INFINITY" => "-Infinity",
+        text => text,
+    };
     match text.parse::<T>() {
         Ok(value) if value.into().is_finite() || matches!(text, "NaN" | "Infinity" | "-Infinity") => Ok(Some(value)),
         Ok(_) => Err(bad_value(format!("{} is beyond the column's range", excerpt(text)))),
@@ -330,26 +394,24 @@ fn date(cursor: &mut Cursor<'_>, reader: &Reader, notes: &mut Notes) -> Fallible
         _ => false,
     };
     if text {
-        return finite_text(cursor, notes, time::parse_date);
+        return finite_text(cursor, notes, End::days, time::parse_date);
     }
-    let days = time::date(cursor.integer()?)?;
-    notes.infinite |= days.is_none();
-    Ok(days)
+    notes.finite(time::date(cursor.integer()?)?, End::days)
 }
 
 fn time_value(cursor: &mut Cursor<'_>, reader: &Reader, notes: &mut Notes) -> Fallible<Option<i64>> {
     match *reader {
         Reader::Time(unit) => time::time_of_day(cursor.integer()?, unit).map(Some),
         Reader::AnyTime(unit) if cursor.peek() != b'"' => time::time_of_day(cursor.integer()?, unit).map(Some),
-        Reader::TimeText | Reader::AnyTime(_) => finite_text(cursor, notes, time::parse_time),
-        Reader::TimestampText(zone) => finite_text(cursor, notes, |text| time::parse_timestamp(text, zone)),
+        Reader::TimeText | Reader::AnyTime(_) => finite_text(cursor, notes, |_| time::DAY_US - 1, time::parse_time),
+        Reader::TimestampText(zone) => {
+            finite_text(cursor, notes, End::micros, |text| time::parse_timestamp(text, zone))
+        }
         Reader::AnyTimestamp(_, zone) if cursor.peek() == b'"' => {
-            finite_text(cursor, notes, |text| time::parse_timestamp(text, zone))
+            finite_text(cursor, notes, End::micros, |text| time::parse_timestamp(text, zone))
         }
         Reader::Timestamp(unit) | Reader::AnyTimestamp(unit, _) => {
-            let value = time::timestamp(cursor.integer()?, unit)?;
-            notes.infinite |= value.is_none();
-            Ok(value)
+            notes.finite(time::timestamp(cursor.integer()?, unit)?, End::micros)
         }
         _ => Err(cursor.mismatch("a time")),
     }
@@ -358,12 +420,12 @@ fn time_value(cursor: &mut Cursor<'_>, reader: &Reader, notes: &mut Notes) -> Fa
 fn finite_text<T>(
     cursor: &mut Cursor<'_>,
     notes: &mut Notes,
+    clamped: impl Fn(End) -> T,
     parse: impl Fn(&str) -> Fallible<T>,
 ) -> Fallible<Option<T>> {
     let Some(text) = text_value(cursor, notes)? else { return Ok(None) };
     let value = time::finite(text, parse)?;
-    notes.infinite |= value.is_none();
-    Ok(value)
+    notes.finite(value, clamped)
 }
 
 fn decimal_value(
@@ -385,10 +447,7 @@ fn decimal_value(
             let infinite = decimal::is_infinite(text);
             match from {
                 DecimalForm::Unscaled(have) => unscaled(&decimal::unscaled(text)?, have).map(Some),
-                _ if infinite => {
-                    notes.infinite = true;
-                    Ok(None)
-                }
+                _ if infinite => notes.not_finite(None),
                 // Base64 has neither sign nor point.
                 DecimalForm::Any(false) if !text.contains(['.', '-']) => {
                     unscaled(&decimal::unscaled(text)?, i32::from(scale)).map(Some)

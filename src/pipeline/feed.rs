@@ -249,6 +249,7 @@ impl Feed {
             Ok(table) => match self.decoder.set_schema(&table) {
                 Ok(()) => {
                     self.has_table = true;
+                    self.warn_of_inferred();
                     true
                 }
                 Err(reason) => {
@@ -267,6 +268,25 @@ impl Feed {
         }
     }
 
+    fn warn_of_inferred(&mut self) {
+        let columns = self.decoder.take_inferred();
+        if !columns.is_empty() {
+            tracing::warn!(
+                table = %self.handle.name,
+                columns = columns.join(", "),
+                "no schema tells these columns' types: taken from the first values. Dates, times and decimals look like numbers and \
+                 texts then; declare them with `columns` under [[lake.tables]] before the table is made"
+            );
+        }
+    }
+
+    fn warn_of_unknown(&mut self) {
+        let fields = self.decoder.take_unknown_fields();
+        if !fields.is_empty() {
+            tracing::warn!(table = %self.handle.name, fields = fields.join(", "), "the table has no columns for these fields");
+        }
+    }
+
     /// Moves the decoded rows to the stager.
     fn flush(&mut self) {
         self.tell();
@@ -275,6 +295,7 @@ impl Feed {
             return;
         }
         let batch = self.decoder.finish();
+        self.warn_of_unknown();
         if let Err(e) = self.ensure_stager() {
             return self.suspend(&e);
         }
@@ -463,6 +484,8 @@ impl Feed {
     pub fn restart(&mut self) -> Result<Vec<(TopicPartition, i64)>, String> {
         let checkpoint =
             self.runtime.block_on(self.handle.lake.checkpoint()).map_err(|e| e.to_string())?.unwrap_or_default();
+        // A new one, for what the old one asked the table for may never have been answered.
+        self.decoder = Decoder::new(self.handle.decode_options());
         if let Some(schema) = self.runtime.block_on(self.handle.lake.schema()) {
             self.decoder.set_schema(&schema)?;
             self.has_table = true;

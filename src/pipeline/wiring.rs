@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use firn_catalog::Retention;
 
 use crate::change::Mode;
-use crate::config::{Config, Encoding, TableConfig};
-use crate::debezium::{DecodeOptions, Unit, Wire};
+use crate::config::{Config, Encoding, Format, TableConfig};
+use crate::debezium::{self, DecodeOptions, Unit, Wire};
 use crate::sink::lake::TableSpec;
 use crate::source::kafka::{SourceError, TopicListing};
 
@@ -16,6 +16,9 @@ const ZSTD_LEVEL: i32 = 1;
 pub(super) fn decode_options(config: &TableConfig) -> DecodeOptions {
     DecodeOptions {
         mode: config.mode,
+        format: format(config.format),
+        infer_types: config.infer_types,
+        infinity: config.infinity,
         origin_columns: config.origin_columns,
         declared: config.columns.clone(),
         wire: config.encodings.iter().map(|(column, encoding)| (column.clone(), wire(*encoding))).collect(),
@@ -30,6 +33,15 @@ fn wire(encoding: Encoding) -> Wire {
         Encoding::Us => Wire::Counts(Unit::Micros),
         Encoding::Ns => Wire::Counts(Unit::Nanos),
         Encoding::Text => Wire::DecimalText,
+        Encoding::Hex => Wire::Hex,
+    }
+}
+
+fn format(format: Format) -> debezium::Format {
+    match format {
+        Format::Auto => debezium::Format::Auto,
+        Format::Envelope => debezium::Format::Envelope,
+        Format::Flattened => debezium::Format::Flattened,
     }
 }
 

@@ -137,7 +137,7 @@ impl Decoder {
         let images = Images {
             op,
             position: envelope.position,
-            has_after: envelope.has_after,
+            has_after: envelope.after.is_some(),
             before: before.as_ref().map(|image| image as &dyn Image),
             like: &images.like,
         };

@@ -107,7 +107,7 @@ impl EnvelopePlan {
     ) -> Fallible<Envelope<Cursor<'a>>> {
         let mut seen = self.seen;
         let mut op = None;
-        let (mut has_after, mut before, mut position) = (false, None, Position::default());
+        let (mut new, mut before, mut position) = (None, None, Position::default());
         for member in &self.members {
             match member {
                 Member::Before { optional, record } => {
@@ -118,8 +118,8 @@ impl EnvelopePlan {
                 }
                 Member::After(optional) => {
                     if has_value(*optional, cursor)? {
+                        new = Some(cursor.clone());
                         after(cursor)?;
-                        has_after = true;
                     }
                 }
                 Member::Source { optional, fields } => {
@@ -142,8 +142,8 @@ impl EnvelopePlan {
                 Member::Other(node) => schema.skip(*node, cursor, 0)?,
             }
         }
-        let kind = kind_of(op, has_after, &seen)?;
-        Ok(Envelope { kind, has_after, before, position })
+        let kind = kind_of(op, new.is_some(), &seen)?;
+        Ok(Envelope { kind, flat: false, after: new, before, position })
     }
 }
 

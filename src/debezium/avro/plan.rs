@@ -1,7 +1,7 @@
 //! From a writer's schema and a table to a plan: for each field, in the order of the bytes, which column takes it and how.
 
 use super::super::object::Member;
-use super::super::reader::{DecimalForm, Reader};
+use super::super::reader::{BytesForm, DecimalForm, Reader};
 use super::super::time::{Unit, Zone};
 use super::schema::{Kind, NodeId, Optional, Schema};
 
@@ -49,6 +49,8 @@ pub(super) enum Read {
     TimestampText(Text, Zone),
     Uuid(Text),
     Binary(Blob),
+    /// Bytes that the source's connector wrote as a text.
+    BinaryText(Text, BytesForm),
     Decimal {
         from: Decimal,
         precision: u8,
@@ -155,7 +157,10 @@ fn read(schema: &Schema, id: NodeId, kind: &Kind, reader: &Reader) -> Result<Opt
         Reader::TimeText => text(kind).map(Read::TimeText),
         Reader::TimestampText(zone) => text(kind).map(|text| Read::TimestampText(text, *zone)),
         Reader::Uuid => text(kind).map(Read::Uuid),
-        Reader::Binary => blob(kind).map(Read::Binary),
+        Reader::Binary(form) => match blob(kind) {
+            Some(blob) => Some(Read::Binary(blob)),
+            None => text(kind).map(|text| Read::BinaryText(text, *form)),
+        },
         Reader::Decimal { from, precision, scale } => {
             decimal(schema, id, kind, *from).map(|from| Read::Decimal { from, precision: *precision, scale: *scale })
         }

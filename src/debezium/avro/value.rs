@@ -6,9 +6,9 @@ use super::super::columns::{ColumnBuilder, Values};
 use super::super::decimal::{self, Unscaled};
 use super::super::fault::{Fallible, bad_value, excerpt, in_column, reason, reject};
 use super::super::object::Take;
-use super::super::time::{self, Zone};
+use super::super::time::{self, End, Finite, Zone};
 use super::super::unavailable::{UNAVAILABLE, is_unavailable, is_unavailable_bytes, is_unavailable_json};
-use super::super::value::Notes;
+use super::super::value::{Notes, bytes};
 use super::cursor::{Cursor, items};
 use super::plan::{Blob, Decimal, ImagePlan, Place, Read, Step, Text, Variable, VariablePart};
 use super::schema::{Kind, Optional, Schema};
@@ -120,25 +120,25 @@ fn read(
             v.push(f64::from(cursor.float()?));
             nulls.append_non_null();
         }
-        (Read::Days, Values::Int32(v)) => put_finite(v, nulls, notes, time::date(cursor.long()?)?),
+        (Read::Days, Values::Int32(v)) => put_finite(v, nulls, notes, time::date(cursor.long()?)?, End::days)?,
         (Read::Timestamp(unit), Values::Int64(v)) => {
-            put_finite(v, nulls, notes, time::timestamp(cursor.long()?, *unit)?);
+            put_finite(v, nulls, notes, time::timestamp(cursor.long()?, *unit)?, End::micros)?;
         }
         (Read::Time(unit), Values::Int64(v)) => {
             v.push(time::time_of_day(cursor.long()?, *unit)?);
             nulls.append_non_null();
         }
         (Read::DateText(form), Values::Int32(v)) => {
-            let value = finite_text(cursor, form, notes, time::parse_date)?;
+            let value = finite_text(cursor, form, notes, End::days, time::parse_date)?;
             put(v, nulls, value);
         }
         (Read::TimeText(form), Values::Int64(v)) => {
-            let value = finite_text(cursor, form, notes, time::parse_time)?;
+            let value = finite_text(cursor, form, notes, |_| time::DAY_US - 1, time::parse_time)?;
             put(v, nulls, value);
         }
         (Read::TimestampText(form, zone), Values::Int64(v)) => {
             let zone: Zone = *zone;
-            let value = finite_text(cursor, form, notes, |text| time::parse_timestamp(text, zone))?;
+            let value = finite_text(cursor, form, notes, End::micros, |text| time::parse_timestamp(text, zone))?;
             put(v, nulls, value);
         }
         (Read::Decimal { from, precision, scale }, Values::Int128(v)) => {
@@ -156,6 +156,14 @@ fn read(
         (Read::Binary(blob), Values::Binary(v)) => match available_bytes(blob.read(cursor)?, notes) {
             Some(bytes) => {
                 v.bytes.extend_from_slice(bytes);
+                v.close()?;
+                nulls.append_non_null();
+            }
+            None => column.push_null(),
+        },
+        (Read::BinaryText(form, written), Values::Binary(v)) => match available(form.read(cursor)?, notes) {
+            Some(text) => {
+                bytes(text, *written, &mut v.bytes)?;
                 v.close()?;
                 nulls.append_non_null();
             }
@@ -327,28 +335,29 @@ fn put<T: Default>(values: &mut Vec<T>, nulls: &mut arrow_buffer::NullBufferBuil
     values.push(value.unwrap_or_default());
 }
 
-/// Adds a value that is null, and noted, where it is infinite.
+/// Adds a value, or what stands for an infinite one.
 #[inline]
 fn put_finite<T: Default>(
     values: &mut Vec<T>,
     nulls: &mut arrow_buffer::NullBufferBuilder,
     notes: &mut Notes,
-    value: Option<T>,
-) {
-    notes.infinite |= value.is_none();
-    put(values, nulls, value);
+    value: Finite<T>,
+    clamped: impl Fn(End) -> T,
+) -> Fallible<()> {
+    put(values, nulls, notes.finite(value, clamped)?);
+    Ok(())
 }
 
 fn finite_text<T>(
     cursor: &mut Cursor<'_>,
     form: &Text,
     notes: &mut Notes,
+    clamped: impl Fn(End) -> T,
     parse: impl Fn(&str) -> Fallible<T>,
 ) -> Fallible<Option<T>> {
     let Some(text) = available(form.read(cursor)?, notes) else { return Ok(None) };
     let value = time::finite(text, parse)?;
-    notes.infinite |= value.is_none();
-    Ok(value)
+    notes.finite(value, clamped)
 }
 
 fn decimal_value(
@@ -370,8 +379,7 @@ fn decimal_value(
         Decimal::Double => {
             let value = cursor.double()?;
             if !value.is_finite() {
-                notes.infinite = true;
-                return Ok(None);
+                return notes.not_finite(None);
             }
             // As its shortest digits, which is what JSON has.
             decimal::fit_written(&format!("{value:e}"), precision, scale).map(Some)
@@ -379,8 +387,7 @@ fn decimal_value(
         Decimal::Text(form) => {
             let Some(text) = available(form.read(cursor)?, notes) else { return Ok(None) };
             if decimal::is_infinite(text) {
-                notes.infinite = true;
-                return Ok(None);
+                return notes.not_finite(None);
             }
             decimal::fit_written(text, precision, scale).map(Some)
         }

@@ -67,8 +67,8 @@ fn good(id: i32) -> String {
 #[case::other_object(r#"{"a":1}"#, "not_debezium", "no op")]
 #[case::unknown_op(r#"{"after":{"id":1},"op":"x"}"#, "not_debezium", "\"x\"")]
 #[case::create_without_after(r#"{"before":{"id":1},"op":"c"}"#, "not_debezium", "after")]
-#[case::document_as_text(r#"{"after":"{\"_id\":1}","op":"c"}"#, "not_debezium", "after")]
-#[case::flattened(r#"{"id":1,"__op":"c","__deleted":"false"}"#, "flattened", "ExtractNewRecordState")]
+#[case::document_as_text(r#"{"after":"{\"_id\":1}","op":"c"}"#, "incompatible_schema", "no column document")]
+#[case::contradiction(r#"{"id":1,"__op":"c","__deleted":"true"}"#, "not_debezium", "__deleted is true")]
 #[case::avro_without_an_id("\0\0\0", "not_avro", "no schema id")]
 #[case::bad_block(r#"{"schema":{"type":7},"payload":{"after":{"id":1},"op":"c"}}"#, "bad_schema", "Connect")]
 fn a_bad_record_is_rejected_alone(#[case] bad: &str, #[case] reason: &str, #[case] detail: &str) {

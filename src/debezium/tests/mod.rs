@@ -2,11 +2,16 @@
 
 mod avro;
 mod avro_damage;
+mod captures;
 mod faults;
 mod fixtures;
+mod flattened;
+mod inference;
+mod keys;
 mod mutations;
 mod oracle;
 mod schemas;
+mod sql;
 mod unavailable;
 mod values;
 

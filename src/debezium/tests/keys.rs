@@ -1,0 +1,135 @@
+//! Record keys of every kind, and keys that name another row than the value does.
+
+use rstest::rstest;
+
+use super::*;
+use crate::change::Column;
+
+fn decoder(column_type: ColumnType, declared: bool) -> Decoder {
+    let key_columns = declared.then(|| vec!["id".to_owned()]);
+    let mut decoder = Decoder::new(DecodeOptions { mode: Mode::Upsert, key_columns, ..DecodeOptions::default() });
+    let columns = vec![Column::key("id", column_type), Column::new("v", ColumnType::String)];
+    decoder.set_schema(&RowSchema { columns }).unwrap();
+    decoder
+}
+
+fn push(decoder: &mut Decoder, key: &[u8], value: &str) -> Pushed {
+    decoder.push(&Record { topic: "t", key: Some(key), value: Some(value.as_bytes()), ..Record::default() })
+}
+
+fn reason_of(pushed: Pushed) -> &'static str {
+    match pushed {
+        Pushed::Row(_) => "row",
+        Pushed::Skipped(_) => "skipped",
+        Pushed::NeedsSchema(_) | Pushed::NeedsWriterSchema(_) => "needs a schema",
+        Pushed::Rejected(reject) => {
+            assert!(reject.reason != reason::KEY_MISMATCH || reject.detail.starts_with("column id: "), "{reject}");
+            reject.reason
+        }
+    }
+}
+
+#[rstest]
+#[case::same(br#"{"id":1}"#, "row")]
+#[case::other(br#"{"id":2}"#, "key_mismatch")]
+#[case::block(br#"{"schema":{"type":"struct","fields":[{"type":"int32","field":"id"}]},"payload":{"id":1}}"#, "row")]
+#[case::block_other(
+    br#"{"schema":{"type":"struct","fields":[{"type":"int32","field":"id"}]},"payload":{"id":3}}"#,
+    "key_mismatch"
+)]
+#[case::other_case(br#"{"ID":1}"#, "row")]
+#[case::no_value_of_its_type(br#"{"id":"x"}"#, "bad_value")]
+fn an_upsert_is_refused_where_its_key_names_another_row(#[case] key: &[u8], #[case] want: &str) {
+    let block =
+        r#"{"type":"struct","fields":[{"type":"struct","fields":[{"type":"int32","field":"id"}],"field":"after"}]}"#;
+    let create = r#"{"before":null,"after":{"id":1},"op":"c"}"#;
+    for value in [create.to_owned(), format!(r#"{{"schema":{block},"payload":{create}}}"#)] {
+        let mut decoder = decoder(ColumnType::Int, false);
+        assert_eq!(reason_of(push(&mut decoder, key, &value)), want);
+        assert_eq!(decoder.rows(), usize::from(want == "row"));
+        // The next record is not touched by the last one's key.
+        assert_eq!(reason_of(push(&mut decoder, br#"{"id":1}"#, &value)), "row");
+    }
+}
+
+#[rstest]
+#[case::json_number(ColumnType::Long, b"42", "42")]
+#[case::json_text(ColumnType::String, b"\"abc\"", "\"abc\"")]
+#[case::text(ColumnType::String, b"abc", "\"abc\"")]
+#[case::text_with_a_quote(ColumnType::String, b"a\"b\\", r#""a\"b\\""#)]
+#[case::text_that_looks_like_null(ColumnType::String, b"nancy", "\"nancy\"")]
+#[case::number_as_text(ColumnType::String, b"42", "\"42\"")]
+#[case::uuid(ColumnType::Uuid, b"b3a1c2d4-0000-4000-8000-00000000beef", "\"b3a1c2d4-0000-4000-8000-00000000beef\"")]
+#[case::date(ColumnType::Date, b"2024-02-29", "19782")]
+#[case::in_a_block(ColumnType::Long, br#"{"schema":{"type":"int64"},"payload":42}"#, "42")]
+fn one_plain_value_is_the_declared_key_column(
+    #[case] column_type: ColumnType,
+    #[case] key: &[u8],
+    #[case] value: &str,
+) {
+    let mut decoder = decoder(column_type, true);
+    let create = |value: &str| format!(r#"{{"after":{{"id":{value},"v":"a"}},"op":"c"}}"#);
+    assert_eq!(reason_of(push(&mut decoder, key, &create(value))), "row");
+    assert_eq!(reason_of(push(&mut decoder, key, r#"{"before":null,"after":null,"op":"d"}"#)), "row");
+    let tombstone = Record { topic: "t", key: Some(key), ..Record::default() };
+    assert_eq!(decoder.push(&tombstone), Pushed::Row(Op::Delete));
+    // The value alone does not name the row here: the key does.
+    assert_eq!(reason_of(push(&mut decoder, key, r#"{"after":{"v":"b"},"op":"u"}"#)), "row");
+    let batch = decoder.finish();
+    let rows = rows_of(&batch.rows, &batch.ops);
+    assert_eq!(rows.len(), 4);
+    assert!(rows.iter().all(|row| row.get("id") == rows[0].get("id") && *row.get("id") != Cell::Null));
+}
+
+#[test]
+fn a_plain_key_of_another_value_is_a_mismatch_and_of_another_kind_is_no_key() {
+    let mut decoder = decoder(ColumnType::Long, true);
+    let create = r#"{"after":{"id":42,"v":"a"},"op":"c"}"#;
+    assert_eq!(reason_of(push(&mut decoder, b"41", create)), "key_mismatch");
+    for other in [&b"abc"[..], b"Struct{id=41}", b"", b"null"] {
+        assert_eq!(reason_of(push(&mut decoder, other, create)), "row", "{other:?}");
+        let tombstone = Record { topic: "t", key: Some(other), ..Record::default() };
+        assert_eq!(decoder.push(&tombstone), Pushed::Skipped(Skip::Tombstone), "{other:?}");
+    }
+    // Fields of other columns are another kind of key too.
+    assert_eq!(reason_of(push(&mut decoder, br#"{"tenant":7}"#, create)), "row");
+    assert_eq!(reason_of(push(&mut decoder, br#"{"tenant":7,"id":41}"#, create)), "key_mismatch");
+}
+
+#[test]
+fn a_delete_names_one_row_only() {
+    let mut decoder = decoder(ColumnType::Int, false);
+    let delete = |id: &str| format!(r#"{{"before":{{"id":{id},"v":"x"}},"after":null,"op":"d"}}"#);
+    assert_eq!(reason_of(push(&mut decoder, br#"{"id":1}"#, &delete("1"))), "row");
+    assert_eq!(reason_of(push(&mut decoder, br#"{"id":1}"#, &delete("2"))), "key_mismatch");
+    assert_eq!(reason_of(push(&mut decoder, br#"{"id":1}"#, &delete("null"))), "row");
+    assert_eq!(decoder.finish().num_rows(), 2);
+}
+
+#[test]
+fn an_append_table_keeps_what_its_records_say() {
+    let mut decoder = Decoder::new(DecodeOptions::default());
+    decoder.set_schema(&RowSchema { columns: vec![Column::new("id", ColumnType::Int)] }).unwrap();
+    assert_eq!(reason_of(push(&mut decoder, br#"{"id":2}"#, r#"{"after":{"id":1},"op":"c"}"#)), "row");
+}
+
+#[test]
+fn keys_of_every_type_are_compared_by_value() {
+    use ColumnType as T;
+    let list = T::List(Box::new(T::Int));
+    for (column_type, same, other) in [
+        (T::Boolean, ("true", "true"), "false"),
+        (T::Double, ("1", "1.0"), "1.5"),
+        (T::Float, ("1", "1.0"), "1.5"),
+        (T::Decimal { precision: 5, scale: 2 }, ("\"1.50\"", "1.5"), "1.51"),
+        (T::TimestampTz, ("\"2024-01-01T00:00:00Z\"", "\"2024-01-01T01:00:00+01:00\""), "\"2024-01-01T00:00:01Z\""),
+        (T::Binary, ("\"AP8=\"", "\"AP8=\""), "\"AA==\""),
+        (list, ("[1,2]", "[1, 2]"), "[1,2,3]"),
+    ] {
+        let mut decoder = decoder(column_type.clone(), false);
+        let value = format!(r#"{{"after":{{"id":{}}},"op":"c"}}"#, same.0);
+        let key = |v: &str| format!(r#"{{"id":{v}}}"#).into_bytes();
+        assert_eq!(reason_of(push(&mut decoder, &key(same.1), &value)), "row", "{column_type}");
+        assert_eq!(reason_of(push(&mut decoder, &key(other), &value)), "key_mismatch", "{column_type}");
+    }
+}
