@@ -3,7 +3,7 @@
 //! # Layout
 //! - [`position`], [`record`], [`change`], [`batch`], [`letter`]: the words. Pure types, no clients.
 //! - [`config`]: what a person sets. [`cli`]: what a person types. [`serve`], [`logging`]: what a running process shows.
-//! - [`catalogs`]: from the configuration to a catalog.
+//! - [`catalogs`]: from the configuration to a catalog. [`registry`]: schemas by id.
 
 pub mod batch;
 pub mod change;
@@ -20,6 +20,7 @@ pub mod demo;
 pub mod generate;
 pub mod logging;
 pub mod pipeline;
+pub mod registry;
 pub mod serve;
 pub mod sink;
 pub mod source;

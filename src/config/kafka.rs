@@ -1,9 +1,9 @@
-//! `[kafka]` and `[registry]`: where records come from.
+//! `[kafka]`: where records come from.
 
 use serde::{Deserialize, Serialize};
 
 use super::error::Problem;
-use super::secret::{Address, Properties};
+use super::secret::Properties;
 
 /// `[kafka]`
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -81,24 +81,5 @@ impl KafkaConfig {
             }
         }
         Ok(())
-    }
-}
-
-/// `[registry]`: the Confluent-compatible schema registry.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct RegistryConfig {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub url: Option<Address>,
-}
-
-impl RegistryConfig {
-    pub(super) fn validate(&self) -> Result<(), Problem> {
-        match &self.url {
-            Some(url) if !url.as_str().starts_with("http://") && !url.as_str().starts_with("https://") => {
-                Err(Problem::new("url", format!("`{url}` is not an http:// or https:// address")))
-            }
-            _ => Ok(()),
-        }
     }
 }

@@ -4,7 +4,7 @@
 //! Knows the keys, their defaults and bounds, and the naming rule; opens no connection.
 //!
 //! # Layout
-//! - [`Config`]: the whole; each section is a struct that validates itself ([`kafka`], [`catalog`], [`lake`], [`process`]); [`table`] is
+//! - [`Config`]: the whole; each section is a struct that validates itself ([`kafka`], [`registry`], [`catalog`], [`lake`], [`process`]); [`table`] is
 //!   what comes out for one topic.
 //! - [`naming`]: from a topic to a table's name. [`layout`]: partition and sort fields. [`columns`]: types as text.
 //! - [`env`]: placeholders and `.env`. [`secret`]: what is never printed. [`error`]: where and what is wrong.
@@ -19,6 +19,7 @@ pub mod lake;
 pub mod layout;
 pub mod naming;
 pub mod process;
+pub mod registry;
 pub mod secret;
 pub mod table;
 
@@ -32,11 +33,12 @@ pub use catalog::{CatalogConfig, CatalogKind, CommitMode};
 pub use columns::DeclaredColumns;
 pub use columns::Encoding;
 pub use error::{ConfigError, Problem};
-pub use kafka::{KafkaConfig, RegistryConfig, Start};
+pub use kafka::{KafkaConfig, Start};
 pub use lake::{LakeConfig, TableRule};
 pub use layout::{PartitionBy, SortBy};
 pub use naming::Selection;
 pub use process::{DeadLetterTarget, DeadLettersConfig, LogConfig, LogFormat, MemoryConfig, ServeConfig};
+pub use registry::RegistryConfig;
 pub use secret::{Address, Properties};
 pub use table::{Format, TableConfig};
 

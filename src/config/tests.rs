@@ -205,7 +205,7 @@ const DOC: &str = include_str!("../../docs/configuration.md");
 
 #[test]
 fn every_block_of_the_documentation_is_valid() {
-    let variables = ["KAFKA_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD"];
+    let variables = ["KAFKA_PASSWORD", "REGISTRY_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD"];
     let env = variables.map(|name| (name.to_owned(), "x".to_owned())).into();
     let lookup = Lookup { env, ..lookup() };
     let blocks: Vec<&str> = DOC.split("```toml\n").skip(1).filter_map(|b| b.split("```").next()).collect();

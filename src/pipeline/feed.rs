@@ -1,5 +1,7 @@
 //! One topic on one worker: its partitions' positions, the decoder, the open part, and whether it is being read.
 
+mod decode;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -59,6 +61,8 @@ pub struct Feed {
     in_flight: usize,
     paused: bool,
     suspended_until: Option<Instant>,
+    /// Why the next record can't be decoded yet. Suspended for it once all that stands before is committed.
+    waiting: Option<String>,
     /// The table was stopped and this worker has let go of it.
     let_go: bool,
     rejects: Rejects,
@@ -100,6 +104,7 @@ impl Feed {
             in_flight: 0,
             paused: false,
             suspended_until: None,
+            waiting: None,
             let_go: false,
             rejects: Rejects::default(),
             share: Share::default(),
@@ -183,19 +188,7 @@ impl Feed {
         if self.epoch.is_none() {
             self.epoch = Some(self.handle.epochs.join(self.handle.now_ms()));
         }
-        let mut pushed = self.decoder.push(record);
-        if let Pushed::NeedsWriterSchema(id) = pushed {
-            return self.stop(&format!(
-                "record {} was written as Avro with the registered schema {id}: set [registry] url, so that firn can ask for it",
-                record.origin()
-            ));
-        }
-        if let Pushed::NeedsSchema(schema) = pushed {
-            if !self.adopt(&schema) {
-                return;
-            }
-            pushed = self.decoder.push(record);
-        }
+        let Some(pushed) = self.decode(record) else { return };
         match pushed {
             Pushed::Row(op) => meter::count(&mut self.rows, op),
             Pushed::Skipped(kind) => {
@@ -422,6 +415,9 @@ impl Feed {
             self.give_up();
             return Some(Reading::Hold);
         }
+        if let Some(reason) = self.waiting.take_if(|_| self.in_flight == 0) {
+            self.suspend(&reason);
+        }
         if let Some(until) = self.suspended_until {
             return if Instant::now() >= until {
                 Some(Reading::Restart)
@@ -431,7 +427,7 @@ impl Feed {
                 first.then_some(Reading::Hold)
             };
         }
-        let full = self.in_flight >= MAX_IN_FLIGHT;
+        let full = self.in_flight >= MAX_IN_FLIGHT || self.waiting.is_some();
         if full == self.paused {
             return None;
         }
@@ -457,7 +453,7 @@ impl Feed {
 
     /// Whether records are not taken: the table is stopped, or waits to be read anew.
     fn idle(&self) -> bool {
-        self.suspended_until.is_some() || self.handle.is_stopped()
+        self.suspended_until.is_some() || self.waiting.is_some() || self.handle.is_stopped()
     }
 
     fn give_up(&mut self) {
@@ -473,6 +469,7 @@ impl Feed {
             drop(self.decoder.finish());
         }
         self.rejects.take_letters();
+        self.waiting = None;
         self.rows = Rows::default();
         self.in_flight = 0;
     }

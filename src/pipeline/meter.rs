@@ -117,3 +117,11 @@ pub fn rebalanced() {
 pub fn memory(bytes: u64) {
     gauge!(names::MEMORY_BYTES).set(bytes as f64);
 }
+
+/// The registry was asked for a schema; whether it said anything of it.
+pub fn registry_asked(answered: bool) {
+    counter!(names::REGISTRY_FETCHES_TOTAL).increment(1);
+    if !answered {
+        counter!(names::REGISTRY_FAILURES_TOTAL).increment(1);
+    }
+}

@@ -22,6 +22,7 @@ mod share;
 mod tables;
 mod wiring;
 mod worker;
+mod writer_schemas;
 
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -29,11 +30,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::registry::{Registry, RegistryError};
 use crate::serve::{self, Server, Status};
 use crate::source::kafka::{self, ClientSettings, KafkaSource, SourceError};
 use letters::DeadLetters;
-use tables::Tables;
+use tables::{Servers, Tables};
 use worker::Worker;
+use writer_schemas::WriterSchemas;
 
 /// Share of the memory budget that consumers may fetch ahead; the rest is for staged rows, open files and the index.
 const FETCH_AHEAD_SHARE: usize = 8;
@@ -53,6 +56,8 @@ pub enum Error {
     Listen(#[from] serve::ListenError),
     #[error("metrics: {0}")]
     Metrics(String),
+    #[error("registry: {0}")]
+    Registry(#[from] RegistryError),
     #[error("dead letters: {0}")]
     DeadLetters(#[from] crate::sink::lake::LakeError),
     /// Letters could not be read, replayed or settled; the sentence says which.
@@ -84,6 +89,10 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
         config.kafka.properties.iter(),
         config.memory.budget_bytes as usize / FETCH_AHEAD_SHARE / workers,
     );
+    let registry = match config.registry.settings().map_err(RegistryError::Settings)? {
+        Some(settings) => Some(Registry::new(&settings)?),
+        None => None,
+    };
     let catalog = crate::catalogs::open(&config.catalog).await?;
     tracing::info!(catalog = %catalog.describe(), kafka = kafka.bootstrap(), workers, "starting");
     while let Err(e) = catalog.probe().await {
@@ -104,7 +113,13 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     let (found, topics) = watch::channel(config.lake.exact_topics().into_iter().map(str::to_owned).collect());
     let discovery = tokio::spawn(discover(config.clone(), kafka.clone(), found, shutdown.clone()));
     let group = format!("{}.lake", config.kafka.group);
-    let tables = Arc::new(Tables::new(config, kafka.clone(), catalog, runtime, dead_letters, senders, status));
+    let servers = Servers {
+        kafka: kafka.clone(),
+        catalog,
+        dead_letters: Arc::new(dead_letters),
+        writer_schemas: Arc::new(WriterSchemas::new(registry, runtime.clone())),
+    };
+    let tables = Arc::new(Tables::new(config, servers, runtime, senders, status));
 
     let mut threads = Vec::new();
     for (id, acks) in receivers.into_iter().enumerate() {

@@ -15,6 +15,7 @@ use super::letters::DeadLetters;
 use super::meter::{self, Meter, Rows};
 use super::share::Limits;
 use super::wiring::{decode_options, table_spec};
+use super::writer_schemas::WriterSchemas;
 use crate::config::{Config, Start as StartAt, TableConfig};
 use crate::debezium::DecodeOptions;
 use crate::position::{Checkpoint, TopicPartition, TopicPosition};
@@ -40,6 +41,7 @@ pub struct TableHandle {
     pub meter: Meter,
     pub limits: Limits,
     pub dead_letters: Arc<DeadLetters>,
+    pub writer_schemas: Arc<WriterSchemas>,
     /// Parts handed over and not settled, and their files' bytes.
     in_flight: AtomicUsize,
     staged_bytes: AtomicU64,
@@ -211,14 +213,20 @@ pub(super) fn epoch_ms() -> i64 {
     chrono::Utc::now().timestamp_millis()
 }
 
+/// What the tables reach outside of the process.
+pub struct Servers {
+    pub kafka: ClientSettings,
+    pub catalog: Arc<dyn firn_catalog::Catalog>,
+    pub dead_letters: Arc<DeadLetters>,
+    pub writer_schemas: Arc<WriterSchemas>,
+}
+
 /// All tables of the process.
 pub struct Tables {
     config: Config,
-    kafka: ClientSettings,
-    catalog: Arc<dyn firn_catalog::Catalog>,
+    servers: Servers,
     runtime: Handle,
     started: Instant,
-    dead_letters: Arc<DeadLetters>,
     acks: Vec<mpsc::Sender<Ack>>,
     status: Arc<Status>,
     handles: Mutex<HashMap<String, Option<Arc<TableHandle>>>>,
@@ -230,21 +238,17 @@ pub struct Tables {
 impl Tables {
     pub fn new(
         config: Config,
-        kafka: ClientSettings,
-        catalog: Arc<dyn firn_catalog::Catalog>,
+        servers: Servers,
         runtime: Handle,
-        dead_letters: DeadLetters,
         acks: Vec<mpsc::Sender<Ack>>,
         status: Arc<Status>,
     ) -> Self {
         Self {
             memory_bytes: acks.iter().map(|_| AtomicUsize::new(0)).collect(),
             config,
-            kafka,
-            catalog,
+            servers,
             runtime,
             started: Instant::now(),
-            dead_letters: Arc::new(dead_letters),
             acks,
             status,
             handles: Mutex::default(),
@@ -316,7 +320,7 @@ impl Tables {
             ));
             return Ok(None);
         }
-        let opened = LakeTable::open(Arc::clone(&self.catalog), table_spec(&config), self.runtime.clone());
+        let opened = LakeTable::open(Arc::clone(&self.servers.catalog), table_spec(&config), self.runtime.clone());
         let lake = match self.runtime.block_on(opened) {
             Ok(lake) => lake,
             Err(e) if e.is_transient() => return Err(e.to_string()),
@@ -340,7 +344,8 @@ impl Tables {
                 max_share: self.config.dead_letters.max_share,
                 min_rows: self.config.dead_letters.min_rows,
             },
-            dead_letters: Arc::clone(&self.dead_letters),
+            dead_letters: Arc::clone(&self.servers.dead_letters),
+            writer_schemas: Arc::clone(&self.servers.writer_schemas),
             in_flight: AtomicUsize::new(0),
             staged_bytes: AtomicU64::new(0),
             config,
@@ -382,7 +387,8 @@ impl Tables {
         if known > 0 && at.partition >= known {
             // A key may have moved here from an older partition: its older changes come first.
             let ends = |partitions: &[TopicPartition]| {
-                watermarks(&self.kafka, partitions).map(|w| w.into_iter().map(|(at, _, high)| (at, high)).collect())
+                watermarks(&self.servers.kafka, partitions)
+                    .map(|w| w.into_iter().map(|(at, _, high)| (at, high)).collect())
             };
             let mut growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
             return match growth.may_read(at, known, checkpoint, ends) {

@@ -24,6 +24,8 @@ pub const INDEX_KEYS: &str = "firn_index_keys";
 pub const INDEX_REBUILD_SECONDS: &str = "firn_index_rebuild_seconds";
 pub const ASSIGNED_PARTITIONS: &str = "firn_assigned_partitions";
 pub const REBALANCES_TOTAL: &str = "firn_rebalances_total";
+pub const REGISTRY_FETCHES_TOTAL: &str = "firn_registry_fetches_total";
+pub const REGISTRY_FAILURES_TOTAL: &str = "firn_registry_failures_total";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -53,7 +55,7 @@ const fn metric(
 }
 
 /// Every metric of firn.
-pub const METRICS: [Metric; 19] = [
+pub const METRICS: [Metric; 21] = [
     metric(RECORDS_TOTAL, Kind::Counter, Unit::Count, &["topic"], "Kafka records read"),
     metric(ROWS_TOTAL, Kind::Counter, Unit::Count, &["table", "op"], "rows committed, by op (c, u, d, r)"),
     metric(SKIPPED_TOTAL, Kind::Counter, Unit::Count, &["topic", "kind"], "records skipped by a rule, by its name"),
@@ -103,6 +105,14 @@ pub const METRICS: [Metric; 19] = [
     metric(INDEX_REBUILD_SECONDS, Kind::Histogram, Unit::Seconds, &["table"], "index rebuilds by a scan of the table"),
     metric(ASSIGNED_PARTITIONS, Kind::Gauge, Unit::Count, &["topic"], "partitions that this process owns"),
     metric(REBALANCES_TOTAL, Kind::Counter, Unit::Count, &[], "assignments received from the consumer group"),
+    metric(REGISTRY_FETCHES_TOTAL, Kind::Counter, Unit::Count, &[], "schemas asked for at the schema registry"),
+    metric(
+        REGISTRY_FAILURES_TOTAL,
+        Kind::Counter,
+        Unit::Count,
+        &[],
+        "of these, those that the registry gave no answer to: tables wait",
+    ),
 ];
 
 /// Bounds around the promise of 500 ms for an uncontended commit, out to a metastore that hangs for a minute.

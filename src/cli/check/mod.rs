@@ -15,6 +15,7 @@ use firn_catalog::{Catalog, ErrorKind};
 use super::{ConfigFile, Failure, Output, print, with_causes};
 use crate::config::{CatalogKind, Config, TableConfig};
 use crate::position::Checkpoint;
+use crate::registry::{Registry, RegistryError};
 use crate::sink::lake::CHECKPOINT;
 use crate::source::kafka::inspect::{Cluster, InspectError, Inspector};
 use crate::source::kafka::settings;
@@ -231,25 +232,22 @@ async fn one_table(wanted: &TableConfig, catalog: &dyn Catalog, logs: Option<&Lo
 async fn registry(config: &Config) -> Option<Finding> {
     let url = config.registry.url.as_ref()?;
     let subject = format!("registry {url}");
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build();
-    let asked = match client {
-        Ok(client) => client.get(format!("{}/subjects", url.as_str().trim_end_matches('/'))).send().await,
+    let registry = match config.registry.settings() {
+        Ok(settings) => Registry::new(&settings?),
+        Err(why) => Err(RegistryError::Settings(why)),
+    };
+    let probed = match registry {
+        Ok(registry) => registry.probe().await,
         Err(e) => Err(e),
     };
-    Some(match asked {
-        Ok(answer) if answer.status().is_success() => Finding::ok(subject, "answers"),
-        Ok(answer) if matches!(answer.status().as_u16(), 401 | 403) => {
-            Finding::fail(subject, format!("answers {}", answer.status()), "correct the credentials in registry.url")
-        }
-        Ok(answer) => {
-            let todo = "registry.url has to be the root of a Confluent-compatible API";
-            Finding::fail(subject, format!("answers {}", answer.status()), todo)
-        }
-        // reqwest's error would name the URL with its password.
-        Err(e) => {
-            Finding::fail(subject, with_causes(&e.without_url()), "check registry.url and that the registry runs")
-        }
-    })
+    let Err(e) = probed else { return Some(Finding::ok(subject, "answers")) };
+    let todo = match &e {
+        RegistryError::Settings(_) => "correct [registry]",
+        RegistryError::Unavailable(_) => "check registry.url and that the registry runs",
+        RegistryError::Denied(_) => "firn needs to read schemas and subjects",
+        RegistryError::NoRegistry(_) => "correct registry.url",
+    };
+    Some(Finding::fail(subject, e.to_string(), todo))
 }
 
 async fn listen(config: &Config) -> Option<Finding> {

@@ -50,6 +50,12 @@ pub(in super::super) fn is_avro(bytes: &[u8]) -> bool {
     bytes.first() == Some(&0)
 }
 
+/// The id of the schema that a message was written with, where it is in a registry's wire format.
+#[inline]
+fn id_of(message: &[u8]) -> Option<i32> {
+    split(message).ok().filter(|_| is_avro(message)).map(|(id, _)| id)
+}
+
 /// The id and the datum.
 #[inline]
 pub(super) fn split(bytes: &[u8]) -> Fallible<(i32, &[u8])> {
@@ -61,16 +67,14 @@ pub(super) fn split(bytes: &[u8]) -> Fallible<(i32, &[u8])> {
 
 /// The id of the registered schema that a record's value was written with, else its key; `None` where neither names one.
 pub fn schema_id(record: &Record<'_>) -> Option<i32> {
-    let of = |bytes: &[u8]| Some(split(bytes).ok().filter(|_| is_avro(bytes))?.0);
-    record.value.and_then(of).or_else(|| record.key.and_then(of))
+    record.value.and_then(id_of).or_else(|| record.key.and_then(id_of))
 }
 
 impl Writers {
     /// The id of the schema that is needed to read this and has not been asked for yet.
     #[inline]
     pub(in super::super) fn lacks(&self, bytes: Option<&[u8]>) -> Option<i32> {
-        let bytes = bytes.filter(|bytes| is_avro(bytes))?;
-        let (id, _) = split(bytes).ok()?;
+        let id = id_of(bytes?)?;
         let known = self.known.iter().any(|(known, _)| *known == id);
         (!known && self.missing.as_ref().is_none_or(|(missing, _)| *missing != id)).then_some(id)
     }

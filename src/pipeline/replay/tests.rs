@@ -17,7 +17,8 @@ use super::*;
 use crate::config::env::Lookup;
 use crate::pipeline::committer::Ack;
 use crate::pipeline::feed::Feed;
-use crate::pipeline::tables::{TableHandle, Tables};
+use crate::pipeline::tables::{Servers, TableHandle, Tables};
+use crate::pipeline::writer_schemas::WriterSchemas;
 use crate::position::TopicPartition;
 use crate::record::{Origin, Record};
 use crate::serve::Status as ServeStatus;
@@ -103,15 +104,14 @@ impl World {
     async fn feed(&self, commits: Vec<Vec<Message>>) {
         let (acks, answers) = mpsc::channel();
         let catalog: Arc<dyn Catalog> = Arc::new(self.catalog.clone());
-        let tables = Tables::new(
-            self.config(),
-            Self::kafka(),
+        let servers = Servers {
+            kafka: Self::kafka(),
             catalog,
-            Handle::current(),
-            self.letters(),
-            vec![acks],
-            Arc::new(ServeStatus::default()),
-        );
+            dead_letters: Arc::new(self.letters()),
+            writer_schemas: Arc::new(WriterSchemas::new(None, Handle::current())),
+        };
+        let status = Arc::new(ServeStatus::default());
+        let tables = Tables::new(self.config(), servers, Handle::current(), vec![acks], status);
         let log = Arc::clone(&self.log);
         let runtime = Handle::current();
         tokio::task::spawn_blocking(move || {

@@ -8,8 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "deploy" / "native" / "stack"
-SERVERS = ("postgres", "minio", "kafka", "connect", "metastore", "trino")
-"""What the tests use; the schema registry is not among them."""
+SERVERS = ("postgres", "minio", "kafka", "registry", "connect", "metastore", "trino")
+"""What the tests use."""
 
 
 @dataclass(frozen=True)
