@@ -84,7 +84,7 @@ fn infinite_text(text: &str) -> Option<End> {
 
 /// PostgreSQL's calendar, the widest of all sources': from 24 November 4714 BC to the end of 5874897. What seems to lie outside is a
 /// number that overflowed on its way.
-const CALENDAR_DAYS: std::ops::RangeInclusive<i64> = -2_440_588..=2_145_031_948;
+const CALENDAR_DAYS: std::ops::RangeInclusive<i64> = -2_440_588..=2_145_042_905;
 
 /// Days since the epoch.
 #[inline]
@@ -320,6 +320,15 @@ mod tests {
     #[case::the_last_date("+5874897-12-31Z", None)]
     fn infinite_dates_of_isostring_mode_are_known(#[case] text: &str, #[case] want: Option<End>) {
         assert_eq!(infinite_text(text), want);
+    }
+
+    #[rstest]
+    #[case::first("-4713-11-24", -1)]
+    #[case::last("+5874897-12-31", 1)]
+    fn the_calendar_ends_where_postgresqls_does(#[case] text: &str, #[case] outward: i64) {
+        let day = parse_date(text).unwrap();
+        assert_eq!(date(day.into()).unwrap(), Ok(day));
+        assert!(date(i64::from(day) + outward).is_err());
     }
 
     #[rstest]
