@@ -7,24 +7,25 @@ The rules in `conformance/` are the expectation, and docs/types.md is written fr
 import difflib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from conformance import keys, page, readers, source as rows
+from conformance import inferred, keys, page, readers, source as rows
 from conformance.columns import COLUMNS
 from conformance.declared import becomes, declared
 from conformance.expectation import Printed, expected
-from conformance.modes import AVRO, DECLARED, MODES, Mode
+from conformance.modes import AVRO, DECLARED, INFERRED, MODES, Mode
 from conformance.rules import BY_POLICY, INSERT, SNAPSHOT, UPDATE
 from conformance.readers import Rows
 from conftest import Trial
 from harness.program import Config, free_port
 from harness.source import connectors, database
 from harness.stack import ROOT
+from harness.topics import Sent
 from harness.waiting import until
 
 PAGE = ROOT / "docs" / "types.md"
@@ -63,6 +64,8 @@ class Matrix:
     histories: dict[str, History]
     infinite_rows: dict[str, float]
     """What firn has counted."""
+    bare_records: list[Sent]
+    """Without schema."""
     keyed_rows: dict[str, Rows]
     """What PostgreSQL holds in the table whose key has all types, as the mode sends it."""
     keyed: dict[str, Mirror]
@@ -101,12 +104,13 @@ def matrix(module_trial: Trial) -> Iterator[Matrix]:
             infinite_rows={mode.name: figures[f'topic="{topic(trial, mode)}"'] for mode in MODES},
             mirrors={m.name: mirror(trial, name, m) for name, (mode, modes) in FIRNS.items() if mode == "upsert" for m in modes},
             histories={mode.name: history(trial, "history", mode) for mode in MODES},
+            bare_records=trial.kafka.everything(topic(trial, INFERRED)),
             keyed_rows={mode.name: keys.expected(source, mode) for mode in MODES},
             keyed={mode.name: mirror(trial, "keyed", mode) for mode in MODES},
         )
 
 
-FIRNS = {"mirror": ("upsert", MODES), "history": ("append", MODES), "declared": ("upsert", DECLARED)}
+FIRNS = {"mirror": ("upsert", MODES), "history": ("append", MODES), "again": ("upsert", [*DECLARED, INFERRED])}
 """A process each: its name, its mode, and which tables it writes."""
 
 
@@ -126,6 +130,7 @@ def config(trial: Trial, firn: str) -> Config:
     mode, modes = FIRNS[firn]
     made = trial.config(mode=mode)
     made["kafka"]["group"] += f"_{firn}"
+    made["registry"] = {"url": trial.stack["FIRN_REGISTRY_URL"]}
     made["dead_letters"] |= {"max_share": 1.0, "table": f"{firn}_letters"}
     made["lake"]["tables"] = [
         {"topic": topic(trial, m), "table": f"{firn}_{m.name}", "columns": declared(m), **m.lake} for m in modes
@@ -186,6 +191,18 @@ def id_of(key: bytes, mode: Mode) -> int:
     return zigzag >> 1
 
 
+def differences(seen: Mirror, want: Rows, ids: Iterable[int] = ()) -> list[str]:
+    """The first of them, cell by cell; in the rows `ids`, or in all."""
+    found: list[str] = []
+    for reader, got in (("Trino", seen.tables.trino), ("PyIceberg", seen.tables.pyiceberg)):
+        for id_ in ids or sorted(got.keys() | want.keys()):
+            if (id_ in got) != (id_ in want):
+                found.append(f"{id_}: {reader} has {'a' if id_ in got else 'no'} row")
+            elif id_ in got:
+                found += [f"{id_} {c}: {reader} shows {got[id_].get(c)!r} and not {must!r}" for c, must in want[id_].items() if got[id_].get(c) != must]
+    return found[:30]
+
+
 each_mode = pytest.mark.parametrize("mode", MODES, ids=[mode.name for mode in MODES])
 each_mirror = pytest.mark.parametrize("mode", MODES + DECLARED, ids=[mode.name for mode in MODES + DECLARED])
 
@@ -201,21 +218,9 @@ def test_each_column_has_the_type_that_the_matrix_says(matrix: Matrix, mode: Mod
 def test_each_value_is_what_the_matrix_says(matrix: Matrix, mode: Mode, way: str) -> None:
     """Rows by snapshot, insert and update; rows with all their values and with none; and no row that PostgreSQL hasn't."""
     seen = matrix.mirrors[mode.name]
-    letters = dict(seen.letters)
-    wrong: list[str] = []
-    for id_, want in expected(matrix.printed, mode, way).items():
-        if letters.get(id_, "") != want.refused:
-            wrong.append(f"{id_}: dead letter {letters.get(id_)!r} and not {want.refused!r}")
-        for reader, got in (("Trino", seen.tables.trino), ("PyIceberg", seen.tables.pyiceberg)):
-            if (id_ in got) != want.has_row:
-                wrong.append(f"{id_}: {reader} has {'a' if id_ in got else 'no'} row")
-                continue
-            wrong += [
-                f"{id_} {name} = {matrix.printed[id_][name]!r}: {reader} shows {got[id_][name]!r} and not {cell.value!r}"
-                for name, cell in want.cells.items()
-                if got[id_][name] != cell.value
-            ]
-    assert not wrong, f"{len(wrong)} differences\n" + "\n".join(wrong[:30])
+    want = expected(matrix.printed, mode, way)
+    assert not differences(seen, {id_: {c: cell.value for c, cell in row.cells.items()} for id_, row in want.items() if row.has_row}, want)
+    assert {id_: reason for id_, reason in seen.letters if id_ in want} == {id_: row.refused for id_, row in want.items() if row.refused}
 
 
 @each_mirror
@@ -247,11 +252,20 @@ def test_the_append_table_holds_every_change(matrix: Matrix, mode: Mode) -> None
     assert seen.last == matrix.mirrors[mode.name].tables.trino
 
 
+def test_inferred_types_hold_what_the_records_hold(matrix: Matrix) -> None:
+    seen = matrix.mirrors[INFERRED.name]
+    sent = inferred.last_rows(matrix.bare_records)
+    kinds = inferred.kinds(sent[rows.TYPICAL.id(SNAPSHOT)])
+    assert {name: kind for name, kind in seen.types.items() if not name.startswith("_firn")} == kinds
+    want = {id_: {name: inferred.shown(row.get(name), kind) for name, kind in kinds.items()} for id_, row in sent.items()}
+    assert seen.letters == []
+    assert not differences(seen, want)
+
+
 @each_mode
 def test_a_row_is_found_by_a_key_of_any_type(matrix: Matrix, mode: Mode) -> None:
     seen = matrix.keyed[mode.name]
-    assert seen.tables.trino == matrix.keyed_rows[mode.name]
-    assert seen.tables.pyiceberg == matrix.keyed_rows[mode.name]
+    assert not differences(seen, matrix.keyed_rows[mode.name])
     assert seen.count == len(seen.tables.trino), "a key has more than one row"
 
 

@@ -15,7 +15,15 @@ SETTINGS = {
     "unknown": "include.unknown.datatypes",
 }
 
-JSON, BARE, AVRO = "JSON", "JSON without schema", "Avro"
+JSON, BARE, AVRO, FLAT = "JSON", "JSON without schema", "Avro", "flattened JSON"
+
+UNWRAP = {
+    "transforms": "unwrap",
+    "transforms.unwrap.type": "io.debezium.transforms.ExtractNewRecordState",
+    "transforms.unwrap.add.fields": "op,lsn,source.ts_ms",
+    "transforms.unwrap.delete.tombstone.handling.mode": "rewrite-with-tombstone",
+    "transforms.unwrap.replace.null.with.default": "false",
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,10 @@ class Mode:
         changed = {SETTINGS[d]: value for d, value in self.changed.items() if d in SETTINGS}
         if self.format == BARE:
             changed |= {"key.converter.schemas.enable": "false", "value.converter.schemas.enable": "false"}
+            # One partition, so that always the same value comes first: by it a type is inferred.
+            changed["topic.creation.default.partitions"] = "1"
+        if self.format == FLAT:
+            changed |= UNWRAP
         return changed
 
     def read_again(self, name: str, **lake: Any) -> "Mode":
@@ -59,6 +71,8 @@ UNITS = {"encodings": {"c_time3": "ms", "c_ts0": "ms", "c_ts3": "ms"}}
 MODES = [
     Mode("json"),
     Mode("bare", {"format": BARE}, lake=UNITS),
+    Mode("avro", {"format": AVRO}),
+    Mode("flat", {"format": FLAT, "time": "adaptive_time_microseconds"}),
     Mode("text", {"decimal": "string", "time": "microseconds", "interval": "string", "binary": "base64", "unknown": "true"}),
     Mode("coarse", {"decimal": "double", "time": "connect", "hstore": "map", "binary": "hex"}),
     Mode("nanos", {"time": "nanoseconds", "binary": "base64-url-safe"}),
@@ -67,5 +81,12 @@ MODES = [
 
 _BY_NAME = {mode.name: mode for mode in MODES}
 
-DECLARED = [_BY_NAME["json"].read_again("declared")]
-"""With some columns declared."""
+DECLARED = [
+    _BY_NAME["json"].read_again("declared"),
+    _BY_NAME["text"].read_again("restored", infinity="clamp"),
+    _BY_NAME["coarse"].read_again("unhexed", infinity="reject", encodings={"c_bytea": "hex"}),
+]
+"""With some columns declared, and other policies for infinity."""
+
+INFERRED = _BY_NAME["bare"].read_again("inferred")
+"""Without a schema, and nothing declared."""

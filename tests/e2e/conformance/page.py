@@ -11,7 +11,7 @@ from .declared import COLUMNS_OF, becomes
 from .expectation import Printed, cell
 from .modes import DECLARED, MODES, SETTINGS, Mode
 from .readers import Rows
-from .rules import INSERT, SNAPSHOT, UPDATE
+from .rules import INFINITY, INSERT, SNAPSHOT, UPDATE
 from .source import CELLS, Row
 from .writing import in_one_line
 
@@ -50,12 +50,22 @@ def written(printed: Printed, tables: dict[str, Tables]) -> str:
     for group in GROUPS:
         parts.append(_table(group.title, (line for c in group.columns for line in _lines(c, MODES, printed, tables))))
     again = [line for mode in DECLARED for c in COLUMNS if c.name in COLUMNS_OF[mode.name] for line in _lines(c, [mode], printed, tables)]
-    parts += [_table("Declared columns", again), TAIL]
+    parts += [_table("Declared columns", again), _table("Infinity", _infinities(printed, tables)), TAIL]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def _table(title: str, lines: Iterable[str]) -> str:
     return f"## {title}\n\n{TITLES}" + "\n".join(lines)
+
+
+def _infinities(printed: Printed, tables: dict[str, Tables]) -> Iterator[str]:
+    """By the policies that the tables of the other sections don't have."""
+    for mode in DECLARED:
+        for row in CELLS:
+            [(column, value)] = row.values
+            if "infinity" in mode.lake and value in INFINITY:
+                [(outcome, _)] = _outcomes(column, row, [mode], printed, tables).items()
+                yield _line(_name(column), f'`infinity = "{mode.lake["infinity"]}"`', [value], outcome, [outcome.note])
 
 
 def _lines(column: Column, modes: list[Mode], printed: Printed, tables: dict[str, Tables]) -> Iterator[str]:

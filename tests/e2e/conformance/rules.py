@@ -152,7 +152,17 @@ bit_string = rule(lambda text: writing.binary(bits(text)))
 BY_POLICY = "by policy"
 """Ends the note of each value that firn itself had no place for."""
 INFINITY = {"infinity", "-infinity"}
-INFINITE = f"infinity has no counterpart in Iceberg: null, {BY_POLICY}"
+
+
+def infinite(sent: Sent, first: str, last: str) -> Cell:
+    """By the table's policy."""
+    match sent.mode.lake.get("infinity"):
+        case "clamp":
+            return Cell(first if sent.value.startswith("-") else last, f"clamped, {BY_POLICY}")
+        case "reject":
+            return Cell(None, f"rejected, {BY_POLICY}", "bad_value")
+        case _:
+            return Cell(None, f"infinity has no counterpart in Iceberg: null, {BY_POLICY}")
 
 
 def iso_years(text: str) -> str:
@@ -166,7 +176,7 @@ def iso_years(text: str) -> str:
 
 def date(sent: Sent) -> Cell:
     if sent.value in INFINITY:
-        return Cell(None, INFINITE)
+        return infinite(sent, "0001-01-01", "9999-12-31")
     if sent.way == SNAPSHOT and sent.value.endswith(" BC"):
         return Cell(sent.value.removesuffix(" BC"), "Debezium's snapshot loses the era; the stream keeps it")
     if sent.way == SNAPSHOT and "1582-10-05" <= sent.value <= "1582-10-14":
@@ -174,24 +184,25 @@ def date(sent: Sent) -> Cell:
     return Cell(iso_years(sent.value))
 
 
+FIRST_MOMENT, LAST_MOMENT = "0001-01-01 00:00:00.000000", "9999-12-31 23:59:59.999999"
 US_END = "beyond 294247-01-10, the last day that 64 bits of µs since 1970 can hold"
 
 
 def timestamp(sent: Sent) -> Cell:
     if sent.value in INFINITY:
-        return Cell(None, INFINITE)
+        return infinite(sent, FIRST_MOMENT, LAST_MOMENT)
     year = int(iso_years(sent.value).lstrip("-").partition("-")[0])
     if sent.mode["time"] == "nanoseconds" and not (1677 < year < 2262 and not sent.value.endswith("BC")):
         return Cell(None, "Debezium sends null in this mode for what 64 bits of ns since 1970 can't hold (1677 to 2262), and logs a warning")
     if year > 294_247:
-        overflow = sent.mode["time"] in ("adaptive", "microseconds")
+        overflow = sent.mode["time"] in ("adaptive", "adaptive_time_microseconds", "microseconds")
         return Cell(None, f"{US_END}; Debezium sends a negative number" if overflow else US_END, "bad_value")
     return Cell(writing.micros(iso_years(sent.value)))
 
 
 def timestamptz(sent: Sent) -> Cell:
     if sent.value in INFINITY:
-        return Cell(None, INFINITE)
+        return infinite(sent, f"{FIRST_MOMENT}Z", f"{LAST_MOMENT}Z")
     if int(sent.value.partition("-")[0]) > 294_247:
         return Cell(None, US_END, "bad_value")
     text = sent.value.removesuffix(" BC")
@@ -345,10 +356,18 @@ def hstore_json(text: str) -> Shown:
 # Declared types
 
 
+def no_number(sent: Sent) -> Cell:
+    if sent.mode["decimal"] == "precise":
+        return Cell(None, NAN_LOST)
+    if sent.mode.lake.get("infinity") == "reject":
+        return Cell(None, f"no number: rejected, {BY_POLICY}", "bad_value")
+    return Cell(None, f"no number: null, {BY_POLICY}")
+
+
 def declared_decimal(precision: int, scale: int) -> Rule:
     def made(sent: Sent) -> Cell:
         if sent.value in SPECIAL:
-            return Cell(None, NAN_LOST)
+            return no_number(sent)
         with localcontext(prec=200):
             value = Decimal(sent.value)
             fits = value == value.quantize(Decimal(1).scaleb(-scale)) and abs(value) < Decimal(10) ** (precision - scale)
