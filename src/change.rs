@@ -5,6 +5,8 @@ use std::sync::Arc;
 use arrow_schema::{DataType, Field, Fields, Schema, TimeUnit};
 use serde::{Deserialize, Serialize};
 
+use crate::lineage::same_name;
+
 /// What happened to the row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Op {
@@ -128,6 +130,25 @@ impl ColumnType {
                 ]);
                 DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entry), false)), false)
             }
+        }
+    }
+}
+
+impl ColumnType {
+    /// Whether one column can hold the values of both by Iceberg's promotions alone: int and long, float and double, decimals of one
+    /// scale; lists, maps and structs (which may have fields that the other lacks) by their parts.
+    pub fn is_kin(&self, other: &ColumnType) -> bool {
+        use ColumnType as T;
+        match (self, other) {
+            (T::Int | T::Long, T::Int | T::Long) | (T::Float | T::Double, T::Float | T::Double) => true,
+            (T::Decimal { scale: a, .. }, T::Decimal { scale: b, .. }) => a == b,
+            (T::List(a), T::List(b)) | (T::Map(a), T::Map(b)) => a.is_kin(b),
+            (T::Struct(a), T::Struct(b)) => a.iter().all(|column| {
+                let twin = b.iter().find(|c| c.name == column.name);
+                let twin = twin.or_else(|| b.iter().find(|c| same_name(&c.name, &column.name)));
+                twin.is_none_or(|twin| column.column_type.is_kin(&twin.column_type))
+            }),
+            (a, b) => a == b,
         }
     }
 }

@@ -1,13 +1,14 @@
 //! firn brings database changes from Kafka into Apache Iceberg, exactly once.
 //!
 //! # Layout
-//! - [`position`], [`record`], [`change`], [`batch`], [`letter`]: the words. Pure types, no clients.
+//! - [`position`], [`record`], [`change`], [`lineage`], [`batch`], [`letter`]: the words. Pure types, no clients.
 //! - [`config`]: what a person sets. [`cli`]: what a person types. [`serve`], [`logging`]: what a running process shows.
 //! - [`catalogs`]: from the configuration to a catalog. [`registry`]: schemas by id.
 
 pub mod batch;
 pub mod change;
 pub mod letter;
+pub mod lineage;
 pub mod position;
 pub mod record;
 

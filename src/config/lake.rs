@@ -10,6 +10,7 @@ use super::layout::{PartitionBy, SortBy};
 use super::naming::{Glob, Selection, TopicParts, render, whole};
 use super::table::{Format, TableConfig};
 use crate::change::{Column, DeleteImage, Infinity, Mode};
+use crate::lineage::{DroppedColumn, TypeChange};
 
 /// `[lake]`: the selection of topics, the defaults of every table, and what single tables do differently.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -53,6 +54,10 @@ pub struct LakeConfig {
     pub origin_columns: bool,
     /// What an append table keeps of a deleted row.
     pub delete_image: DeleteImage,
+    /// For values whose type the column can't be promoted to.
+    pub on_type_change: TypeChange,
+    /// For columns that the source has dropped.
+    pub on_dropped_column: DroppedColumn,
     /// Snapshots that the writer itself keeps.
     pub max_snapshots: usize,
     /// Iceberg table properties set at creation.
@@ -104,6 +109,10 @@ pub struct TableRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delete_image: Option<DeleteImage>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_type_change: Option<TypeChange>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_dropped_column: Option<DroppedColumn>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_snapshots: Option<usize>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub properties: BTreeMap<String, String>,
@@ -132,6 +141,8 @@ impl Default for LakeConfig {
             infinity: Infinity::default(),
             origin_columns: true,
             delete_image: DeleteImage::default(),
+            on_type_change: TypeChange::default(),
+            on_dropped_column: DroppedColumn::default(),
             max_snapshots: 500,
             properties: BTreeMap::new(),
             tables: Vec::new(),
@@ -175,6 +186,8 @@ impl LakeConfig {
             infinity: rule.infinity.unwrap_or(self.infinity),
             origin_columns: rule.origin_columns.unwrap_or(self.origin_columns),
             delete_image: rule.delete_image.unwrap_or(self.delete_image),
+            on_type_change: rule.on_type_change.unwrap_or(self.on_type_change),
+            on_dropped_column: rule.on_dropped_column.unwrap_or(self.on_dropped_column),
             max_snapshots: rule.max_snapshots.unwrap_or(self.max_snapshots),
             properties,
         }

@@ -10,6 +10,7 @@ use super::error::Problem;
 use super::layout::{PartitionBy, SortBy};
 use super::naming::check_template;
 use crate::change::{Column, DeleteImage, Infinity, Mode, origin, origin_columns};
+use crate::lineage::{DroppedColumn, TypeChange};
 
 /// What a topic's messages look like. Whether they are JSON or Avro is seen by their first byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -48,6 +49,8 @@ pub struct TableConfig {
     pub infinity: Infinity,
     pub origin_columns: bool,
     pub delete_image: DeleteImage,
+    pub on_type_change: TypeChange,
+    pub on_dropped_column: DroppedColumn,
     pub encodings: BTreeMap<String, Encoding>,
     pub max_snapshots: usize,
     pub properties: BTreeMap<String, String>,

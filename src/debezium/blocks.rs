@@ -3,8 +3,8 @@
 use super::connect::{Block, parse_block};
 use super::cursor::Cursor;
 use super::fault::{Fallible, not_json};
+use super::fitted::Fitted;
 use super::object::ObjectReader;
-use super::plan::Fitted;
 
 /// Blocks kept. One topic needs one, two around a schema change; a table fed by many topics needs one for each.
 const MAX_BLOCKS: usize = 32;

@@ -18,6 +18,7 @@ use super::source::{Position, SourceReader};
 use super::value::Notes;
 use crate::batch::ChangeBatch;
 use crate::change::{Column, DeleteImage, Infinity, Mode, Op, RowSchema};
+use crate::lineage::Lineage;
 use crate::record::Record;
 
 /// How the records of one table are decoded.
@@ -62,7 +63,7 @@ struct Readers<'d> {
 
 impl KnownBlock {
     fn readers(&mut self) -> Readers<'_> {
-        let reader = self.fitted.reader.as_ref().ok();
+        let reader = self.fitted.row_reader().ok();
         match self.block {
             Block::Row(_) => Readers { row: reader, flat: None },
             Block::Plain(_) => Readers { row: None, flat: reader },
@@ -87,6 +88,7 @@ pub struct Decoder {
     inference: Inference,
     unavailable_rows: u64,
     infinite_rows: u64,
+    pub(super) asking_lsn: Option<i64>,
 }
 
 impl Decoder {
@@ -105,6 +107,7 @@ impl Decoder {
             inference: Inference::default(),
             unavailable_rows: 0,
             infinite_rows: 0,
+            asking_lsn: None,
         }
     }
 
@@ -115,7 +118,15 @@ impl Decoder {
     /// When rows of another schema are still to be taken with [`Decoder::finish`]; when two columns have one name; when a key is
     /// needed and the table has none.
     pub fn set_schema(&mut self, table: &RowSchema) -> Result<(), String> {
-        let same = self.table.as_ref().is_some_and(|t| t.schema == *table);
+        self.set_table(table, &Lineage::default())
+    }
+
+    /// [`set_schema`](Self::set_schema) for a table that remembers how its columns came from the source's.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn set_table(&mut self, table: &RowSchema, lineage: &Lineage) -> Result<(), String> {
+        let same = self.table.as_ref().is_some_and(|t| t.schema == *table && t.lineage == *lineage);
         if !same {
             if self.rows() > 0 {
                 return Err(format!("{} rows of the former schema are pending: finish them first", self.rows()));
@@ -123,7 +134,7 @@ impl Decoder {
             let keys = self.key_indices(table)?;
             check(table)?;
             self.rows = Some(Rows::new(table, keys.clone()));
-            self.table = Some(Table::new(table.clone(), keys, &self.options));
+            self.table = Some(Table::new(table.clone(), lineage.clone(), keys, &self.options));
             self.notes.forget_unknown();
         }
         self.tables_set += 1;
@@ -206,10 +217,14 @@ impl Decoder {
             return self.tombstone(record);
         }
         if message.has_block {
-            self.fit_block();
+            self.fit_block(&message, record)?;
         }
+        let mut lacks = false;
         let readers = match (message.has_block, &self.table) {
-            (true, _) => self.values.latest().map(KnownBlock::readers).unwrap_or_default(),
+            (true, _) => self.values.latest().map(|known| {
+                lacks = known.fitted.lacks_columns();
+                known.readers()
+            }).unwrap_or_default(),
             (false, Some(table)) => Readers { row: Some(&table.bare), flat: Some(&table.bare_flat) },
             (false, None) => Readers::default(),
         };
@@ -255,6 +270,10 @@ impl Decoder {
                 return Err(reject(reason::INCOMPATIBLE_SCHEMA, how));
             }
         }
+        if lacks && envelope.position.lsn > table.lineage.newest {
+            rows.take_back();
+            return self.ask(record, &message, &envelope);
+        }
         let mut key = KeySide {
             options: &self.options,
             table,
@@ -277,19 +296,27 @@ impl Decoder {
     }
 
     /// Makes the reader of the latest block for the table that is set, if that was not done yet.
-    fn fit_block(&mut self) {
-        let (Some(known), Some(table)) = (self.values.latest(), &self.table) else { return };
-        known.fitted.fit(self.tables_set, || match &known.block {
-            Block::Row(fields) => table.row_reader(fields, &self.options),
-            Block::Plain(fields) => {
-                table.flat_members(fields, &self.options).map(|members| ObjectReader::new(members, Unknown::Noted))
-            }
-        });
+    fn fit_block(&mut self, message: &Message<'_>, record: &Record<'_>) -> Fallible<()> {
+        let (Some(known), Some(table)) = (self.values.latest(), &self.table) else { return Ok(()) };
+        let (Block::Row(fields) | Block::Plain(fields)) = &known.block;
+        let is_flat = matches!(known.block, Block::Plain(_));
+        let make = |fields: &[SourceField]| match is_flat {
+            false => table.row_reader(fields, &self.options),
+            true => table.flat_members(fields, &self.options).map(|members| ObjectReader::new(members, Unknown::Noted)),
+        };
+        known.fitted.fit_row(self.tables_set, table, fields, make);
+        if known.fitted.needs_position() {
+            let mut payload = message.payload.clone();
+            let scanned = scan(&mut payload, &mut self.source, self.options.format, record, Cursor::skip)?;
+            known.fitted.choose(scanned.position.lsn, fields, make);
+        }
+        Ok(())
     }
 
     /// What to answer to a row that no reader fits.
     #[cold]
     fn ask(&mut self, record: &Record<'_>, message: &Message<'_>, envelope: &Envelope<Cursor<'_>>) -> Fallible<Pushed> {
+        self.asking_lsn = envelope.position.lsn.filter(|_| message.has_block);
         let key = self.key_fields(record)?;
         if !message.has_block {
             if self.options.infers() {
@@ -388,6 +415,11 @@ impl Decoder {
             rows.rekeyed();
         }
         Ok(Pushed::Row(Op::Delete))
+    }
+
+    /// Where in the source's log the record stands that was answered with `NeedsSchema` last; none where it did not tell its columns.
+    pub fn asking_lsn(&self) -> Option<i64> {
+        self.asking_lsn
     }
 
     pub(super) fn count_notes(&mut self) {

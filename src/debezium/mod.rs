@@ -7,7 +7,8 @@
 //! - [`decoder`]: the only way in.
 //! - `cursor`: JSON. `avro`: Avro. `envelope`, `source`: the envelope around a row. `flat`: rows without one. `blocks`, `connect`: schema blocks. `key`: record keys.
 //! - `images`: from images and key to a row. `unavailable`: what stands for values that were not sent.
-//! - `plan`: which field goes where. `infer`: types where nothing else tells them. `reader`, `object`, `value`: how it gets there. `columns`, `rows`: where it ends.
+//! - `plan`: which field goes where. `fitted`: the plan of a writer's records, older ones too. `infer`: types where nothing else tells
+//!   them. `reader`, `object`, `value`: how it gets there. `columns`, `rows`: where it ends.
 //! - `time`, `decimal`: conversions. `fault`: why a record was rejected.
 //!
 //! Must not know: Kafka's client, Iceberg, the configuration file.
@@ -21,6 +22,7 @@ mod decimal;
 pub mod decoder;
 mod envelope;
 mod fault;
+mod fitted;
 mod flat;
 mod images;
 mod infer;

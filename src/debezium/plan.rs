@@ -2,16 +2,17 @@
 
 use super::connect::SourceField;
 use super::decoder::DecodeOptions;
-use super::fault::{Fallible, reason, reject};
 use super::flat;
 use super::object::{Member, NOWHERE, ObjectReader, Unknown};
 use super::reader::{Fit, Reader, Wire, any_reader, reader};
 use crate::change::{Column, ColumnType, RowSchema, origin, origin_columns};
+use crate::lineage::{Lineage, same_name};
 
 /// The table that rows are made for.
 #[derive(Debug)]
 pub(super) struct Table {
     pub schema: RowSchema,
+    pub lineage: Lineage,
     /// The key columns: declared, or as flagged.
     pub keys: Vec<usize>,
     key_names: Vec<String>,
@@ -24,14 +25,16 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(schema: RowSchema, keys: Vec<usize>, options: &DecodeOptions) -> Self {
+    pub(super) fn new(schema: RowSchema, lineage: Lineage, keys: Vec<usize>, options: &DecodeOptions) -> Self {
         let member = |at: usize, column: &Column| Member {
             name: column.name.clone(),
             column: at,
             key: keys.contains(&at),
             reader: any_reader(&column.column_type, options.wire_of(&column.name)),
         };
-        let source = || schema.columns.iter().enumerate().filter(|(_, c)| !is_origin(&c.name));
+        // Without a schema block a value has no type that could lead to a later version of its column.
+        let of_source = |name: &str| !is_origin(name) && !lineage.versions.contains_key(name);
+        let source = || schema.columns.iter().enumerate().filter(|(_, c)| of_source(&c.name));
         let all = || source().map(|(at, c)| member(at, c));
         let flat = all().chain(flat::usual_names().map(|name| nowhere(&name)));
         let key = source()
@@ -42,16 +45,56 @@ impl Table {
             (ObjectReader::new(all().collect(), Unknown::Noted), ObjectReader::new(flat.collect(), Unknown::Noted));
         let bare_key = ObjectReader::new(key, Unknown::Skipped);
         let key_names = keys.iter().filter_map(|at| schema.columns.get(*at)).map(|c| c.name.clone()).collect();
-        Self { schema, keys, key_names, bare, bare_flat, bare_key }
+        Self { schema, lineage, keys, key_names, bare, bare_flat, bare_key }
     }
 
-    /// The source column that takes the field `name`: of the same name, or of the folded one.
+    /// The column of the field `name`: of the same name, or of the folded one.
     pub(super) fn column_of(&self, name: &str) -> Option<usize> {
-        let found = self.schema.index_of(name).or_else(|| {
-            let folded = name.to_lowercase();
-            self.schema.columns.iter().position(|c| c.name.to_lowercase() == folded)
-        })?;
+        let own = |c: &Column| !self.lineage.versions.contains_key(&c.name);
+        let place = |is: &dyn Fn(&Column) -> bool| self.schema.columns.iter().position(|c| own(c) && is(c));
+        let found = place(&|c| c.name == name).or_else(|| place(&|c| same_name(&c.name, name)))?;
         (!is_origin(name)).then_some(found)
+    }
+
+    /// The columns for the field `name`: its own, then those made when its type changed, oldest first.
+    fn versions_of(&self, name: &str) -> Vec<usize> {
+        let later = self
+            .schema
+            .columns
+            .iter()
+            .enumerate()
+            .filter(|(_, c)| self.lineage.versions.get(&c.name).is_some_and(|source| same_name(source, name)));
+        self.column_of(name).into_iter().chain(later.map(|(at, _)| at)).collect()
+    }
+
+    /// The column that holds a field's values as it is, and how they are read. The first whose type is of the field's kin (it alone,
+    /// so that a value's column is a matter of its type); where there is none, the first that holds them without loss.
+    fn place(&self, field: &SourceField, options: &DecodeOptions) -> Option<(usize, Reader)> {
+        let fit = options.fit_of(&field.name);
+        let type_of = |at: usize| self.schema.columns.get(at).map(|c| &c.column_type);
+        let versions = self.versions_of(&field.name);
+        let holder = |at: usize| reader(&field.encoding, type_of(at)?, fit).map(|reader| (at, reader));
+        let is_kin = |at: &usize| type_of(*at).is_some_and(|t| field.natural.is_kin(t));
+        match versions.iter().copied().find(is_kin).filter(|_| fit == Fit::Promotion) {
+            Some(at) => holder(at),
+            None => versions.into_iter().find_map(holder),
+        }
+    }
+
+    /// Whether the source has dropped a column that is to be dropped here: none of these fields is its own.
+    pub(super) fn lacks_columns(&self, fields: &[SourceField]) -> bool {
+        self.lineage.droppable.iter().any(|column| {
+            let source = self.lineage.source_of(column);
+            fields.iter().all(|f| !same_name(&f.name, source))
+        })
+    }
+
+    /// Where in the source's log records must stand at least for a field to be the column that the table means, for those of the
+    /// fields of which not all do; by their places in `fields`.
+    pub(super) fn valid_from(&self, fields: &[SourceField]) -> Vec<(usize, i64)> {
+        let from = |f: &SourceField| self.lineage.valid_from(&f.name, !self.versions_of(&f.name).is_empty());
+        let of_source = fields.iter().enumerate().filter(|(_, f)| flat::added(&f.name).is_none());
+        of_source.filter_map(|(at, f)| Some((at, from(f)?))).collect()
     }
 
     /// How rows with these fields are read into the table, or the sentence that says which field does not fit.
@@ -98,12 +141,18 @@ impl Table {
 
     fn member(&self, field: &SourceField, options: &DecodeOptions) -> Result<Member, String> {
         let name = &field.name;
-        let at = self.column_of(name).ok_or_else(|| format!("column {name}: the table has none of this name"))?;
-        let column = self.schema.columns.get(at).ok_or_else(|| format!("column {name}: not in the table"))?;
-        let reader = reader(&field.encoding, &column.column_type, options.fit_of(name)).ok_or_else(|| {
-            format!("column {name}: the record has {}, the table {}", field.natural, column.column_type)
-        })?;
-        Ok(Member { name: name.clone(), column: at, key: self.keys.contains(&at), reader })
+        if let Some((at, reader)) = self.place(field, options) {
+            return Ok(Member { name: name.clone(), column: at, key: self.keys.contains(&at), reader });
+        }
+        let types: Vec<String> = self
+            .versions_of(name)
+            .into_iter()
+            .filter_map(|at| self.schema.columns.get(at).map(|c| c.column_type.to_string()))
+            .collect();
+        Err(match types.is_empty() {
+            true => format!("column {name}: the table has none of this name"),
+            false => format!("column {name}: the record has {}, the table {}", field.natural, types.join(" and ")),
+        })
     }
 
     /// The key column's name, where the key is one column.
@@ -123,47 +172,6 @@ impl Table {
         let mut count = 0;
         let all_known = names.inspect(|_| count += 1).all(|name| self.is_key_column(name));
         all_known && count == self.keys.len()
-    }
-}
-
-/// What reads a writer's records into the table that is set, or the sentence that says what does not fit.
-#[derive(Debug)]
-pub(super) struct Fitted<R> {
-    pub reader: Result<R, String>,
-    /// The number of the table that the reader was made for.
-    built_for: Option<u64>,
-    /// The number of the table that was set when a better one was asked for.
-    asked_at: Option<u64>,
-}
-
-impl<R> Default for Fitted<R> {
-    fn default() -> Self {
-        Self { reader: Err(String::new()), built_for: None, asked_at: None }
-    }
-}
-
-impl<R> Fitted<R> {
-    /// Makes the reader for the table that was set as number `tables_set`, if that was not done yet.
-    #[inline]
-    pub(super) fn fit(&mut self, tables_set: u64, make: impl FnOnce() -> Result<R, String>) {
-        if self.built_for != Some(tables_set) {
-            self.reader = make();
-            self.built_for = Some(tables_set);
-        }
-    }
-
-    /// Notes that a better table is asked for.
-    ///
-    /// # Errors
-    /// `incompatible_schema` when one was asked for before, and the one that came does not fit either.
-    pub(super) fn ask(&mut self, tables_set: u64) -> Fallible<()> {
-        if self.asked_at.is_some_and(|asked| asked < tables_set)
-            && let Err(why) = &self.reader
-        {
-            return Err(reject(reason::INCOMPATIBLE_SCHEMA, why.clone()));
-        }
-        self.asked_at = Some(tables_set);
-        Ok(())
     }
 }
 
@@ -212,9 +220,8 @@ impl DecodeOptions {
         let columns = only_in_key.chain(fields).map(|field| {
             let held = || {
                 let table = table?;
-                let column = table.schema.columns.get(table.column_of(&field.name)?)?;
-                reader(&field.encoding, &column.column_type, Fit::Promotion)?;
-                Some(column.column_type.clone())
+                let (at, _) = table.place(field, self)?;
+                table.schema.columns.get(at).map(|c| c.column_type.clone())
             };
             let declared = self.declared_type(&field.name).map(|c| c.column_type.clone());
             Column {

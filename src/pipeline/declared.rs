@@ -1,14 +1,14 @@
 //! Columns that the configuration declares, in a table that is there already: it is made to fit them before the first record.
 
 use crate::change::{Column, RowSchema};
-use crate::sink::lake::LakeTable;
+use crate::sink::lake::{LakeTable, TableColumns};
 
 /// Adds declared columns that the table lacks, and widens those that may be widened. Answers the table's columns; `None` where there
 /// is no table yet.
-pub async fn agree(lake: &LakeTable, declared: &[Column]) -> Option<RowSchema> {
-    let table = lake.schema().await?;
-    let Some(wanted) = wanted(&table, declared) else { return Some(table) };
-    match lake.ensure_schema(&wanted).await {
+pub async fn agree(lake: &LakeTable, declared: &[Column]) -> Option<TableColumns> {
+    let table = lake.columns()?;
+    let Some(wanted) = wanted(table.rows(), declared) else { return Some(table) };
+    match lake.agree(&wanted, None).await {
         Ok(table) => Some(table),
         Err(e) => {
             // Records are still read into the table as it is.

@@ -17,9 +17,10 @@ use super::share::Share;
 use super::tables::{TableHandle, epoch_ms};
 use crate::change::RowSchema;
 use crate::debezium::{Decoder, Pushed, schema_id};
+use crate::lineage::{Asker, TypeChange};
 use crate::position::{Span, TopicPartition};
 use crate::record::{Record, Rejected};
-use crate::sink::lake::Stager;
+use crate::sink::lake::{LakeError, Stager, TableColumns};
 use crate::source::kafka::{Assigned, KafkaSource};
 
 /// Rows that a decoder collects before they go to the stager: large enough to make vectors worth it, small enough that a
@@ -50,8 +51,8 @@ pub struct Feed {
     /// [`FLUSH_ROWS`], or fewer where a commit takes fewer.
     flush_rows: usize,
     stager: Option<Stager>,
-    /// Whether the table exists, so that a position can be committed.
-    has_table: bool,
+    /// What rows are made for; none until the table exists, so that a position can be committed.
+    columns: Option<TableColumns>,
     /// The epoch of the open part.
     epoch: Option<u64>,
     places: Places,
@@ -80,11 +81,10 @@ pub struct Feed {
 impl Feed {
     pub fn new(handle: Arc<TableHandle>, runtime: Handle, worker: usize) -> Self {
         let options = handle.decode_options();
-        let schema = runtime.block_on(declared::agree(&handle.lake, &options.declared));
+        let columns = runtime.block_on(declared::agree(&handle.lake, &options.declared));
         let mut decoder = Decoder::new(options);
-        let has_table = schema.is_some();
-        if let Some(schema) = schema
-            && let Err(e) = decoder.set_schema(&schema)
+        if let Some(columns) = &columns
+            && let Err(e) = decoder.set_table(columns.rows(), columns.lineage())
         {
             tracing::warn!(table = %handle.name, "{e}");
         }
@@ -96,7 +96,7 @@ impl Feed {
             worker,
             decoder,
             stager: None,
-            has_table,
+            columns,
             epoch: None,
             topic_id: None,
             partition_count: None,
@@ -225,12 +225,12 @@ impl Feed {
             schema_id: schema_id(record),
             ..Rejected::new(record, reason, detail, epoch_ms())
         };
-        let table = self.runtime.block_on(self.handle.lake.schema());
-        self.rejects.push(letter, self.decoder.rows(), table.as_ref(), || self.handle.decode_options());
+        let table = self.columns.as_ref().map(TableColumns::rows);
+        self.rejects.push(letter, self.decoder.rows(), table, || self.handle.decode_options());
     }
 
     /// Makes the table fit the record's schema; what was collected under the old one is handed over first.
-    fn adopt(&mut self, schema: &RowSchema) -> bool {
+    fn adopt(&mut self, record: &Record<'_>, schema: &RowSchema) -> bool {
         if self.decoder.rows() > 0 || self.stager.is_some() {
             if let Some(epoch) = self.epoch {
                 self.handle.epochs.end(epoch);
@@ -238,27 +238,31 @@ impl Feed {
             self.close_part();
             self.epoch = Some(self.handle.epochs.join(self.handle.now_ms()));
         }
-        match self.runtime.block_on(self.handle.lake.ensure_schema(schema)) {
-            Ok(table) => match self.decoder.set_schema(&table) {
-                Ok(()) => {
-                    self.has_table = true;
-                    self.warn_of_inferred();
-                    true
-                }
-                Err(reason) => {
-                    self.stop(&reason);
-                    false
-                }
-            },
+        let asker = Asker { origin: record.origin(), lsn: self.decoder.asking_lsn() };
+        let columns = match self.runtime.block_on(self.handle.lake.agree(schema, Some(&asker))) {
+            Ok(columns) => Some(columns),
+            // As they are: asked once, the decoder rejects what does not fit them.
+            Err(LakeError::Incompatible { .. }) if self.handle.type_change() == TypeChange::DeadLetters => {
+                self.handle.lake.columns()
+            }
             Err(e) if e.is_transient() => {
                 self.suspend(&e.to_string());
-                false
+                return false;
             }
             Err(e) => {
-                self.stop(&e.to_string());
-                false
+                self.stop(&format!("{e} (asked for by {})", asker.origin));
+                return false;
             }
-        }
+        };
+        let set = columns.map_or(Ok(()), |columns| self.set_columns(columns));
+        self.warn_of_inferred();
+        set.map_err(|reason| self.stop(&reason)).is_ok()
+    }
+
+    fn set_columns(&mut self, columns: TableColumns) -> Result<(), String> {
+        self.decoder.set_table(columns.rows(), columns.lineage())?;
+        self.columns = Some(columns);
+        Ok(())
     }
 
     fn warn_of_inferred(&mut self) {
@@ -306,7 +310,11 @@ impl Feed {
 
     fn ensure_stager(&mut self) -> Result<(), String> {
         if self.stager.is_none() {
-            self.stager = Some(self.handle.lake.stager().map_err(|e| e.to_string())?);
+            let stager = match &self.columns {
+                Some(columns) => self.handle.lake.stager_for(columns),
+                None => self.handle.lake.stager(),
+            };
+            self.stager = Some(stager.map_err(|e| e.to_string())?);
         }
         Ok(())
     }
@@ -350,7 +358,7 @@ impl Feed {
             return;
         }
         // Only skipped or rejected records and no table yet: the position can wait, nothing is lost by reading them again.
-        if self.stager.is_none() && !self.has_table {
+        if self.stager.is_none() && self.columns.is_none() {
             return self.write_letters();
         }
         let staged = match self.ensure_stager() {
@@ -483,9 +491,8 @@ impl Feed {
             self.runtime.block_on(self.handle.lake.checkpoint()).map_err(|e| e.to_string())?.unwrap_or_default();
         // A new one, for what the old one asked the table for may never have been answered.
         self.decoder = Decoder::new(self.handle.decode_options());
-        if let Some(schema) = self.runtime.block_on(self.handle.lake.schema()) {
-            self.decoder.set_schema(&schema)?;
-            self.has_table = true;
+        if let Some(columns) = self.handle.lake.columns() {
+            self.set_columns(columns)?;
         }
         self.places.restart(&checkpoint);
         self.suspended_until = None;

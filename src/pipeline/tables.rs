@@ -18,6 +18,7 @@ use super::wiring::{decode_options, table_spec};
 use super::writer_schemas::WriterSchemas;
 use crate::config::{Config, Start as StartAt, TableConfig};
 use crate::debezium::DecodeOptions;
+use crate::lineage::TypeChange;
 use crate::position::{Checkpoint, TopicPartition, TopicPosition};
 use crate::serve::{ConsumerState, LastCommit, LastError, Status, TableState};
 use crate::sink::lake::{Committed, LakeTable};
@@ -61,6 +62,10 @@ pub struct TableHandle {
 impl TableHandle {
     pub fn decode_options(&self) -> DecodeOptions {
         decode_options(&self.config)
+    }
+
+    pub fn type_change(&self) -> TypeChange {
+        self.config.on_type_change
     }
 
     pub fn own(&self, at: &TopicPartition) {

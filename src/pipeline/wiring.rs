@@ -7,6 +7,7 @@ use firn_catalog::Retention;
 use crate::change::Mode;
 use crate::config::{Config, Encoding, Format, TableConfig};
 use crate::debezium::{self, DecodeOptions, Unit, Wire};
+use crate::lineage::{DroppedColumn, TypeChange};
 use crate::sink::lake::TableSpec;
 use crate::source::kafka::{SourceError, TopicListing};
 
@@ -59,6 +60,8 @@ pub(super) fn table_spec(config: &TableConfig) -> TableSpec {
         target_file_bytes: config.target_file_bytes,
         zstd_level: ZSTD_LEVEL,
         origin_columns: config.origin_columns,
+        type_change: config.on_type_change,
+        dropped_column: config.on_dropped_column,
     }
 }
 
@@ -77,6 +80,8 @@ pub(super) fn dead_letter_spec(config: &Config) -> TableSpec {
         target_file_bytes: config.lake.target_file_bytes,
         zstd_level: 3,
         origin_columns: false,
+        type_change: TypeChange::default(),
+        dropped_column: DroppedColumn::default(),
     }
 }
 

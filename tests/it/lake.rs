@@ -162,8 +162,8 @@ async fn columns_that_do_not_fit_and_another_mode_are_refused_by_name() {
     assert!(matches!(e, LakeError::Incompatible { .. }));
     assert_eq!(
         e.to_string(),
-        "table db.t, column v: the records have date, the table has string: cast it in a transform, rename it, or write to \
-         another table"
+        "table db.t, column v: the records have date, the table has string, and no promotion leads there: choose on_type_change = \
+         \"new_column\" or \"dead_letters\", or write to another table"
     );
     let e = LakeTable::open(Arc::new(catalog.clone()), spec(Mode::Upsert), Handle::current()).await.unwrap_err();
     assert!(e.to_string().contains("mode append"), "{e}");

@@ -18,6 +18,8 @@ struct Past {
     parent_id: Option<i64>,
     at_ms: i64,
     operation: String,
+    /// The columns that its rows were written under: `firn table show` tells what changed with each.
+    schema_id: Option<i32>,
     /// Whether firn made it.
     firn: bool,
     /// Whether the current table descends from it; not so after a rollback.
@@ -32,7 +34,8 @@ struct Past {
 
 pub(super) fn run(table: &Table, limit: usize, output: Output) -> Result<(), Failure> {
     let past = past(table.metadata(), limit);
-    let mut grid = Grid::new(["at", "snapshot", "operation", "by", "rows", "deletes", "files", "removed", "state"]);
+    let mut grid =
+        Grid::new(["at", "snapshot", "operation", "by", "schema", "rows", "deletes", "files", "removed", "state"]);
     for s in &past {
         let current = table.metadata().current_snapshot_id() == Some(s.snapshot_id);
         let state = match (current, s.ancestor) {
@@ -45,6 +48,7 @@ pub(super) fn run(table: &Table, limit: usize, output: Output) -> Result<(), Fai
             s.snapshot_id.to_string(),
             s.operation.clone(),
             if s.firn { "firn" } else { "other" }.to_owned(),
+            s.schema_id.map_or_else(String::new, |id| id.to_string()),
             s.added_rows.to_string(),
             s.added_deletes.to_string(),
             s.added_files.to_string(),
@@ -75,6 +79,7 @@ fn past(metadata: &TableMetadata, limit: usize) -> Vec<Past> {
                 parent_id: s.parent_snapshot_id(),
                 at_ms: s.timestamp_ms(),
                 operation: s.summary().operation.as_str().to_owned(),
+                schema_id: s.schema_id(),
                 firn: summary.contains_key(CHECKPOINT),
                 ancestor: ancestors.contains(&s.snapshot_id()),
                 added_rows: number("added-records"),

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::super::{Failure, Output, print};
 use super::utc;
 use crate::position::Checkpoint;
-use crate::sink::lake::CHECKPOINT;
+use crate::sink::lake::{CHECKPOINT, COLUMNS, SCHEMA_HISTORY, SchemaChange, schema_history};
 
 /// What the current snapshot's summary says of the table's size.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -62,6 +62,9 @@ struct Shown {
     /// The next offset to read, by topic and partition.
     positions: BTreeMap<String, BTreeMap<i32, i64>>,
     generation: Option<u64>,
+    schema_id: i32,
+    /// Changes of the columns, oldest first.
+    schema_history: Vec<SchemaChange>,
     properties: BTreeMap<String, String>,
 }
 
@@ -132,6 +135,8 @@ fn shown(table: &Table) -> Shown {
             .map(|(t, p)| (t.clone(), p.partitions.iter().map(|(n, at)| (*n, at.next)).collect()))
             .collect(),
         generation: checkpoint.as_ref().map(|c| c.generation),
+        schema_id: metadata.current_schema_id(),
+        schema_history: schema_history(metadata.properties()),
         properties: metadata.properties().iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
     }
 }
@@ -175,8 +180,19 @@ fn text(t: &Shown) -> String {
             line("", &format!("{topic}/{partition}  {next}"));
         }
     }
+    line("schemas", if t.schema_history.is_empty() { "none that firn made" } else { "(newest first)" });
+    for change in t.schema_history.iter().rev() {
+        let current = if change.schema_id == t.schema_id { " (current)" } else { "" };
+        let asked = change.record.as_ref().map_or_else(String::new, |record| format!(" for {record}"));
+        line("", &format!("{}{current}  {}{asked}", change.schema_id, utc(change.at_ms)));
+        for what in &change.changes {
+            line("", &format!("    {what}"));
+        }
+    }
     line("properties", "");
-    for (name, value) in t.properties.iter().filter(|(name, _)| *name != CHECKPOINT) {
+    // These stand above, in words.
+    let told = [CHECKPOINT, COLUMNS, SCHEMA_HISTORY];
+    for (name, value) in t.properties.iter().filter(|(name, _)| !told.contains(&name.as_str())) {
         line("", &format!("{name} = {value}"));
     }
     out

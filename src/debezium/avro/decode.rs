@@ -6,10 +6,10 @@ use super::super::connect::{Block, SourceField};
 use super::super::decoder::{Decoder, Pushed};
 use super::super::envelope::Kind;
 use super::super::fault::{Fallible, reason, reject};
+use super::super::fitted::Fitted;
 use super::super::images::{Image, Images};
 use super::super::key::KeySide;
 use super::super::object::{ObjectReader, Take, Unknown};
-use super::super::plan::Fitted;
 use super::super::rows::Rows;
 use super::super::value::Notes;
 use super::cursor::Cursor;
@@ -97,10 +97,11 @@ impl Decoder {
             cursor.end()?;
             return self.tombstone(record);
         }
-        self.fit_writer();
+        self.fit_writer(&cursor)?;
         let Some(plan) = self.avro.0.known.first() else { return Err(no_images()) };
         let (schema, envelope) = (&plan.writer.schema, &plan.writer.envelope);
-        let (Ok(images), Some(table), Some(rows)) = (&plan.fitted.reader, &self.table, &mut self.rows) else {
+        let lacks = plan.fitted.lacks_columns();
+        let (Ok(images), Some(table), Some(rows)) = (plan.fitted.row_reader(), &self.table, &mut self.rows) else {
             let image = envelope.after;
             let envelope = envelope.scan(schema, &mut cursor, |cursor| match image {
                 Some(image) => schema.skip(image, cursor, 0),
@@ -109,7 +110,7 @@ impl Decoder {
             cursor.end()?;
             return match envelope.kind {
                 Kind::Skip(skip) => Ok(Pushed::Skipped(skip)),
-                Kind::Row(_) => self.ask_of_writer(record),
+                Kind::Row(_) => self.ask_of_writer(record, envelope.position.lsn),
             };
         };
         let notes = &mut self.notes;
@@ -125,6 +126,10 @@ impl Decoder {
                 return Ok(Pushed::Skipped(skip));
             }
         };
+        if lacks && envelope.position.lsn > table.lineage.newest {
+            rows.take_back();
+            return self.ask_of_writer(record, envelope.position.lsn);
+        }
         let before = envelope.before.map(|cursor| AvroImage { schema, plan: &images.before, cursor });
         let mut key = KeySide {
             options: &self.options,
@@ -146,14 +151,17 @@ impl Decoder {
         Ok(pushed)
     }
 
-    /// Makes the plan of the latest writer for the table that is set, if that was not done yet.
-    fn fit_writer(&mut self) {
-        let (Some(plan), Some(table)) = (self.avro.0.latest(), &self.table) else { return };
+    /// Makes the plan of the latest writer for the table that is set, if that was not done yet, and chooses it for the row here.
+    fn fit_writer(&mut self, cursor: &Cursor<'_>) -> Fallible<()> {
+        let (Some(plan), Some(table)) = (self.avro.0.latest(), &self.table) else { return Ok(()) };
         let (writer, options) = (&plan.writer, &self.options);
-        plan.fitted.fit(self.tables_set, || {
-            let Block::Row(fields) = &writer.block else { return Err(NO_IMAGES.to_owned()) };
+        let Block::Row(fields) = &writer.block else {
+            plan.fitted.fit(self.tables_set, || Err(NO_IMAGES.to_owned()));
+            return Ok(());
+        };
+        let (schema, envelope) = (&writer.schema, &writer.envelope);
+        let make = |fields: &[SourceField]| {
             let members = table.row_members(fields, options)?;
-            let (schema, envelope) = (&writer.schema, &writer.envelope);
             let image = |record: Option<usize>, other: Option<usize>| {
                 ImagePlan::of_row(schema, record.or(other).ok_or(NO_IMAGES)?, &members)
             };
@@ -162,12 +170,23 @@ impl Decoder {
                 before: image(envelope.before, envelope.after)?,
                 like: ObjectReader::new(members.clone(), Unknown::Skipped),
             })
-        });
+        };
+        plan.fitted.fit_row(self.tables_set, table, fields, make);
+        if plan.fitted.needs_position() {
+            let image = envelope.after;
+            let scanned = envelope.scan(schema, &mut cursor.clone(), |cursor| match image {
+                Some(image) => schema.skip(image, cursor, 0),
+                None => Ok(()),
+            })?;
+            plan.fitted.choose(scanned.position.lsn, fields, make);
+        }
+        Ok(())
     }
 
     /// What to answer to a row that no plan fits.
     #[cold]
-    fn ask_of_writer(&mut self, record: &Record<'_>) -> Fallible<Pushed> {
+    fn ask_of_writer(&mut self, record: &Record<'_>, lsn: Option<i64>) -> Fallible<Pushed> {
+        self.asking_lsn = lsn;
         let key = self.key_fields(record)?;
         let Some(plan) = self.avro.0.latest() else { return Err(no_images()) };
         let Block::Row(fields) = &plan.writer.block else { return Err(no_images()) };

@@ -4,6 +4,7 @@ use crate::batch::ChangeBatch;
 use crate::change::{Mode, RowSchema};
 use crate::debezium::{DecodeOptions, Decoder, Pushed};
 use crate::letter::Letter;
+use crate::lineage::Asker;
 use crate::pipeline::declared;
 use crate::pipeline::keys::KeyReader;
 use crate::record::Record;
@@ -35,7 +36,7 @@ impl<'a> Reader<'a> {
     pub async fn new(lake: &'a LakeTable, options: &DecodeOptions) -> Result<Self, String> {
         let mut decoder = Decoder::new(options.clone());
         if let Some(table) = declared::agree(lake, &options.declared).await {
-            decoder.set_schema(&table)?;
+            decoder.set_table(table.rows(), table.lineage())?;
         }
         Ok(Self { lake, decoder, mode: options.mode })
     }
@@ -46,8 +47,9 @@ impl<'a> Reader<'a> {
         let rejected = |reason: &str, detail: String| Ok(Today::Rejected { reason: reason.to_owned(), detail });
         let mut pushed = self.decoder.push(record);
         if let Pushed::NeedsSchema(schema) = &pushed {
-            match self.lake.ensure_schema(schema).await {
-                Ok(table) => match self.decoder.set_schema(&table) {
+            let asker = Asker { origin: record.origin(), lsn: self.decoder.asking_lsn() };
+            match self.lake.agree(schema, Some(&asker)).await {
+                Ok(table) => match self.decoder.set_table(table.rows(), table.lineage()) {
                     Ok(()) => pushed = self.decoder.push(record),
                     Err(why) => return rejected("incompatible_schema", why),
                 },

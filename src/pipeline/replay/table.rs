@@ -202,11 +202,11 @@ impl TableReplay<'_> {
         unsaid: BTreeMap<TopicPartition, Vec<(usize, Sought)>>,
         verdicts: &mut [Verdict],
     ) -> Result<(), String> {
-        let Some(columns) = self.lake.schema().await.filter(|_| !unsaid.is_empty()) else { return Ok(()) };
+        let Some(columns) = self.lake.columns().filter(|_| !unsaid.is_empty()) else { return Ok(()) };
         let all = Choice { target: Some(self.name.to_owned()), ..Choice::default() };
         let all = self.letters.read(&all, Contents::Outside).await?;
         let all: HashMap<Origin, Status> = all.into_iter().map(|l| (l.origin, l.status)).collect();
-        let mut keys = LogKeys::new(self.lake, &columns, &self.options)?;
+        let mut keys = LogKeys::new(self.lake, columns.rows(), &self.options)?;
         for (at, sought) in unsaid {
             let (places, mut sought): (Vec<usize>, Vec<Sought>) = sought.into_iter().unzip();
             let told = seek(self.log, &at, &mut sought, &all, &mut keys).await;

@@ -7,6 +7,7 @@ use arrow_array::{Array, ArrayRef, ListArray, MapArray, RecordBatch, RecordBatch
 use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{ArrowError, DataType, FieldRef, Fields, SchemaRef};
 
+use crate::lineage::same_name;
 use crate::sink::lake::LakeError;
 
 /// Columns of incoming batches by name; worked out once per incoming schema.
@@ -67,10 +68,7 @@ impl Conform {
 }
 
 fn find(fields: &Fields, name: &str) -> Option<usize> {
-    fields
-        .iter()
-        .position(|f| f.name() == name)
-        .or_else(|| fields.iter().position(|f| f.name().eq_ignore_ascii_case(name)))
+    fields.iter().position(|f| f.name() == name).or_else(|| fields.iter().position(|f| same_name(f.name(), name)))
 }
 
 /// Nested types are rebuilt, because equality of Arrow types includes the field ids; plain types are cast, an overflow is an error.

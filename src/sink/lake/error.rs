@@ -10,8 +10,8 @@ pub enum LakeError {
     Settings { table: String, message: String },
     /// A column of the record can't be written to the table's column of that name.
     #[error(
-        "table {table}, column {column}: the records have {record_type}, the table has {table_type}: cast it in a transform, \
-         rename it, or write to another table"
+        "table {table}, column {column}: the records have {record_type}, the table has {table_type}, and no promotion leads \
+         there: choose on_type_change = \"new_column\" or \"dead_letters\", or write to another table"
     )]
     Incompatible { table: String, column: String, record_type: String, table_type: String },
     /// The batch does not fit the columns that were agreed upon.

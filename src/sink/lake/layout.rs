@@ -13,6 +13,8 @@ use parquet::file::properties::WriterProperties;
 
 use crate::change::Mode;
 use crate::change::{RowSchema, origin};
+use crate::lineage::Lineage;
+use crate::sink::lake::evolution::{Remembered, fixed};
 use crate::sink::lake::parquet_file::data_properties;
 use crate::sink::lake::{LakeError, TableSpec, schema};
 
@@ -27,12 +29,27 @@ pub(crate) struct Layout {
     /// `schema` in Arrow, with field ids.
     pub(crate) arrow: ArrowSchemaRef,
     pub(crate) rows: RowSchema,
+    pub(crate) lineage: Lineage,
     pub(crate) partition_spec: PartitionSpecRef,
     pub(crate) sort_order: SortOrderRef,
     /// Places of the key columns in `arrow`; empty in append mode.
     pub(crate) key: Vec<usize>,
     pub(crate) properties: WriterProperties,
     pub(crate) target_file_bytes: u64,
+}
+
+/// A table's columns as they were agreed upon: what rows are decoded for, and then staged under.
+#[derive(Clone, Debug)]
+pub struct TableColumns(pub(crate) Arc<Layout>);
+
+impl TableColumns {
+    pub fn rows(&self) -> &RowSchema {
+        &self.0.rows
+    }
+
+    pub fn lineage(&self) -> &Lineage {
+        &self.0.lineage
+    }
 }
 
 impl Layout {
@@ -69,8 +86,13 @@ impl Layout {
         for column in &mut rows.columns {
             column.key = key.iter().any(|i| fields[*i].name == column.name);
         }
+        let name = spec.to_string();
+        let mut fixed = fixed(metadata);
+        fixed.extend(key.iter().map(|i| fields[*i].id));
+        let lineage = Remembered::of(&name, metadata)?.lineage(&schema, &fixed, spec.dropped_column);
         Ok(Self {
-            table: spec.to_string(),
+            table: name,
+            lineage,
             file_io: table.file_io().clone(),
             data_location: data_location(metadata),
             arrow: Arc::new(schema_to_arrow_schema(&schema)?),
@@ -122,6 +144,23 @@ impl Layout {
             && now
                 .partition_spec_by_id(self.partition_spec.spec_id())
                 .is_some_and(|spec| spec.fields() == self.partition_spec.fields())
+    }
+}
+
+impl Layout {
+    /// Whether rows that stand up to `newest` in the source's log, and were made for these columns, tell that the source has dropped
+    /// one of the columns that the table got since: they are newer, and without it.
+    ///
+    /// # Errors
+    /// When what the table remembers can't be read.
+    pub(crate) fn tells_of_drops(&self, now: &TableMetadata, newest: Option<i64>) -> Result<bool, LakeError> {
+        if !self.lineage.drops {
+            return Ok(false);
+        }
+        let remembered = Remembered::of(&self.table, now)?;
+        let is_new =
+            |id: &i32| self.schema.field_by_id(*id).is_none() && now.current_schema().field_by_id(*id).is_some();
+        Ok(newest > remembered.lsn && remembered.source.iter().any(is_new))
     }
 }
 

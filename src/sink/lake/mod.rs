@@ -3,10 +3,12 @@
 //! Knows Iceberg and Parquet; knows nothing of Kafka's client, of Debezium, or of other sinks.
 //!
 //! # Layout
-//! - [`TableSpec`]: what a person chose for a table. [`LakeTable`]: one table of one process: columns, checkpoint, commits.
+//! - [`TableSpec`]: what a person chose for a table. [`LakeTable`]: one table of one process: checkpoint, commits; `agree`: its
+//!   columns.
 //! - [`Stager`] turns a worker's changes into [`Staged`] files: `conform` (columns into the table's shape), `split` (partitions),
 //!   `sorted_file`, `parquet_file` (encode and upload), `metrics` (what a manifest says), `keys` and `overlay` (upsert: the last
 //!   change of a key wins).
+//! - `schema`: columns to Iceberg and back. `evolution`: what records with other columns ask of the table, and its history.
 //! - `planner` works out on each fresh base what a batch does; `resume` reads where a table stands.
 //! - Upserts: [`index`] (key to row), `scan` (fills it from files), `deletes` (position deletes and deletion vectors), `live` (the
 //!   files of the table as last seen), `upsert` (all of it together).
@@ -15,9 +17,11 @@
 pub mod index;
 pub mod letters;
 
+mod agree;
 mod conform;
 mod deletes;
 mod error;
+mod evolution;
 mod keys;
 mod layout;
 mod live;
@@ -38,6 +42,8 @@ mod table;
 mod upsert;
 
 pub use error::{CommitFailure, LakeError};
+pub use evolution::{AskingRecord, COLUMNS, ColumnChange, SCHEMA_HISTORY, SchemaChange, schema_history};
+pub use layout::TableColumns;
 pub use resume::{CHECKPOINT, GENERATION, LAST_SNAPSHOT_ID, MODE};
 pub use spec::TableSpec;
 pub use staged::Staged;

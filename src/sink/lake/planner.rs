@@ -8,6 +8,7 @@ use iceberg::spec::TableMetadata;
 use iceberg::table::Table;
 
 use crate::position::Checkpoint;
+use crate::sink::lake::evolution::{COLUMNS, Remembered};
 use crate::sink::lake::letters::replay::read_again;
 use crate::sink::lake::letters::{PENDING, PendingSet, REPLAYED};
 use crate::sink::lake::resume::{CHECKPOINT, GENERATION, LAST_SNAPSHOT_ID, MODE, standing};
@@ -96,6 +97,11 @@ impl BatchPlanner<'_> {
         if !self.batch.layouts.iter().all(|layout| layout.fits(metadata)) {
             return Err(Stop::SchemaMoved);
         }
+        for layout in &self.batch.layouts {
+            if layout.tells_of_drops(metadata, self.batch.newest_lsn)? {
+                return Err(Stop::SchemaMoved);
+            }
+        }
         let letters = self.letters(&table, metadata, &checkpoint)?;
         let (delta, effect) = match &mut self.upserts {
             Some(upserts) => upserts.plan(base, self.batch).await?,
@@ -114,6 +120,9 @@ impl BatchPlanner<'_> {
             (LAST_SNAPSHOT_ID.to_owned(), self.snapshot_id.to_string()),
         ]);
         properties.extend(letters);
+        if let Some(columns) = Remembered::with_rows_up_to(&table, metadata, self.batch.newest_lsn)? {
+            properties.insert(COLUMNS.to_owned(), columns);
+        }
         self.planned = Some(Planned { attempt, checkpoint, effect, left_out });
         Ok(Plan {
             delta,

@@ -11,6 +11,7 @@ use iceberg::spec::{
 use iceberg::{NamespaceIdent, TableIdent};
 
 use crate::change::Mode;
+use crate::lineage::{DroppedColumn, TypeChange};
 use crate::sink::lake::LakeError;
 
 /// The settings of one table. All but the names apply when the table is created; an existing table keeps its own.
@@ -37,6 +38,10 @@ pub struct TableSpec {
     pub zstd_level: i32,
     /// Whether each row says where it came from (the columns of [`origin`](crate::change::origin)).
     pub origin_columns: bool,
+    /// For values whose type the column can't be promoted to.
+    pub type_change: TypeChange,
+    /// For columns that the source has dropped.
+    pub dropped_column: DroppedColumn,
 }
 
 impl TableSpec {
@@ -55,6 +60,8 @@ impl TableSpec {
             target_file_bytes: 256 << 20,
             zstd_level: 1,
             origin_columns: true,
+            type_change: TypeChange::default(),
+            dropped_column: DroppedColumn::default(),
         }
     }
 

@@ -30,6 +30,8 @@ pub struct Staged {
     pub(crate) letters: Vec<PendingLetter>,
     /// What it does to letters of earlier batches, where it is their replay.
     pub(crate) replay: Option<Replay>,
+    /// Where the newest of its changes stands in the source's log; worked out where the source's drops of columns are followed.
+    pub(crate) newest_lsn: Option<i64>,
     /// Given at the first try to commit; every later try keeps it.
     pub(crate) snapshot_id: Option<i64>,
     /// Whether a commit of it was sent whose answer never came: it may land yet.
@@ -88,6 +90,7 @@ impl Staged {
             whole.seen.extend(part.seen);
             whole.spans.extend(part.spans);
             whole.rows += part.rows;
+            whole.newest_lsn = whole.newest_lsn.max(part.newest_lsn);
         }
         Ok(Some(whole))
     }

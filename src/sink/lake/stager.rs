@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
 use arrow_array::{BooleanArray, RecordBatch, UInt32Array};
 use arrow_select::filter::filter_record_batch;
 use arrow_select::take::take_record_batch;
@@ -15,7 +17,7 @@ use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use crate::batch::ChangeBatch;
-use crate::change::Op;
+use crate::change::{Op, origin};
 use crate::position::{Span, TopicPartition};
 use crate::sink::lake::conform::Conform;
 use crate::sink::lake::keys::KeyHasher;
@@ -51,6 +53,7 @@ pub struct Stager {
     /// Where the rows of sorted files went, per file.
     moved: BTreeMap<u32, Vec<u32>>,
     rows: u64,
+    newest_lsn: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -125,6 +128,7 @@ impl Stager {
             upsert,
             moved: BTreeMap::new(),
             rows: 0,
+            newest_lsn: None,
             layout,
         })
     }
@@ -145,6 +149,9 @@ impl Stager {
         }
         let ops = batch.ops;
         self.rows += ops.len() as u64;
+        if self.layout.lineage.drops {
+            self.newest_lsn = self.newest_lsn.max(newest_lsn(&batch.rows));
+        }
         let Some(upsert) = &mut self.upsert else {
             let rows = self.conform.apply(&batch.rows)?;
             return self.append(&rows, |_, _| {});
@@ -337,6 +344,7 @@ impl Stager {
             rows: self.rows,
             letters,
             replay: None,
+            newest_lsn: self.newest_lsn,
             snapshot_id: None,
             sent: false,
         })
@@ -351,6 +359,11 @@ impl Stager {
             }
         });
     }
+}
+
+fn newest_lsn(rows: &RecordBatch) -> Option<i64> {
+    let lsn = rows.column_by_name(origin::SOURCE_LSN)?.as_primitive_opt::<Int64Type>()?;
+    lsn.iter().flatten().max()
 }
 
 fn create(layout: &Layout, io: &Handle, id: Uuid, number: u32) -> Result<ParquetFile, LakeError> {

@@ -5,52 +5,46 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use firn_catalog::{Catalog, CommitError, ErrorKind, Patience};
+use iceberg::TableIdent;
 use iceberg::spec::TableMetadata;
 use iceberg::table::Table;
-use iceberg::{TableCreation, TableIdent, TableRequirement, TableUpdate};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use crate::change::Mode;
-use crate::change::{Column, RowSchema, origin_columns};
 use crate::position::{Checkpoint, TopicPartition};
 use crate::sink::lake::index::MemoryIndex;
-use crate::sink::lake::layout::Layout;
+use crate::sink::lake::layout::{Layout, TableColumns};
 use crate::sink::lake::planner::{BatchPlanner, Planned, Refusal};
 use crate::sink::lake::resume::{CHECKPOINT, MODE, standing};
-use crate::sink::lake::schema::{Evolution, evolve, to_iceberg};
 use crate::sink::lake::staged::StagedFile;
 use crate::sink::lake::upsert::Upserts;
 use crate::sink::lake::{CommitFailure, LakeError, Staged, Stager, TableSpec};
 
-/// Rounds of "load, work out the columns, swap" before a table whose columns keep moving is given up. Each round is lost only when
-/// another process changed the table meanwhile.
-const SCHEMA_ROUNDS: usize = 10;
-
 /// One table. Shared by the workers of a process; commits run one after the other.
 #[derive(Debug)]
 pub struct LakeTable {
-    catalog: Arc<dyn Catalog>,
-    spec: TableSpec,
-    ident: TableIdent,
+    pub(super) catalog: Arc<dyn Catalog>,
+    pub(super) spec: TableSpec,
+    pub(super) ident: TableIdent,
     io: Handle,
     patience: Patience,
     view: RwLock<View>,
     /// `None` in append mode.
     upserts: Mutex<Option<Upserts>>,
     /// Held while columns are agreed upon: the workers of a process meet a new table all at once, and one creation is enough.
-    agreeing: Mutex<()>,
+    pub(super) agreeing: Mutex<()>,
 }
 
 /// What stagers begin with.
 #[derive(Debug, Default)]
-struct View {
-    layout: Option<Arc<Layout>>,
+pub(super) struct View {
+    pub(super) layout: Option<Arc<Layout>>,
     generation: u64,
     /// Partitions that the table is known to have had a position of.
     seen: Arc<BTreeSet<TopicPartition>>,
     /// As the records declare them; empty until then.
-    key_columns: Vec<String>,
+    pub(super) key_columns: Vec<String>,
     owned: BTreeSet<TopicPartition>,
     /// The last snapshot made here.
     last_snapshot: Option<i64>,
@@ -143,7 +137,13 @@ impl LakeTable {
         let Some(table) = self.load().await? else { return Ok(None) };
         self.check_mode(table.metadata())?;
         let checkpoint = standing(&self.spec.to_string(), table.metadata())?;
+        let key_columns = self.read_view(|view| view.key_columns.clone());
+        let layout = Layout::of(&table, &self.spec, &key_columns);
         self.change_view(|view| {
+            // Another process may have changed the columns; without a key yet the records declare it.
+            if let Ok(layout) = layout {
+                view.layout = Some(Arc::new(layout));
+            }
             view.generation = checkpoint.as_ref().map_or(0, |c| c.generation);
             view.seen = Arc::new(checkpoint.as_ref().map(partitions).unwrap_or_default());
         });
@@ -151,106 +151,8 @@ impl LakeTable {
     }
 
     /// The columns of the existing table as last seen.
-    pub async fn schema(&self) -> Option<RowSchema> {
-        self.read_view(|view| view.layout.as_ref().map(|l| l.rows.clone()))
-    }
-
-    /// Makes the table's columns fit the records: creates namespace and table, or adds and widens columns in a commit of its own.
-    /// Answers the table's columns. Two processes may do this at once: each works from what it finds.
-    ///
-    /// # Errors
-    /// `Incompatible` names the column, both types and what to do.
-    pub async fn ensure_schema(&self, record: &RowSchema) -> Result<RowSchema, LakeError> {
-        let mut record = record.clone();
-        if self.spec.origin_columns {
-            let missing: Vec<Column> =
-                origin_columns().into_iter().filter(|c| record.index_of(&c.name).is_none()).collect();
-            record.columns.extend(missing);
-        }
-        let key_columns: Vec<String> = record.columns.iter().filter(|c| c.key).map(|c| c.name.clone()).collect();
-        if self.spec.mode == Mode::Upsert && key_columns.is_empty() {
-            return Err(self.spec.settings(
-                "upsert needs a key, and the records have none: declare the key columns, or use mode append",
-            ));
-        }
-        let _agreeing = self.agreeing.lock().await;
-        let mut last = None;
-        for _ in 0..SCHEMA_ROUNDS {
-            let (table, fits) = match self.load().await? {
-                None => match self.create(&record).await {
-                    Ok(table) => (table, true),
-                    Err(e) if e.is_race() => {
-                        last = Some(e);
-                        continue;
-                    }
-                    // A metastore may answer a lost race with any error: what counts is whether the table is there now.
-                    Err(e) => match self.load().await {
-                        Ok(Some(_)) => continue,
-                        _ => return Err(e),
-                    },
-                },
-                Some(table) => {
-                    self.check_mode(table.metadata())?;
-                    (table, false)
-                }
-            };
-            let table = match fits {
-                true => table,
-                false => match self.evolve(table, &record).await {
-                    Ok(table) => table,
-                    Err(e) if e.is_race() => {
-                        last = Some(e);
-                        continue;
-                    }
-                    Err(e) => return Err(e),
-                },
-            };
-            let layout = Arc::new(Layout::of(&table, &self.spec, &key_columns)?);
-            let rows = layout.rows.clone();
-            self.change_view(|view| {
-                view.layout = Some(layout);
-                view.key_columns = key_columns;
-            });
-            return Ok(rows);
-        }
-        Err(last.unwrap_or_else(|| self.spec.settings("the table's columns keep changing: try again")))
-    }
-
-    async fn create(&self, record: &RowSchema) -> Result<Table, LakeError> {
-        let schema = to_iceberg(record, self.spec.mode)?;
-        let mut properties = self.spec.properties.clone();
-        properties.insert(MODE.to_owned(), self.spec.mode.as_str().to_owned());
-        let creation = TableCreation::builder()
-            .name(self.spec.name.clone())
-            .location_opt(self.spec.location.clone())
-            .partition_spec_opt(self.spec.partition_spec(&schema)?)
-            .sort_order_opt(self.spec.sort_order(&schema)?)
-            .schema(schema)
-            .properties(properties)
-            .format_version(self.spec.format()?)
-            .build();
-        let namespace = self.ident.namespace();
-        self.catalog.ensure_namespace(namespace, Default::default()).await?;
-        Ok(self.catalog.create(namespace, creation).await?)
-    }
-
-    async fn evolve(&self, table: Table, record: &RowSchema) -> Result<Table, LakeError> {
-        let metadata = table.metadata();
-        let name = self.spec.to_string();
-        let schema = metadata.current_schema();
-        match evolve(&name, schema, metadata.last_column_id(), record, self.spec.mode)? {
-            Evolution::Fits => Ok(table),
-            Evolution::Commit(wider) => {
-                let requirements = [
-                    TableRequirement::UuidMatch { uuid: metadata.uuid() },
-                    TableRequirement::CurrentSchemaIdMatch { current_schema_id: metadata.current_schema_id() },
-                    TableRequirement::LastAssignedFieldIdMatch { last_assigned_field_id: metadata.last_column_id() },
-                ];
-                let updates =
-                    [TableUpdate::AddSchema { schema: *wider }, TableUpdate::SetCurrentSchema { schema_id: -1 }];
-                Ok(self.catalog.swap(&table, &requirements, &updates).await?)
-            }
-        }
+    pub fn columns(&self) -> Option<TableColumns> {
+        self.read_view(|view| view.layout.clone().map(TableColumns))
     }
 
     /// The Kafka partitions whose keys this process holds; to be called at every assignment. Keys of new ones are read from the
@@ -264,13 +166,21 @@ impl LakeTable {
     /// # Errors
     /// When no columns were agreed upon yet.
     pub fn stager(&self) -> Result<Stager, LakeError> {
-        let (layout, generation, seen) =
-            self.read_view(|view| (view.layout.clone(), view.generation, Arc::clone(&view.seen)));
-        let layout = layout.ok_or_else(|| {
+        let columns = self.columns().ok_or_else(|| {
             self.spec
                 .settings("the table does not exist yet and no record has told its columns: agree on the columns first")
         })?;
-        Stager::new(layout, self.io.clone(), generation, seen)
+        self.stager_for(&columns)
+    }
+
+    /// Begins a batch of rows that are made for these columns. Should the table have others by now, the commit says so: files keep
+    /// to the columns that their rows were made for.
+    ///
+    /// # Errors
+    /// When the columns can't be written.
+    pub fn stager_for(&self, columns: &TableColumns) -> Result<Stager, LakeError> {
+        let (generation, seen) = self.read_view(|view| (view.generation, Arc::clone(&view.seen)));
+        Stager::new(Arc::clone(&columns.0), self.io.clone(), generation, seen)
     }
 
     /// Puts the parts (of workers that hold different Kafka partitions) into the table: rows and position in one swap.
@@ -415,7 +325,7 @@ impl LakeTable {
     }
 
     /// A table of the other mode must not be written to: rows would be doubled, or changes lost.
-    fn check_mode(&self, metadata: &TableMetadata) -> Result<(), LakeError> {
+    pub(super) fn check_mode(&self, metadata: &TableMetadata) -> Result<(), LakeError> {
         match metadata.properties().get(MODE) {
             Some(have) if have != self.spec.mode.as_str() => Err(self.spec.settings(format!(
                 "the table was written in mode {have}, the configuration says {}: use the same mode, or another table",
@@ -430,7 +340,7 @@ impl LakeTable {
         read(&self.view.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn change_view(&self, change: impl FnOnce(&mut View)) {
+    pub(super) fn change_view(&self, change: impl FnOnce(&mut View)) {
         change(&mut self.view.write().unwrap_or_else(PoisonError::into_inner));
     }
 }
