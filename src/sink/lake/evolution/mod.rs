@@ -163,7 +163,7 @@ impl Work<'_> {
                 )));
             }
             // The table has all that the source had at the newest place: this column was dropped since.
-            if !(before(self.base.remembered.lsn) && !is_origin(&column.name)) {
+            if is_origin(&column.name) || !before(self.base.remembered.lsn) {
                 self.add(column, None);
             }
             return Ok(());
