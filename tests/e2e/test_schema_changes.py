@@ -199,7 +199,7 @@ def test_a_type_that_no_promotion_leads_to(trial: Trial, policy: str) -> None:
         else:
             source.put(items(range(100, 150)))
             trial.wait_until_committed()
-            reasons = f"SELECT reason, count(*) FROM {trial.name}.dead_letters GROUP BY reason"
+            reasons = f"SELECT reason, count(*) FROM {trial.name}.firn_dead_letters GROUP BY reason"
             assert trial.lake.sql(reasons) == [["incompatible_schema", 30]]
         others.put(items(range(100, 300)))
         trial.wait_until_committed("others")
