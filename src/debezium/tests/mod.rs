@@ -1,5 +1,6 @@
 //! Real records from captures of Debezium (`tests/fixtures`), driven through the decoder as the pipeline does it.
 
+mod altered;
 mod avro;
 mod avro_damage;
 mod captures;

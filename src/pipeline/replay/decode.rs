@@ -8,7 +8,7 @@ use crate::lineage::Asker;
 use crate::pipeline::declared;
 use crate::pipeline::keys::KeyReader;
 use crate::record::Record;
-use crate::sink::lake::{LakeError, LakeTable, Stager};
+use crate::sink::lake::{LakeError, LakeTable, Stager, TableColumns};
 
 /// What a letter's record is today.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,11 +115,11 @@ pub struct LogKeys<'a> {
 impl<'a> LogKeys<'a> {
     /// # Errors
     /// When the table's columns contradict the configuration.
-    pub fn new(lake: &LakeTable, table: &'a RowSchema, options: &DecodeOptions) -> Result<Self, String> {
+    pub fn new(lake: &LakeTable, table: &'a TableColumns, options: &DecodeOptions) -> Result<Self, String> {
         let mut decoder = Decoder::new(options.clone());
-        decoder.set_schema(table)?;
+        decoder.set_table(table.rows(), table.lineage())?;
         Ok(Self {
-            table,
+            table: table.rows(),
             keys: KeyReader::new(options.clone()),
             decoder,
             stager: lake.stager().map_err(|e: LakeError| e.to_string())?,

@@ -206,7 +206,7 @@ impl TableReplay<'_> {
         let all = Choice { target: Some(self.name.to_owned()), ..Choice::default() };
         let all = self.letters.read(&all, Contents::Outside).await?;
         let all: HashMap<Origin, Status> = all.into_iter().map(|l| (l.origin, l.status)).collect();
-        let mut keys = LogKeys::new(self.lake, columns.rows(), &self.options)?;
+        let mut keys = LogKeys::new(self.lake, &columns, &self.options)?;
         for (at, sought) in unsaid {
             let (places, mut sought): (Vec<usize>, Vec<Sought>) = sought.into_iter().unzip();
             let told = seek(self.log, &at, &mut sought, &all, &mut keys).await;
