@@ -221,10 +221,14 @@ impl Decoder {
         }
         let mut lacks = false;
         let readers = match (message.has_block, &self.table) {
-            (true, _) => self.values.latest().map(|known| {
-                lacks = known.fitted.lacks_columns();
-                known.readers()
-            }).unwrap_or_default(),
+            (true, _) => self
+                .values
+                .latest()
+                .map(|known| {
+                    lacks = known.fitted.lacks_columns();
+                    known.readers()
+                })
+                .unwrap_or_default(),
             (false, Some(table)) => Readers { row: Some(&table.bare), flat: Some(&table.bare_flat) },
             (false, None) => Readers::default(),
         };

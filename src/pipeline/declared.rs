@@ -22,8 +22,7 @@ pub async fn agree(lake: &LakeTable, declared: &[Column]) -> Option<TableColumns
 /// The table's columns with the declared types; `None` where they are so already. Later versions of a column are not asked for: they
 /// are no columns of the source.
 fn wanted(table: &RowSchema, lineage: &Lineage, declared: &[Column]) -> Option<RowSchema> {
-    let own: Vec<Column> =
-        table.columns.iter().filter(|c| !lineage.versions.contains_key(&c.name)).cloned().collect();
+    let own: Vec<Column> = table.columns.iter().filter(|c| !lineage.versions.contains_key(&c.name)).cloned().collect();
     let mut columns = own.clone();
     for column in declared {
         match columns.iter_mut().find(|c| c.name == column.name) {
@@ -46,8 +45,12 @@ mod tests {
         let table = RowSchema { columns: own.into_iter().chain([version]).collect() };
         let versions = [("n__v2".to_owned(), "n".to_owned())].into();
         let lineage = Lineage { versions, ..Lineage::default() };
-        assert_eq!(wanted(&table, &lineage, &[Column::new("n", ColumnType::Int), Column::new("id", ColumnType::Long)]), None);
-        let wider = wanted(&table, &lineage, &[Column::new("n", ColumnType::Long), Column::new("m", ColumnType::Date)]).unwrap();
+        assert_eq!(
+            wanted(&table, &lineage, &[Column::new("n", ColumnType::Int), Column::new("id", ColumnType::Long)]),
+            None
+        );
+        let wider = wanted(&table, &lineage, &[Column::new("n", ColumnType::Long), Column::new("m", ColumnType::Date)])
+            .unwrap();
         let columns = [
             Column::key("id", ColumnType::Long),
             Column::new("n", ColumnType::Long),

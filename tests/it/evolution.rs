@@ -73,15 +73,8 @@ impl Process {
     async fn start(catalog: &MemoryCatalog, spec: &TableSpec, partitions: &[i32]) -> Self {
         let table = LakeTable::open(Arc::new(catalog.clone()), spec.clone(), Handle::current()).await.unwrap();
         let next: BTreeMap<i32, i64> = partitions.iter().map(|p| (*p, 0)).collect();
-        let mut process = Self {
-            table,
-            decoder: decoder(spec),
-            columns: None,
-            from: next.clone(),
-            next,
-            rejected: vec![],
-            moved: 0,
-        };
+        let mut process =
+            Self { table, decoder: decoder(spec), columns: None, from: next.clone(), next, rejected: vec![], moved: 0 };
         process.restart().await;
         process
     }
