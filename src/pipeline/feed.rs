@@ -15,12 +15,10 @@ use super::places::Places;
 use super::rejects::Rejects;
 use super::share::Share;
 use super::tables::{TableHandle, epoch_ms};
-use crate::change::RowSchema;
 use crate::debezium::{Decoder, Pushed, schema_id};
-use crate::lineage::{Asker, TypeChange};
 use crate::position::{Span, TopicPartition};
 use crate::record::{Record, Rejected};
-use crate::sink::lake::{LakeError, Stager, TableColumns};
+use crate::sink::lake::{Stager, TableColumns};
 use crate::source::kafka::{Assigned, KafkaSource};
 
 /// Rows that a decoder collects before they go to the stager: large enough to make vectors worth it, small enough that a
@@ -227,54 +225,6 @@ impl Feed {
         };
         let table = self.columns.as_ref().map(TableColumns::rows);
         self.rejects.push(letter, self.decoder.rows(), table, || self.handle.decode_options());
-    }
-
-    /// Makes the table fit the record's schema; what was collected under the old one is handed over first.
-    fn adopt(&mut self, record: &Record<'_>, schema: &RowSchema) -> bool {
-        if self.decoder.rows() > 0 || self.stager.is_some() {
-            if let Some(epoch) = self.epoch {
-                self.handle.epochs.end(epoch);
-            }
-            self.close_part();
-            self.epoch = Some(self.handle.epochs.join(self.handle.now_ms()));
-        }
-        let asker = Asker { origin: record.origin(), lsn: self.decoder.asking_lsn() };
-        let columns = match self.runtime.block_on(self.handle.lake.agree(schema, Some(&asker))) {
-            Ok(columns) => Some(columns),
-            // As they are: asked once, the decoder rejects what does not fit them.
-            Err(LakeError::Incompatible { .. }) if self.handle.type_change() == TypeChange::DeadLetters => {
-                self.handle.lake.columns()
-            }
-            Err(e) if e.is_transient() => {
-                self.suspend(&e.to_string());
-                return false;
-            }
-            Err(e) => {
-                self.stop(&format!("{e} (asked for by {})", asker.origin));
-                return false;
-            }
-        };
-        let set = columns.map_or(Ok(()), |columns| self.set_columns(columns));
-        self.warn_of_inferred();
-        set.map_err(|reason| self.stop(&reason)).is_ok()
-    }
-
-    fn set_columns(&mut self, columns: TableColumns) -> Result<(), String> {
-        self.decoder.set_table(columns.rows(), columns.lineage())?;
-        self.columns = Some(columns);
-        Ok(())
-    }
-
-    fn warn_of_inferred(&mut self) {
-        let columns = self.decoder.take_inferred();
-        if !columns.is_empty() {
-            tracing::warn!(
-                table = %self.handle.name,
-                columns = columns.join(", "),
-                "no schema tells these columns' types: taken from the first values. Dates, times and decimals look like numbers and \
-                 texts then; declare them with `columns` under [[lake.tables]] before the table is made"
-            );
-        }
     }
 
     fn warn_of_unknown(&mut self) {

@@ -1,9 +1,12 @@
 //! A record goes to the decoder, and comes back when the table and the writer's schema are what it needs.
 
 use super::Feed;
+use crate::change::RowSchema;
 use crate::debezium::Pushed;
+use crate::lineage::{Asker, TypeChange};
 use crate::pipeline::writer_schemas::Lack;
 use crate::record::Record;
+use crate::sink::lake::{LakeError, TableColumns};
 
 /// A record can ask for the schemas of its value and its key, for columns of the table, and for the one that names columns which were
 /// not sent; then it is decoded or rejected.
@@ -20,7 +23,7 @@ impl Feed {
                     }
                 }
                 Pushed::NeedsSchema(schema) => {
-                    if !self.adopt(&schema) {
+                    if !self.adopt(record, &schema) {
                         return None;
                     }
                 }
@@ -28,6 +31,54 @@ impl Feed {
             }
         }
         Some(self.decoder.push(record))
+    }
+
+    /// Makes the table fit the record's schema; what was collected under the old one is handed over first.
+    fn adopt(&mut self, record: &Record<'_>, schema: &RowSchema) -> bool {
+        if self.decoder.rows() > 0 || self.stager.is_some() {
+            if let Some(epoch) = self.epoch {
+                self.handle.epochs.end(epoch);
+            }
+            self.close_part();
+            self.epoch = Some(self.handle.epochs.join(self.handle.now_ms()));
+        }
+        let asker = Asker { origin: record.origin(), lsn: self.decoder.asking_lsn() };
+        let columns = match self.runtime.block_on(self.handle.lake.agree(schema, Some(&asker))) {
+            Ok(columns) => Some(columns),
+            // As they are: asked once, the decoder rejects what does not fit them.
+            Err(LakeError::Incompatible { .. }) if self.handle.type_change() == TypeChange::DeadLetters => {
+                self.handle.lake.columns()
+            }
+            Err(e) if e.is_transient() => {
+                self.suspend(&e.to_string());
+                return false;
+            }
+            Err(e) => {
+                self.stop(&format!("{e} (asked for by {})", asker.origin));
+                return false;
+            }
+        };
+        let set = columns.map_or(Ok(()), |columns| self.set_columns(columns));
+        self.warn_of_inferred();
+        set.map_err(|reason| self.stop(&reason)).is_ok()
+    }
+
+    pub(super) fn set_columns(&mut self, columns: TableColumns) -> Result<(), String> {
+        self.decoder.set_table(columns.rows(), columns.lineage())?;
+        self.columns = Some(columns);
+        Ok(())
+    }
+
+    fn warn_of_inferred(&mut self) {
+        let columns = self.decoder.take_inferred();
+        if !columns.is_empty() {
+            tracing::warn!(
+                table = %self.handle.name,
+                columns = columns.join(", "),
+                "no schema tells these columns' types: taken from the first values. Dates, times and decimals look like numbers and \
+                 texts then; declare them with `columns` under [[lake.tables]] before the table is made"
+            );
+        }
     }
 
     fn learn(&mut self, id: i32, record: &Record<'_>) -> bool {
