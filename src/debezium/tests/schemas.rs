@@ -177,3 +177,23 @@ fn a_payload_before_its_schema_is_read_all_the_same() {
     }
     assert_eq!(decoder.finish().num_rows(), 4);
 }
+
+#[test]
+fn an_unsigned_bigint_of_mysql_is_a_decimal_of_twenty_digits() {
+    let numeric = r#"{"type":"bytes","name":"org.apache.kafka.connect.data.Decimal","parameters":{"scale":"0"}}"#;
+    let elsewhere = record(&[("n", numeric, r#""AP//////////""#)]);
+    let source = r#""field":"after"},{"type":"struct","fields":[],"name":"io.debezium.connector.mysql.Source","field":"source"}"#;
+    let of_mysql = elsewhere.replacen(r#""field":"after"}"#, source, 1);
+    for (value, column_type, cell) in [
+        (&elsewhere, T::String, Cell::Text("18446744073709551615".into())),
+        (&of_mysql, T::Decimal { precision: 20, scale: 0 }, Cell::Int(i128::from(u64::MAX))),
+    ] {
+        let schema = table(&[("n", column_type)]);
+        let mut decoder = Decoder::new(DecodeOptions::default());
+        assert_eq!(push(&mut decoder, value), Pushed::NeedsSchema(schema.clone()));
+        decoder.set_schema(&schema).unwrap();
+        assert_eq!(push(&mut decoder, value), Pushed::Row(Op::Create));
+        let batch = decoder.finish();
+        assert_eq!(rows_of(&batch.rows, &batch.ops)[0].get("n"), &cell);
+    }
+}
