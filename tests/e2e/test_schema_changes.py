@@ -97,8 +97,8 @@ class Load(threading.Thread):
             raise self.failure
 
 
-@pytest.mark.parametrize("dropped", ["keep", "drop"])
-def test_a_table_that_is_altered_under_load_by_two_processes_and_a_kill(trial: Trial, dropped: str) -> None:
+@pytest.mark.parametrize(("dropped", "avro"), [("keep", False), ("drop", False), ("drop", True)], ids=["keep", "drop", "drop-avro"])
+def test_a_table_that_is_altered_under_load_by_two_processes_and_a_kill(trial: Trial, dropped: str, avro: bool) -> None:
     luck = random.Random(11)
     with database(trial.stack, trial.name) as source:
         source.run(
@@ -107,10 +107,12 @@ def test_a_table_that_is_altered_under_load_by_two_processes_and_a_kill(trial: T
         )
         source.run("INSERT INTO altered SELECT i, 0, i, i, 'c', 'four', 'e', 'f', 'gone', 'r' FROM generate_series(1, 60) i")
         include = {"table.include.list": "public.content,public.altered"}
-        with connector(source, "engagement", trial.name, **include) as name:
+        with connector(source, "engagement", trial.name, avro=avro, **include) as name:
             topic = trial.topic("altered")
             config = trial.config(topic, on_type_change="new_column", on_dropped_column=dropped)
             config["kafka"]["workers"] = 1
+            if avro:
+                config["registry"] = {"url": trial.stack["FIRN_REGISTRY_URL"]}
             first, second, third = (trial.firn(config, name) for name in ("first", "second", "third"))
             load = Load(source, seed=7)
             with first, second:
