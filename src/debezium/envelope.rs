@@ -145,11 +145,7 @@ pub(super) fn scan<'a>(
     // An envelope has images or a source beside its op; the added fields stand in no envelope.
     let is_envelope = op.is_some() && (images || seen.source);
     if !is_envelope && meta.is_sign(record) {
-        if format == Format::Envelope {
-            let how = "a flattened record (ExtractNewRecordState), and the table's format is \"envelope\"";
-            return Err(reject(reason::FLATTENED, how));
-        }
-        return flattened(start, &meta, record);
+        return flattened(start, &meta, format, record);
     }
     let kind = kind_of(op, new.is_some(), &seen)?;
     Ok(Envelope { kind, flat: false, after: new, before, position })
@@ -170,10 +166,18 @@ fn scan_flat<'a>(cursor: &mut Cursor<'a>, record: &Record<'_>) -> Fallible<Envel
         note(&mut meta, name, cursor)?;
         more = cursor.more(b'}')?;
     }
-    flattened(start, &meta, record)
+    flattened(start, &meta, Format::Flattened, record)
 }
 
-fn flattened<'a>(start: Cursor<'a>, meta: &Meta, record: &Record<'_>) -> Fallible<Envelope<Cursor<'a>>> {
+/// A flattened record: what stands at `start` is the row.
+///
+/// # Errors
+/// `flattened` where the table takes envelopes only; `not_debezium`.
+pub(super) fn flattened<C>(start: C, meta: &Meta, format: Format, record: &Record<'_>) -> Fallible<Envelope<C>> {
+    if format == Format::Envelope {
+        let how = "a flattened record (ExtractNewRecordState), and the table's format is \"envelope\"";
+        return Err(reject(reason::FLATTENED, how));
+    }
     let kind = meta.kind(record)?;
     let (after, before) = if kind == Kind::Row(Op::Delete) { (None, Some(start)) } else { (Some(start), None) };
     Ok(Envelope { kind, flat: true, after, before, position: meta.position })

@@ -97,24 +97,24 @@ impl Decoder {
             cursor.end()?;
             return self.tombstone(record);
         }
-        self.fit_writer(&cursor)?;
-        let Some(plan) = self.avro.0.known.first() else { return Err(no_images()) };
+        self.fit_writer(&cursor, record)?;
+        let Some(plan) = self.avro.0.known.first() else { return Err(other_format()) };
         let (schema, envelope) = (&plan.writer.schema, &plan.writer.envelope);
         let lacks = plan.fitted.lacks_columns();
         let (Ok(images), Some(table), Some(rows)) = (plan.fitted.row_reader(), &self.table, &mut self.rows) else {
             let image = envelope.after;
-            let envelope = envelope.scan(schema, &mut cursor, |cursor| match image {
+            let envelope = envelope.scan(schema, &mut cursor, self.options.format, record, |cursor| match image {
                 Some(image) => schema.skip(image, cursor, 0),
                 None => Ok(()),
             })?;
             cursor.end()?;
             return match envelope.kind {
                 Kind::Skip(skip) => Ok(Pushed::Skipped(skip)),
-                Kind::Row(_) => self.ask_of_writer(record, envelope.position.lsn),
+                Kind::Row(_) => self.ask_of_writer(record, envelope.flat, envelope.position.lsn),
             };
         };
         let notes = &mut self.notes;
-        let envelope = envelope.scan(schema, &mut cursor, |cursor| {
+        let envelope = envelope.scan(schema, &mut cursor, self.options.format, record, |cursor| {
             let (columns, row) = rows.under_construction();
             images.after.read(schema, cursor, columns, row, Take::All, notes)
         })?;
@@ -126,9 +126,17 @@ impl Decoder {
                 return Ok(Pushed::Skipped(skip));
             }
         };
+        if envelope.flat != matches!(plan.writer.block, Block::Plain(_)) {
+            return Err(other_format());
+        }
+        if envelope.flat
+            && let Some(row) = &envelope.after
+        {
+            AvroImage { schema, plan: &images.after, cursor: row.clone() }.read(rows, Take::All, notes)?;
+        }
         if lacks && envelope.position.lsn > table.lineage.newest {
             rows.take_back();
-            return self.ask_of_writer(record, envelope.position.lsn);
+            return self.ask_of_writer(record, envelope.flat, envelope.position.lsn);
         }
         let before = envelope.before.map(|cursor| AvroImage { schema, plan: &images.before, cursor });
         let mut key = KeySide {
@@ -152,18 +160,19 @@ impl Decoder {
     }
 
     /// Makes the plan of the latest writer for the table that is set, if that was not done yet, and chooses it for the row here.
-    fn fit_writer(&mut self, cursor: &Cursor<'_>) -> Fallible<()> {
+    fn fit_writer(&mut self, cursor: &Cursor<'_>, record: &Record<'_>) -> Fallible<()> {
         let (Some(plan), Some(table)) = (self.avro.0.latest(), &self.table) else { return Ok(()) };
         let (writer, options) = (&plan.writer, &self.options);
-        let Block::Row(fields) = &writer.block else {
-            plan.fitted.fit(self.tables_set, || Err(NO_IMAGES.to_owned()));
-            return Ok(());
-        };
+        let (Block::Row(fields) | Block::Plain(fields)) = &writer.block;
+        let is_flat = matches!(writer.block, Block::Plain(_));
         let (schema, envelope) = (&writer.schema, &writer.envelope);
+        let root = schema.optional(schema.root).1;
         let make = |fields: &[SourceField]| {
-            let members = table.row_members(fields, options)?;
+            // What the transform has added to a flattened row is stepped over.
+            let own = fields.iter().filter(|f| !is_flat || table.is_rows_own(&f.name, options));
+            let members = table.row_members(&own.cloned().collect::<Vec<_>>(), options)?;
             let image = |record: Option<usize>, other: Option<usize>| {
-                ImagePlan::of_row(schema, record.or(other).ok_or(NO_IMAGES)?, &members)
+                ImagePlan::of_row(schema, record.or(other).unwrap_or(root), &members)
             };
             Ok(ImagePlans {
                 after: image(envelope.after, envelope.before)?,
@@ -174,7 +183,7 @@ impl Decoder {
         plan.fitted.fit_row(self.tables_set, table, fields, make);
         if plan.fitted.needs_position() {
             let image = envelope.after;
-            let scanned = envelope.scan(schema, &mut cursor.clone(), |cursor| match image {
+            let scanned = envelope.scan(schema, &mut cursor.clone(), options.format, record, |cursor| match image {
                 Some(image) => schema.skip(image, cursor, 0),
                 None => Ok(()),
             })?;
@@ -185,21 +194,25 @@ impl Decoder {
 
     /// What to answer to a row that no plan fits.
     #[cold]
-    fn ask_of_writer(&mut self, record: &Record<'_>, lsn: Option<i64>) -> Fallible<Pushed> {
+    fn ask_of_writer(&mut self, record: &Record<'_>, is_flat: bool, lsn: Option<i64>) -> Fallible<Pushed> {
         self.asking_lsn = lsn;
         let key = self.key_fields(record)?;
-        let Some(plan) = self.avro.0.latest() else { return Err(no_images()) };
-        let Block::Row(fields) = &plan.writer.block else { return Err(no_images()) };
+        let Some(plan) = self.avro.0.latest() else { return Err(other_format()) };
+        let fields: Vec<SourceField> = match &plan.writer.block {
+            Block::Row(fields) if !is_flat => fields.clone(),
+            Block::Plain(fields) if is_flat => {
+                fields.iter().filter(|f| self.options.is_rows_own(&f.name)).cloned().collect()
+            }
+            _ => return Err(other_format()),
+        };
         plan.fitted.ask(self.tables_set)?;
-        Ok(Pushed::NeedsSchema(self.options.row_schema(fields, &key, self.table.as_ref())))
+        Ok(Pushed::NeedsSchema(self.options.row_schema(&fields, &key, self.table.as_ref())))
     }
 }
 
-const NO_IMAGES: &str = "the writer's schema has neither before nor after";
-
 #[cold]
-fn no_images() -> Box<super::super::fault::Reject> {
-    reject(reason::NOT_DEBEZIUM, NO_IMAGES)
+fn other_format() -> Box<super::super::fault::Reject> {
+    reject(reason::NOT_DEBEZIUM, "the writer's schema is of another format than the record")
 }
 
 /// How the keys of writers are read.

@@ -1,11 +1,13 @@
 //! Debezium's envelope as Avro: what each field of the record is stands in the writer's schema, and is looked up once.
 
-use super::super::envelope::{Envelope, Seen, kind_of};
+use super::super::envelope::{Envelope, Seen, flattened, kind_of};
 use super::super::fault::Fallible;
+use super::super::flat::{self, Added, Format, Meta};
 use super::super::source::Position;
 use super::cursor::Cursor;
 use super::plan::Text;
 use super::schema::{Kind, NodeId, Optional, Schema};
+use crate::record::Record;
 
 /// How the envelopes of a writer are read.
 #[derive(Clone, Debug)]
@@ -23,9 +25,10 @@ pub(in super::super) struct EnvelopePlan {
 #[derive(Clone, Debug)]
 enum Member {
     Before { optional: Option<Optional>, record: NodeId },
-    After(Option<Optional>),
+    After { optional: Option<Optional>, record: NodeId },
     Source { optional: Option<Optional>, fields: Vec<SourceField> },
     Word { optional: Option<Optional>, text: Text, word: Word },
+    Added { optional: Option<Optional>, field: Added, value: AddedValue },
     Other(NodeId),
 }
 
@@ -35,6 +38,14 @@ enum Word {
     Op,
     Status,
     Type,
+}
+
+/// How the value of a field is written that was added to a flattened row.
+#[derive(Clone, Debug)]
+enum AddedValue {
+    Text(Text),
+    Number,
+    Boolean,
 }
 
 /// A field of `source`.
@@ -65,6 +76,16 @@ impl EnvelopePlan {
             };
             plan.seen.members += 1;
             let word = |word, text| Member::Word { optional, text, word };
+            let value = match (schema.kind(node), &text) {
+                (_, Some(text)) => Some(AddedValue::Text(text.clone())),
+                (Kind::Int | Kind::Long, _) => Some(AddedValue::Number),
+                (Kind::Boolean, _) => Some(AddedValue::Boolean),
+                _ => None,
+            };
+            if let (Some(field), Some(value)) = (flat::added(&field.name), value) {
+                plan.members.push(Member::Added { optional, field, value });
+                continue;
+            }
             plan.members.push(match (field.name.as_str(), record, text) {
                 ("before", Some(_), _) => {
                     plan.before = Some(node);
@@ -72,7 +93,7 @@ impl EnvelopePlan {
                 }
                 ("after", Some(_), _) => {
                     plan.after = Some(node);
-                    Member::After(optional)
+                    Member::After { optional, record: node }
                 }
                 ("source", Some(fields), _) => {
                     plan.seen.source = true;
@@ -103,8 +124,11 @@ impl EnvelopePlan {
         &self,
         schema: &Schema,
         cursor: &mut Cursor<'a>,
+        format: Format,
+        record: &Record<'_>,
         mut after: impl FnMut(&mut Cursor<'a>) -> Fallible<()>,
     ) -> Fallible<Envelope<Cursor<'a>>> {
+        let (start, mut meta) = (cursor.clone(), Meta::default());
         let mut seen = self.seen;
         let mut op = None;
         let (mut new, mut before, mut position) = (None, None, Position::default());
@@ -116,10 +140,22 @@ impl EnvelopePlan {
                         schema.skip(*record, cursor, 0)?;
                     }
                 }
-                Member::After(optional) => {
+                Member::After { optional, record } => {
                     if has_value(*optional, cursor)? {
                         new = Some(cursor.clone());
-                        after(cursor)?;
+                        match format {
+                            Format::Flattened => schema.skip(*record, cursor, 0)?,
+                            _ => after(cursor)?,
+                        }
+                    }
+                }
+                Member::Added { optional, field, value } => {
+                    if has_value(*optional, cursor)? {
+                        match value {
+                            AddedValue::Text(text) => meta.note(*field, text.read(cursor)?),
+                            AddedValue::Number => meta.note(*field, &cursor.long()?.to_string()),
+                            AddedValue::Boolean => meta.note(*field, if cursor.boolean()? { "true" } else { "false" }),
+                        }
                     }
                 }
                 Member::Source { optional, fields } => {
@@ -141,6 +177,11 @@ impl EnvelopePlan {
                 }
                 Member::Other(node) => schema.skip(*node, cursor, 0)?,
             }
+        }
+        // As in JSON: an envelope has images or a source beside its op, and no field is added to one.
+        let is_envelope = op.is_some() && (self.after.is_some() || self.before.is_some() || seen.source);
+        if format == Format::Flattened || !is_envelope && meta.is_sign(record) {
+            return flattened(start, &meta, format, record);
         }
         let kind = kind_of(op, new.is_some(), &seen)?;
         Ok(Envelope { kind, flat: false, after: new, before, position })

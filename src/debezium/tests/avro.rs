@@ -552,6 +552,40 @@ fn damage_of_each_kind_is_named() {
 }
 
 #[test]
+fn flattened_rows_are_rows_in_avro_too() {
+    let schema = r#"{"type":"record","name":"Value","fields":[{"name":"id","type":"int"},{"name":"name","type":["null","string"]},
+        {"name":"__op","type":["null","string"]},{"name":"__deleted","type":["null","string"]},
+        {"name":"__source_ts_ms","type":["null","long"]},{"name":"__lsn","type":["null","long"]}]}"#;
+    let key = r#"{"type":"record","name":"Key","fields":[{"name":"id","type":"int"}]}"#;
+    let avro = |schema: &str| Registered::Avro { schema: schema.to_owned(), references: vec![] };
+    let registry = Arc::new(HashMap::from([(1, avro(schema)), (2, avro(key))]));
+    let record = |offset: i64, id: i64, name: Option<&str>, op: &str| {
+        let value = datum().raw(&[0, 0, 0, 0, 1]).long(id);
+        let value = match name {
+            Some(name) => value.long(1).text(name),
+            None => value.long(0),
+        };
+        let deleted = if op == "d" { "true" } else { "false" };
+        let value = value.long(1).text(op).long(1).text(deleted).long(1).long(5).long(1).long(77);
+        let key = datum().raw(&[0, 0, 0, 0, 2]).long(id);
+        let encoded = Encoded { key: Some(key.0), value: Some(value.0), registry: Arc::clone(&registry) };
+        let (topic, headers) = ("t".to_owned(), CapturedHeaders::default());
+        Captured { topic, partition: 0, offset, timestamp: None, key: None, value: None, headers, avro: Some(encoded) }
+    };
+    let records = [record(0, 1, Some("a"), "c"), record(1, 1, Some("b"), "u"), record(2, 1, None, "d")];
+    let out = decode(Mode::Upsert, &records);
+    assert!(out.rejected.is_empty(), "{:?}", out.rejected);
+    let columns: Vec<&str> = out.table.columns.iter().map(|c| c.name.as_str()).take(3).collect();
+    assert_eq!(columns, ["id", "name", "_firn_topic"], "what the transform has added is no column");
+    assert_eq!(out.rows.iter().map(|r| r.op).collect::<Vec<_>>(), [Op::Create, Op::Update, Op::Delete]);
+    assert_eq!((out.rows[1].get("name"), out.rows[2].get("name")), (&text("b"), &Cell::Null));
+    assert_eq!((out.rows[0].get("_firn_source_lsn"), out.rows[2].get("id")), (&Cell::Int(77), &Cell::Int(1)));
+    let refuse = DecodeOptions { format: Format::Envelope, ..DecodeOptions::default() };
+    let out = drive(&mut Decoder::new(refuse), None, &records[..1]);
+    assert_eq!(out.rejected[0].1.reason, reason::FLATTENED);
+}
+
+#[test]
 fn origin_columns_come_from_avro_too() {
     let records = of_topic(captured("inventory"), ".addresses");
     let out = decode(Mode::Upsert, &records);
