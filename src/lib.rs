@@ -1,7 +1,7 @@
 //! firn brings database changes from Kafka into Apache Iceberg, exactly once.
 //!
 //! # Layout
-//! - [`position`], [`record`], [`change`], [`lineage`], [`batch`], [`letter`]: the words. Pure types, no clients.
+//! - [`position`], [`record`], [`change`], [`lineage`], [`batch`], [`letter`], [`table_event`]: the words. Pure types, no clients.
 //! - [`config`]: what a person sets. [`cli`]: what a person types. [`serve`], [`logging`]: what a running process shows.
 //! - [`catalogs`]: from the configuration to a catalog. [`registry`]: schemas by id.
 
@@ -11,6 +11,7 @@ pub mod letter;
 pub mod lineage;
 pub mod position;
 pub mod record;
+pub mod table_event;
 
 pub mod catalogs;
 pub mod cli;

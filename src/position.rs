@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::table_event::{Fence, SourceSnapshot};
+
 /// One partition of one topic.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicPartition {
@@ -116,6 +118,12 @@ pub struct TopicPosition {
     /// added later (a key moves only then).
     pub partition_count: i32,
     pub partitions: BTreeMap<i32, PartitionPosition>,
+    /// Where the source table was last emptied: the table has no row from before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncated: Option<Fence>,
+    /// The last snapshot of the source table that was read, wholly or in part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SourceSnapshot>,
 }
 
 /// The whole position of a sink, as stored with every commit.
@@ -169,6 +177,20 @@ impl Checkpoint {
             },
         );
         Ok(())
+    }
+
+    /// The source table was emptied. The later fence counts: a message may come again, an older one too.
+    pub fn truncate(&mut self, topic: &str, fence: Fence) {
+        let truncated = &mut self.topics.entry(topic.to_owned()).or_default().truncated;
+        if truncated.is_none_or(|have| have.lsn < fence.lsn) {
+            *truncated = Some(fence);
+        }
+    }
+
+    /// Records of a snapshot of the source table were read.
+    pub fn saw_snapshot(&mut self, topic: &str, seen: SourceSnapshot) {
+        let snapshot = &mut self.topics.entry(topic.to_owned()).or_default().snapshot;
+        *snapshot = Some(snapshot.map_or(seen, |have| have.join(seen)));
     }
 
     /// The form kept in table properties and snapshot summaries.
@@ -249,6 +271,15 @@ mod tests {
         assert_eq!(count(&c), 3, "an older partition's batch does not release the new ones");
         c.advance(&of(4, 5)).unwrap();
         assert_eq!(count(&c), 5);
+    }
+
+    #[test]
+    fn an_older_fence_does_not_take_the_place_of_a_later_one() {
+        let mut c = Checkpoint::default();
+        let fence = |lsn| Fence { lsn, last_commit: Some(lsn - 1) };
+        [5, 9, 7].into_iter().for_each(|lsn| c.truncate("t", fence(lsn)));
+        assert_eq!(c.topics["t"].truncated, Some(fence(9)));
+        assert_eq!(Checkpoint::from_json(&c.to_json()).unwrap(), c);
     }
 
     #[test]

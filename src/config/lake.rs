@@ -8,7 +8,7 @@ use super::columns::{DeclaredColumns, Encoding};
 use super::error::Problem;
 use super::layout::{PartitionBy, SortBy};
 use super::naming::{Glob, Selection, TopicParts, render, whole};
-use super::table::{Format, TableConfig};
+use super::table::{Format, OnTruncate, TableConfig};
 use crate::change::{Column, DeleteImage, Infinity, Mode};
 use crate::lineage::{DroppedColumn, TypeChange};
 
@@ -58,6 +58,8 @@ pub struct LakeConfig {
     pub on_type_change: TypeChange,
     /// For columns that the source has dropped.
     pub on_dropped_column: DroppedColumn,
+    /// What a TRUNCATE of the source table does to an upsert table.
+    pub truncate: OnTruncate,
     /// Snapshots that the writer itself keeps.
     pub max_snapshots: usize,
     /// Iceberg table properties set at creation.
@@ -113,6 +115,8 @@ pub struct TableRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_dropped_column: Option<DroppedColumn>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncate: Option<OnTruncate>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_snapshots: Option<usize>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub properties: BTreeMap<String, String>,
@@ -143,6 +147,7 @@ impl Default for LakeConfig {
             delete_image: DeleteImage::default(),
             on_type_change: TypeChange::default(),
             on_dropped_column: DroppedColumn::default(),
+            truncate: OnTruncate::default(),
             max_snapshots: 500,
             properties: BTreeMap::new(),
             tables: Vec::new(),
@@ -188,6 +193,7 @@ impl LakeConfig {
             delete_image: rule.delete_image.unwrap_or(self.delete_image),
             on_type_change: rule.on_type_change.unwrap_or(self.on_type_change),
             on_dropped_column: rule.on_dropped_column.unwrap_or(self.on_dropped_column),
+            truncate: rule.truncate.unwrap_or(self.truncate),
             max_snapshots: rule.max_snapshots.unwrap_or(self.max_snapshots),
             properties,
         }

@@ -40,7 +40,7 @@ pub use naming::Selection;
 pub use process::{DeadLetterTarget, DeadLettersConfig, LogConfig, LogFormat, MemoryConfig, ServeConfig};
 pub use registry::RegistryConfig;
 pub use secret::{Address, Properties};
-pub use table::{Format, TableConfig};
+pub use table::{Format, OnTruncate, TableConfig};
 
 /// The whole configuration, checked. Prints (Debug, Serialize) without secrets.
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -24,6 +24,17 @@ pub enum Format {
     Flattened,
 }
 
+/// What a TRUNCATE of the source table does to an upsert table. An append table keeps its rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnTruncate {
+    /// The rows from before it go.
+    #[default]
+    Apply,
+    /// Nothing: it is counted as skipped.
+    Skip,
+}
+
 /// One topic's table: the defaults of `[lake]` with its rule applied and its name worked out.
 #[derive(Clone, Debug)]
 pub struct TableConfig {
@@ -51,6 +62,7 @@ pub struct TableConfig {
     pub delete_image: DeleteImage,
     pub on_type_change: TypeChange,
     pub on_dropped_column: DroppedColumn,
+    pub truncate: OnTruncate,
     pub encodings: BTreeMap<String, Encoding>,
     pub max_snapshots: usize,
     pub properties: BTreeMap<String, String>,

@@ -20,6 +20,7 @@ use crate::batch::ChangeBatch;
 use crate::change::{Column, DeleteImage, Infinity, Mode, Op, RowSchema};
 use crate::lineage::Lineage;
 use crate::record::Record;
+use crate::table_event::{Fence, SourceSnapshot};
 
 /// How the records of one table are decoded.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +37,8 @@ pub struct DecodeOptions {
     /// The table's key, where it is not the record key's fields.
     pub key_columns: Option<Vec<String>>,
     pub delete_image: DeleteImage,
+    /// Whether a TRUNCATE of the source table is only counted; in append mode it always is.
+    pub skip_truncates: bool,
     /// Columns whose values are written in another way than Debezium's default, where the record does not say so.
     pub wire: Vec<(String, Wire)>,
 }
@@ -45,6 +48,8 @@ pub struct DecodeOptions {
 pub enum Pushed {
     Row(Op),
     Skipped(Skip),
+    /// The source table was emptied; where, if the source tells.
+    Truncate(Option<Fence>),
     Rejected(Reject),
     /// Nothing was consumed: the table must get these columns (a column that it has already and that is wide enough comes with the
     /// table's own type), then [`Decoder::set_schema`], then the same record again. Columns that only the table has are not named.
@@ -89,6 +94,7 @@ pub struct Decoder {
     unavailable_rows: u64,
     infinite_rows: u64,
     pub(super) asking_lsn: Option<i64>,
+    pub(super) snapshot: Option<SourceSnapshot>,
 }
 
 impl Decoder {
@@ -108,6 +114,7 @@ impl Decoder {
             unavailable_rows: 0,
             infinite_rows: 0,
             asking_lsn: None,
+            snapshot: None,
         }
     }
 
@@ -256,6 +263,12 @@ impl Decoder {
                 }
                 return Ok(Pushed::Skipped(skip));
             }
+            (Kind::Truncate, .., rows) => {
+                if let Some(rows) = rows {
+                    rows.take_back();
+                }
+                return Ok(self.options.truncate(&envelope.position));
+            }
         };
         if envelope.flat
             && let Some(mut row) = envelope.after.clone()
@@ -296,6 +309,7 @@ impl Decoder {
         };
         let pushed = key.complete(&images, rows, notes)?;
         self.count_notes();
+        self.note_snapshot(op, record, &envelope.position);
         Ok(pushed)
     }
 

@@ -12,7 +12,7 @@ use crate::record::Record;
 pub enum Skip {
     /// A null value (in append mode, or without a key that could be deleted).
     Tombstone,
-    /// `op` t: the source table was truncated.
+    /// `op` t: the source table was emptied, and the table is one that keeps its rows.
     Truncate,
     /// `op` m: a logical message.
     Message,
@@ -47,6 +47,7 @@ impl Skip {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Row(Op),
+    Truncate,
     Skip(Skip),
 }
 
@@ -58,7 +59,7 @@ impl Kind {
             "u" => Kind::Row(Op::Update),
             "r" => Kind::Row(Op::Read),
             "d" => Kind::Row(Op::Delete),
-            "t" => Kind::Skip(Skip::Truncate),
+            "t" => Kind::Truncate,
             "m" => Kind::Skip(Skip::Message),
             _ => return None,
         })

@@ -3,7 +3,7 @@
 
 use super::envelope::Kind;
 use super::fault::{Fallible, reason, reject};
-use super::source::Position;
+use super::source::{Position, Snapshot, first_number};
 use crate::change::Op;
 use crate::record::Record;
 
@@ -25,6 +25,8 @@ pub(super) enum Added {
     Deleted,
     SourceTsMs,
     Lsn,
+    Sequence,
+    Snapshot,
     /// Of no use to firn.
     Other,
 }
@@ -86,6 +88,8 @@ pub(super) fn added(name: &str) -> Option<Added> {
         "deleted" => Added::Deleted,
         "source_ts_ms" => Added::SourceTsMs,
         "lsn" | "source_lsn" => Added::Lsn,
+        "sequence" | "source_sequence" => Added::Sequence,
+        "snapshot" | "source_snapshot" => Added::Snapshot,
         _ if plain.starts_with("source_") || plain.starts_with("transaction_") || OTHERS.contains(&plain) => {
             Added::Other
         }
@@ -117,6 +121,8 @@ impl Meta {
             Added::Deleted => self.deleted = Some(text == "true"),
             Added::SourceTsMs => self.position.ts_ms = text.parse().ok(),
             Added::Lsn => self.position.lsn = text.parse().ok(),
+            Added::Sequence => self.position.last_commit = first_number(text),
+            Added::Snapshot => self.position.snapshot = Snapshot::named(text),
             Added::Other => {}
         }
     }
@@ -156,7 +162,6 @@ fn header_op<'r>(record: &Record<'r>) -> Option<&'r str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::debezium::envelope::Skip;
     use rstest::rstest;
 
     #[rstest]
@@ -179,7 +184,7 @@ mod tests {
     #[rstest]
     #[case(Some("c"), Some(false), Some(Kind::Row(Op::Create)))]
     #[case(Some("d"), None, Some(Kind::Row(Op::Delete)))]
-    #[case(Some("t"), None, Some(Kind::Skip(Skip::Truncate)))]
+    #[case(Some("t"), None, Some(Kind::Truncate))]
     #[case(None, Some(true), Some(Kind::Row(Op::Delete)))]
     #[case(None, Some(false), Some(Kind::Row(Op::Update)))]
     #[case(None, None, Some(Kind::Row(Op::Update)))]

@@ -7,6 +7,7 @@
 //! - [`decoder`]: the only way in.
 //! - `cursor`: JSON. `avro`: Avro. `envelope`, `source`: the envelope around a row. `flat`: rows without one. `blocks`, `connect`: schema blocks. `key`: record keys.
 //! - `images`: from images and key to a row. `unavailable`: what stands for values that were not sent.
+//! - `table_event`: what concerns a whole table.
 //! - `plan`: which field goes where. `fitted`: the plan of a writer's records, older ones too. `infer`: types where nothing else tells
 //!   them. `reader`, `object`, `value`: how it gets there. `columns`, `rows`: where it ends.
 //! - `time`, `decimal`: conversions. `fault`: why a record was rejected.
@@ -32,6 +33,7 @@ mod plan;
 mod reader;
 mod rows;
 mod source;
+mod table_event;
 mod time;
 mod unavailable;
 mod value;

@@ -166,7 +166,7 @@ impl Rows {
             (at.partition, Some(i64::from(record.partition))),
             (at.offset, Some(record.offset)),
             (at.source_ts, source_us),
-            (at.source_lsn, position.lsn),
+            (at.source_lsn, position.row_lsn()),
         ] {
             if let Some(column) = column.and_then(|c| self.columns.get_mut(c)) {
                 column.push_integer(value);

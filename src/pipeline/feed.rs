@@ -1,6 +1,8 @@
 //! One topic on one worker: its partitions' positions, the decoder, the open part, and whether it is being read.
 
+mod assignment;
 mod decode;
+mod table_event;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +11,6 @@ use tokio::runtime::Handle;
 
 use super::committer::Part;
 use super::declared;
-use super::growth;
 use super::meter::{self, Rows};
 use super::places::Places;
 use super::rejects::Rejects;
@@ -19,7 +20,8 @@ use crate::debezium::{Decoder, Pushed, schema_id};
 use crate::position::{Span, TopicPartition};
 use crate::record::{Record, Rejected};
 use crate::sink::lake::{Stager, TableColumns};
-use crate::source::kafka::{Assigned, KafkaSource};
+use crate::source::kafka::KafkaSource;
+use crate::table_event::Truncate;
 
 /// Rows that a decoder collects before they go to the stager: large enough to make vectors worth it, small enough that a
 /// thousand idle topics hold little.
@@ -49,6 +51,8 @@ pub struct Feed {
     /// [`FLUSH_ROWS`], or fewer where a commit takes fewer.
     flush_rows: usize,
     stager: Option<Stager>,
+    /// Truncates of the source table that the stager was not told yet.
+    truncates: Vec<Truncate>,
     /// What rows are made for; none until the table exists, so that a position can be committed.
     columns: Option<TableColumns>,
     /// The epoch of the open part.
@@ -94,6 +98,7 @@ impl Feed {
             worker,
             decoder,
             stager: None,
+            truncates: Vec::new(),
             columns,
             epoch: None,
             topic_id: None,
@@ -138,43 +143,6 @@ impl Feed {
         self.incarnation
     }
 
-    /// A partition was assigned and will be read from `position`.
-    ///
-    /// # Errors
-    /// When the topic is not the one that the table's offsets belong to, or that this feed began with.
-    pub fn begin(&mut self, assigned: &Assigned, position: i64) -> Result<(), String> {
-        let known = self.handle.standing();
-        if self.partition_count != Some(assigned.partition_count) {
-            self.partition_count = Some(assigned.partition_count);
-            growth::warn_of_moving_keys(
-                &self.handle,
-                known.as_ref().map_or(0, |k| k.partition_count),
-                assigned.partition_count,
-            );
-        }
-        self.topic_id = known.and_then(|k| k.topic_id).or(self.topic_id.take());
-        self.check_topic_id(assigned.topic_id.as_deref())?;
-        self.topic_id = assigned.topic_id.clone().or(self.topic_id.take());
-        self.places.begin(assigned.at.partition, position);
-        Ok(())
-    }
-
-    /// A partition was taken away.
-    pub fn end(&mut self, at: &TopicPartition) {
-        self.places.end(at.partition);
-    }
-
-    fn check_topic_id(&self, now: Option<&str>) -> Result<(), String> {
-        match (self.topic_id.as_deref(), now) {
-            (Some(have), Some(now)) if have != now => Err(format!(
-                "topic {} was deleted and made again (its id was {have}, now {now}); the table's offsets belong to the old one. \
-                 Feed the new topic into a new table, or drop this table and start over",
-                self.handle.topic
-            )),
-            _ => Ok(()),
-        }
-    }
-
     /// Takes one record into the open part.
     pub fn push(&mut self, record: &Record<'_>) {
         if self.idle() {
@@ -193,6 +161,7 @@ impl Feed {
                 self.skipped += 1;
                 self.handle.meter.skipped(kind.as_str());
             }
+            Pushed::Truncate(fence) => self.truncated(record, fence),
             Pushed::Rejected(reject) => self.reject(record, reject.reason, reject.detail),
             Pushed::NeedsSchema(_) | Pushed::NeedsWriterSchema(_) => self.reject(
                 record,
@@ -241,7 +210,7 @@ impl Feed {
         if rows == 0 {
             return;
         }
-        let batch = self.decoder.finish();
+        let (batch, snapshot) = (self.decoder.finish(), self.decoder.take_snapshot());
         self.warn_of_unknown();
         if let Err(e) = self.ensure_stager() {
             return self.suspend(&e);
@@ -251,6 +220,9 @@ impl Feed {
         let before = stager.file_bytes();
         if let Err(e) = stager.write(batch) {
             return if e.is_transient() { self.suspend(&e.to_string()) } else { self.stop(&e.to_string()) };
+        }
+        if let Some(seen) = snapshot {
+            stager.saw_snapshot(&self.handle.topic, seen);
         }
         let grown = stager.file_bytes().saturating_sub(before);
         if self.handle.epochs.add(epoch, rows, grown, self.handle.now_ms()) {
@@ -266,7 +238,7 @@ impl Feed {
             };
             self.stager = Some(stager.map_err(|e| e.to_string())?);
         }
-        Ok(())
+        self.pass_table_events()
     }
 
     /// What the open part holds in memory.
@@ -300,6 +272,10 @@ impl Feed {
         }
         // Only now: the committer waits for the parts of an ended epoch until their workers have left it.
         self.handle.epochs.leave(epoch);
+        if !self.truncates.is_empty() && !self.idle() {
+            // There is no table yet that they could be told to: they are looked at again with the next epoch.
+            self.epoch = Some(self.handle.epochs.join(self.handle.now_ms()));
+        }
     }
 
     fn hand_over(&mut self) {
@@ -308,7 +284,7 @@ impl Feed {
             return;
         }
         // Only skipped or rejected records and no table yet: the position can wait, nothing is lost by reading them again.
-        if self.stager.is_none() && self.columns.is_none() {
+        if self.stager.is_none() && self.columns.is_none() && !self.finds_table() {
             return self.write_letters();
         }
         let staged = match self.ensure_stager() {
@@ -424,8 +400,9 @@ impl Feed {
             stager.abandon();
         }
         if self.decoder.rows() > 0 {
-            drop(self.decoder.finish());
+            drop((self.decoder.finish(), self.decoder.take_snapshot()));
         }
+        self.truncates.clear();
         self.rejects.take_letters();
         self.waiting = None;
         self.rows = Rows::default();

@@ -57,7 +57,11 @@ impl Meter {
     }
 
     pub fn skipped(&self, kind: &'static str) {
-        counter!(names::SKIPPED_TOTAL, "topic" => self.topic.clone(), "kind" => kind).increment(1);
+        self.skipped_many(kind, 1);
+    }
+
+    fn skipped_many(&self, kind: &'static str, records: u64) {
+        counter!(names::SKIPPED_TOTAL, "topic" => self.topic.clone(), "kind" => kind).increment(records);
     }
 
     pub fn rejected(&self, reason: &'static str) {
@@ -76,6 +80,12 @@ impl Meter {
         counter!(names::COMMITS_TOTAL, "table" => table()).increment(1);
         histogram!(names::COMMIT_SECONDS, "table" => table()).record(done.took.as_secs_f64());
         histogram!(names::COMMIT_ATTEMPTS, "table" => table()).record(done.attempts as f64);
+        if done.truncates > 0 {
+            counter!(names::TRUNCATES_TOTAL, "table" => table()).increment(done.truncates as u64);
+            counter!(names::TRUNCATED_ROWS_TOTAL, "table" => table()).increment(done.cut_rows + done.late_rows);
+        } else if done.late_rows > 0 {
+            self.skipped_many("before_truncate", done.late_rows);
+        }
         counter!(names::FOREIGN_SNAPSHOTS_TOTAL, "table" => table()).increment(done.foreign_snapshots as u64);
         if let Some(index) = done.index {
             gauge!(names::INDEX_KEYS, "table" => table()).set(index.keys as f64);

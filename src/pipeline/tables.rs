@@ -148,6 +148,16 @@ impl TableHandle {
             ms = done.took.as_millis() as u64,
             "committed"
         );
+        for (topic, snapshot) in &done.resnapshots {
+            tracing::warn!(
+                table = %self.name,
+                topic,
+                lsn = snapshot.lsn,
+                "the source is read anew, over rows that the table has: rows deleted at the source while the connector was away are not \
+                 in the snapshot and stay here. Once it is over, `firn table sweep {}` finds and removes them",
+                self.name
+            );
+        }
         self.status.update(&self.topic, |t| {
             t.state = TableState::Running;
             t.rows += done.rows;

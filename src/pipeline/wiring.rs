@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use firn_catalog::Retention;
 
 use crate::change::Mode;
-use crate::config::{Config, Encoding, Format, TableConfig};
+use crate::config::{Config, Encoding, Format, OnTruncate, TableConfig};
 use crate::debezium::{self, DecodeOptions, Unit, Wire};
 use crate::lineage::{DroppedColumn, TypeChange};
 use crate::sink::lake::TableSpec;
@@ -25,6 +25,7 @@ pub(super) fn decode_options(config: &TableConfig) -> DecodeOptions {
         wire: config.encodings.iter().map(|(column, encoding)| (column.clone(), wire(*encoding))).collect(),
         key_columns: (!config.key.is_empty()).then(|| config.key.clone()),
         delete_image: config.delete_image,
+        skip_truncates: config.truncate == OnTruncate::Skip,
     }
 }
 

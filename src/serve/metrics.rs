@@ -10,6 +10,8 @@ pub const ROWS_TOTAL: &str = "firn_rows_total";
 pub const SKIPPED_TOTAL: &str = "firn_skipped_total";
 pub const REJECTED_TOTAL: &str = "firn_rejected_total";
 pub const INFINITE_ROWS_TOTAL: &str = "firn_infinite_rows_total";
+pub const TRUNCATES_TOTAL: &str = "firn_truncates_total";
+pub const TRUNCATED_ROWS_TOTAL: &str = "firn_truncated_rows_total";
 pub const COMMITS_TOTAL: &str = "firn_commits_total";
 pub const COMMIT_SECONDS: &str = "firn_commit_seconds";
 pub const COMMIT_ATTEMPTS: &str = "firn_commit_attempts";
@@ -55,7 +57,7 @@ const fn metric(
 }
 
 /// Every metric of firn.
-pub const METRICS: [Metric; 21] = [
+pub const METRICS: [Metric; 23] = [
     metric(RECORDS_TOTAL, Kind::Counter, Unit::Count, &["topic"], "Kafka records read"),
     metric(ROWS_TOTAL, Kind::Counter, Unit::Count, &["table", "op"], "rows committed, by op (c, u, d, r)"),
     metric(SKIPPED_TOTAL, Kind::Counter, Unit::Count, &["topic", "kind"], "records skipped by a rule, by its name"),
@@ -67,6 +69,14 @@ pub const METRICS: [Metric; 21] = [
         &["topic"],
         "rows with an infinite value that has no place in the table",
     ),
+    metric(
+        TRUNCATES_TOTAL,
+        Kind::Counter,
+        Unit::Count,
+        &["table"],
+        "truncates of the source table that were committed",
+    ),
+    metric(TRUNCATED_ROWS_TOTAL, Kind::Counter, Unit::Count, &["table"], "rows that went by a truncate"),
     metric(COMMITS_TOTAL, Kind::Counter, Unit::Count, &["table"], "snapshots committed"),
     metric(
         COMMIT_SECONDS,

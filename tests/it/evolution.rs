@@ -126,7 +126,7 @@ impl Process {
                 pushed = self.decoder.push(&record);
             }
             match pushed {
-                Pushed::Row(_) | Pushed::Skipped(_) => {}
+                Pushed::Row(_) | Pushed::Skipped(_) | Pushed::Truncate(_) => {}
                 Pushed::Rejected(reject) => self.rejected.push(format!("{}: {}", reject.reason, reject.detail)),
                 Pushed::NeedsSchema(_) | Pushed::NeedsWriterSchema(_) => panic!("asked again: {pushed:?}"),
             }

@@ -57,6 +57,16 @@ pub async fn rows(table: &Table) -> Vec<Row> {
     rows
 }
 
+/// The keys of all live rows.
+pub async fn ids(table: &Table) -> Vec<i64> {
+    let mut ids = vec![];
+    for batch in batches(table).await {
+        ids.extend(batch.column_by_name("id").unwrap().as_primitive::<Int64Type>().values());
+    }
+    ids.sort_unstable();
+    ids
+}
+
 async fn batches(table: &Table) -> Vec<RecordBatch> {
     if table.metadata().current_snapshot().is_none() {
         return vec![];

@@ -6,3 +6,4 @@ mod evolution;
 mod foreign;
 mod lake;
 mod simulation;
+mod table_events;

@@ -1,6 +1,7 @@
 //! Two processes write one log into one table while everything goes wrong that may: swaps refused, done or not, answers lost, stores away,
 //! stale reads, kills, paused writers that come back, partitions that move, and another writer that compacts, deletes and rolls back.
-//! In the end the table must equal the fold of the log.
+//! The source table is emptied now and then, which is told to one partition and concerns all. In the end the table must equal the fold
+//! of the log.
 //!
 //! `FIRN_SIM_SEEDS=5000` runs more seeds, `FIRN_SIM_SEED=17` one, `FIRN_SIM_TRACE=1` tells what happens.
 
@@ -12,7 +13,8 @@ use firn::batch::ChangeBatch;
 use firn::change::Mode;
 use firn::change::{Column, ColumnType, Op, RowSchema, origin};
 use firn::position::{Span, TopicPartition};
-use firn::sink::lake::{CommitFailure, LakeTable, Staged, TableSpec};
+use firn::sink::lake::{CommitFailure, LakeTable, Staged, Stager, TableSpec};
+use firn::table_event::{Fence, Truncate};
 use firn_catalog::memory::MemoryCatalog;
 use firn_catalog::storage::fault::{Effect, Fault, Faults, Op as Call};
 use firn_catalog::{Catalog, ErrorKind, Patience};
@@ -28,13 +30,20 @@ const TOPIC: &str = "shop.public.t";
 const PARTITIONS: i32 = 4;
 const KEYS: i64 = 14;
 const STEPS: usize = 12;
+/// LSNs between two truncates.
+const ERA: i64 = 1_000;
 const PATIENCE: Patience = Patience { attempts: 4, first_wait_ms: 0, max_wait_ms: 0 };
 
 #[derive(Clone, Copy, Debug)]
-struct Change {
-    id: i64,
-    /// `None` is a delete.
-    v: Option<i64>,
+enum Change {
+    Row {
+        id: i64,
+        /// `None` is a delete.
+        v: Option<i64>,
+        lsn: i64,
+    },
+    /// The source table is emptied.
+    Truncate { lsn: i64 },
 }
 
 /// A key stays in its partition.
@@ -77,21 +86,44 @@ fn columns(wide: bool) -> RowSchema {
     RowSchema { columns }
 }
 
-fn batch(partition: i32, from: i64, changes: &[Change], wide: bool) -> ChangeBatch {
-    let n = changes.len();
-    let ops: Vec<Op> = changes.iter().map(|c| if c.v.is_some() { Op::Update } else { Op::Delete }).collect();
+/// Rows, and where each stands: offset, id, value, LSN.
+fn batch(partition: i32, rows: &[(i64, i64, Option<i64>, i64)], wide: bool) -> ChangeBatch {
+    let n = rows.len();
+    let ops: Vec<Op> = rows.iter().map(|(_, _, v, _)| if v.is_some() { Op::Update } else { Op::Delete }).collect();
     let mut columns: Vec<(&str, ArrayRef)> = vec![
-        ("id", Arc::new(Int64Array::from_iter_values(changes.iter().map(|c| c.id)))),
-        ("v", Arc::new(changes.iter().map(|c| c.v).collect::<Int64Array>())),
+        ("id", Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.1)))),
+        ("v", Arc::new(rows.iter().map(|r| r.2).collect::<Int64Array>())),
         (origin::TOPIC, Arc::new(StringArray::from(vec![TOPIC; n]))),
         (origin::PARTITION, Arc::new(Int32Array::from(vec![partition; n]))),
-        (origin::OFFSET, Arc::new(Int64Array::from_iter_values(from..from + n as i64))),
+        (origin::OFFSET, Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.0)))),
         (origin::OP, Arc::new(StringArray::from_iter_values(ops.iter().map(|op| op.letter())))),
+        (origin::SOURCE_LSN, Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.3)))),
     ];
     if wide {
         columns.push(("later", Arc::new(StringArray::from(vec!["x"; n]))));
     }
     ChangeBatch::new(RecordBatch::try_from_iter(columns).unwrap(), ops)
+}
+
+/// The changes of `log` from offset `from` on, as a worker hands them to its stager; in append mode a truncate is no row.
+fn write(stager: &mut Stager, partition: i32, from: i64, changes: &[Change], wide: bool) {
+    let mut rows = vec![];
+    let flush = |stager: &mut Stager, rows: &mut Vec<_>| {
+        if !rows.is_empty() {
+            stager.write(batch(partition, &std::mem::take(rows), wide)).unwrap();
+        }
+    };
+    for (change, offset) in changes.iter().zip(from..) {
+        match *change {
+            Change::Row { id, v, lsn } => rows.push((offset, id, v, lsn)),
+            Change::Truncate { lsn } => {
+                flush(stager, &mut rows);
+                let fence = Some(Fence { lsn, last_commit: Some(lsn - 1) });
+                stager.truncate(Truncate { at: at(partition), offset, fence, only_partition: false }).unwrap();
+            }
+        }
+    }
+    flush(stager, &mut rows);
 }
 
 fn at(partition: i32) -> TopicPartition {
@@ -105,13 +137,25 @@ fn span(partition: i32, from: i64, next: i64) -> Span {
 impl<'a> World<'a> {
     fn new(runtime: &'a Runtime, seed: u64, mode: Mode) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let mut log = Log::new();
-        for partition in 0..PARTITIONS {
-            let keys: Vec<i64> = (0..KEYS).filter(|k| k % i64::from(PARTITIONS) == i64::from(partition)).collect();
-            let changes = (0..rng.random_range(8..24))
-                .map(|n| Change { id: *keys.choose(&mut rng).unwrap(), v: rng.random_bool(0.75).then_some(n) })
-                .collect();
-            log.insert(partition, changes);
+        // Between two truncates LSNs interleave: transactions come in the order in which they were committed.
+        let mut log: Log = (0..PARTITIONS).map(|partition| (partition, vec![])).collect();
+        let truncates = if mode == Mode::Upsert { rng.random_range(0..4) } else { 0 };
+        for era in 0..=truncates {
+            let begin = era * ERA;
+            if era > 0 {
+                log.get_mut(&rng.random_range(0..PARTITIONS)).unwrap().push(Change::Truncate { lsn: begin });
+            }
+            for (partition, changes) in &mut log {
+                let keys: Vec<i64> = (0..KEYS).filter(|k| k % i64::from(PARTITIONS) == i64::from(*partition)).collect();
+                for n in 0..rng.random_range(8..24) / (1 + truncates) {
+                    let lsn = begin + rng.random_range(1..ERA);
+                    changes.push(Change::Row {
+                        id: *keys.choose(&mut rng).unwrap(),
+                        v: rng.random_bool(0.75).then_some(n),
+                        lsn,
+                    });
+                }
+            }
         }
         let mut spec = TableSpec::new("sim", "t");
         spec.mode = mode;
@@ -177,7 +221,7 @@ impl<'a> World<'a> {
                 let mut done = 0;
                 while done < take {
                     let n = self.rng.random_range(1..=take - done);
-                    stager.write(batch(partition, from + done as i64, &changes[done..done + n], process.wide)).unwrap();
+                    write(&mut stager, partition, from + done as i64, &changes[done..done + n], process.wide);
                     done += n;
                 }
                 spans.push(span(partition, from, from + take as i64));
@@ -392,20 +436,23 @@ impl<'a> World<'a> {
     /// What the table must be.
     fn fold(&self) -> Vec<Row> {
         let mut rows = vec![];
+        let fence = self.fence().unwrap_or(0);
         for (partition, log) in &self.log {
-            let mut last = BTreeMap::<i64, (i64, Option<i64>)>::new();
-            for (offset, change) in log.iter().enumerate() {
-                let (offset, partition) = (offset as i64, *partition);
-                match self.spec.mode {
-                    Mode::Append => rows.push(Row { id: change.id, v: change.v, partition, offset }),
-                    Mode::Upsert => {
-                        last.insert(change.id, (offset, change.v));
+            let mut last = BTreeMap::<i64, (i64, Option<i64>, i64)>::new();
+            for (change, offset) in log.iter().zip(0..) {
+                match (*change, self.spec.mode) {
+                    (Change::Row { id, v, .. }, Mode::Append) => {
+                        rows.push(Row { id, v, partition: *partition, offset });
                     }
+                    (Change::Row { id, v, lsn }, Mode::Upsert) => {
+                        last.insert(id, (offset, v, lsn));
+                    }
+                    (Change::Truncate { .. }, _) => {}
                 }
             }
-            for (id, (offset, v)) in last {
+            for (id, (offset, v, lsn)) in last {
                 let gone = self.foreign_deletes.iter().any(|(_, key, below)| *key == id && offset < *below);
-                if v.is_some() && !gone {
+                if v.is_some() && !gone && lsn > fence {
                     rows.push(Row { id, v, partition: *partition, offset });
                 }
             }
@@ -414,12 +461,23 @@ impl<'a> World<'a> {
         rows
     }
 
+    /// Where the source table was last emptied.
+    fn fence(&self) -> Option<i64> {
+        let truncates = self.log.values().flatten().filter_map(|c| match c {
+            Change::Truncate { lsn } => Some(*lsn),
+            Change::Row { .. } => None,
+        });
+        truncates.max()
+    }
+
     fn check(&self) {
         let table = self.runtime.block_on(self.catalog.load(&self.ident)).unwrap();
         let checkpoint = foreign::checkpoint(&table);
         for (partition, log) in &self.log {
             assert_eq!(checkpoint.next(&at(*partition)), Some(log.len() as i64), "the position of {partition}");
         }
+        let fence = checkpoint.topics[TOPIC].truncated.map(|fence| fence.lsn);
+        assert_eq!(fence, self.fence(), "the fence");
         let rows = self.runtime.block_on(foreign::rows(&table));
         assert_eq!(rows, self.fold(), "the table, and the fold of the log");
         let distinct: HashSet<(i32, i64)> = rows.iter().map(|r| (r.partition, r.offset)).collect();

@@ -1,9 +1,10 @@
-//! `firn table list|show|history|files|preview`: what is in the catalog, from metadata alone but for the preview.
+//! `firn table list|show|history|files|preview`: what is in the catalog, from metadata alone but for the preview. `sweep` writes.
 
 mod files;
 mod history;
 mod list;
 mod show;
+mod sweep;
 
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ pub(super) enum TableCommand {
     Files(OneTable),
     /// Some rows
     Preview(SomeOfTable),
+    /// Remove the rows that a new snapshot of the source did not find again
+    Sweep(sweep::SweepArgs),
 }
 
 #[derive(Debug, Args)]
@@ -53,6 +56,7 @@ pub(super) async fn run(command: &TableCommand, output: Output) -> Result<(), Fa
         TableCommand::Show(args) => show::run(&args.load().await?, output),
         TableCommand::History(args) => history::run(&args.of.load().await?, args.limit, output),
         TableCommand::Files(args) => files::run(&args.load().await?, output).await,
+        TableCommand::Sweep(args) => sweep::run(args, output).await,
         TableCommand::Preview(args) => {
             let catalog = open(&args.of.config).await?;
             let ident = load(catalog.as_ref(), &args.of.table).await?.identifier().clone();

@@ -110,6 +110,7 @@ impl Decoder {
             cursor.end()?;
             return match envelope.kind {
                 Kind::Skip(skip) => Ok(Pushed::Skipped(skip)),
+                Kind::Truncate => Ok(self.options.truncate(&envelope.position)),
                 Kind::Row(_) => self.ask_of_writer(record, envelope.flat, envelope.position.lsn),
             };
         };
@@ -124,6 +125,10 @@ impl Decoder {
             Kind::Skip(skip) => {
                 rows.take_back();
                 return Ok(Pushed::Skipped(skip));
+            }
+            Kind::Truncate => {
+                rows.take_back();
+                return Ok(self.options.truncate(&envelope.position));
             }
         };
         if envelope.flat != matches!(plan.writer.block, Block::Plain(_)) {
@@ -156,6 +161,7 @@ impl Decoder {
         };
         let pushed = key.complete(&images, rows, notes)?;
         self.count_notes();
+        self.note_snapshot(op, record, &envelope.position);
         Ok(pushed)
     }
 

@@ -3,7 +3,7 @@
 use super::super::envelope::{Envelope, Seen, flattened, kind_of};
 use super::super::fault::Fallible;
 use super::super::flat::{self, Added, Format, Meta};
-use super::super::source::Position;
+use super::super::source::{Position, Snapshot, first_number};
 use super::cursor::Cursor;
 use super::plan::Text;
 use super::schema::{Kind, NodeId, Optional, Schema};
@@ -52,6 +52,7 @@ enum AddedValue {
 #[derive(Clone, Debug)]
 enum SourceField {
     Number { optional: Option<Optional>, of: Number },
+    Word { optional: Option<Optional>, text: Text, word: SourceWord },
     Other(NodeId),
 }
 
@@ -59,6 +60,12 @@ enum SourceField {
 enum Number {
     TsMs,
     Lsn,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum SourceWord {
+    Sequence,
+    Snapshot,
 }
 
 impl EnvelopePlan {
@@ -69,11 +76,7 @@ impl EnvelopePlan {
         for field in fields {
             let (optional, node) = schema.optional(field.node);
             let record = schema.fields(node);
-            let text = match schema.kind(node) {
-                Kind::Text => Some(Text::Written),
-                Kind::Enum(symbols) => Some(Text::Symbols(symbols.clone())),
-                _ => None,
-            };
+            let text = text_of(schema, node);
             plan.seen.members += 1;
             let word = |word, text| Member::Word { optional, text, word };
             let value = match (schema.kind(node), &text) {
@@ -193,6 +196,14 @@ fn has_value(optional: Option<Optional>, cursor: &mut Cursor<'_>) -> Fallible<bo
     optional.map_or(Ok(true), |optional| optional.has_value(cursor))
 }
 
+fn text_of(schema: &Schema, node: NodeId) -> Option<Text> {
+    match schema.kind(node) {
+        Kind::Text => Some(Text::Written),
+        Kind::Enum(symbols) => Some(Text::Symbols(symbols.clone())),
+        _ => None,
+    }
+}
+
 fn source_field(schema: &Schema, field: &super::schema::Field) -> SourceField {
     let (optional, node) = schema.optional(field.node);
     let of = match field.name.as_str() {
@@ -200,6 +211,14 @@ fn source_field(schema: &Schema, field: &super::schema::Field) -> SourceField {
         "lsn" => Some(Number::Lsn),
         _ => None,
     };
+    let word = match field.name.as_str() {
+        "sequence" => Some(SourceWord::Sequence),
+        "snapshot" => Some(SourceWord::Snapshot),
+        _ => None,
+    };
+    if let (Some(word), Some(text)) = (word, text_of(schema, node)) {
+        return SourceField::Word { optional, text, word };
+    }
     match (of, schema.kind(node)) {
         (Some(of), Kind::Long | Kind::Int) => SourceField::Number { optional, of },
         _ => SourceField::Other(field.node),
@@ -215,6 +234,15 @@ impl SourceField {
                 match of {
                     Number::TsMs => position.ts_ms = value,
                     Number::Lsn => position.lsn = value,
+                }
+            }
+            SourceField::Word { optional, text, word } => {
+                if has_value(*optional, cursor)? {
+                    let text = text.read(cursor)?;
+                    match word {
+                        SourceWord::Sequence => position.last_commit = first_number(text),
+                        SourceWord::Snapshot => position.snapshot = Snapshot::named(text),
+                    }
                 }
             }
             SourceField::Other(node) => schema.skip(*node, cursor, 0)?,

@@ -82,6 +82,12 @@ fn assert_same(topic: &str, mode: Mode, avro: &[Captured], json: &[Captured]) ->
     assert_eq!(reasons(&avro), reasons(&json), "{topic} {:?}", avro.rejected);
     assert_eq!(avro.skipped, json.skipped, "{topic}");
     assert_eq!(avro.from, json.from, "{topic}");
+    let fences = |out: &Outcome| -> Vec<(usize, bool)> {
+        let whole = |fence: &Option<Fence>| fence.is_some_and(|f| f.last_commit.is_some_and(|end| end <= f.lsn));
+        out.truncates.iter().map(|(at, fence)| (*at, whole(fence))).collect()
+    };
+    assert_eq!(fences(&avro), fences(&json), "{topic}");
+    assert!(fences(&avro).iter().all(|(_, whole)| *whole), "{topic} {:?}", avro.truncates);
     let columns = |out: &Outcome| {
         let name = |c: &Column| (adjusted(&c.name).to_owned(), c.column_type.clone(), c.key);
         out.table.columns.iter().map(name).collect::<Vec<_>>()
@@ -137,6 +143,18 @@ fn inventory_is_in_avro_what_it_is_in_json() {
     for topic in [".customers", ".addresses", ".products", ".orders", ".order_items"] {
         assert!(assert_same(topic, Mode::Upsert, &of_topic(avro.clone(), topic), &of_topic(json.clone(), topic)) >= 6);
     }
+}
+
+#[test]
+fn a_snapshot_of_the_whole_table_says_so_and_an_incremental_one_does_not() {
+    let records = of_topic(captured("types"), ".public.snap_source");
+    let mut decoder = Decoder::new(DecodeOptions { mode: Mode::Upsert, origin_columns: true, ..Default::default() });
+    let out = drive(&mut decoder, None, &records[..12]);
+    let seen = decoder.take_snapshot().unwrap();
+    assert!(seen.ended && out.rows.iter().all(|r| r.get("_firn_source_lsn") == &Cell::Int(seen.lsn.into())));
+    assert_eq!(Some(seen.since_ms), records[0].timestamp);
+    drive(&mut decoder, Some(out.table), &records[12..]);
+    assert_eq!(decoder.take_snapshot(), None);
 }
 
 #[test]
@@ -376,7 +394,7 @@ fn one(kind: &str, value: Datum, options: DecodeOptions) -> Result<(ColumnType, 
                 ));
             }
             Pushed::Rejected(reject) => return Err(reject),
-            Pushed::Skipped(skip) => panic!("{skip:?}"),
+            pushed => panic!("{pushed:?}"),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::change::{Column, origin_columns};
+use crate::table_event::SourceSnapshot;
 
 fn table(columns: Vec<Column>) -> RowSchema {
     RowSchema { columns: columns.into_iter().chain(origin_columns()).collect() }
@@ -201,10 +202,54 @@ fn what_is_no_row_is_skipped_by_kind() {
         let table = decode(Mode::Upsert, &of_topic(fixture("types_default_schemas_true"), ".truncated")).table;
         let options = || DecodeOptions { mode: Mode::Upsert, origin_columns: true, ..DecodeOptions::default() };
         let out = drive(&mut Decoder::new(options()), Some(table), &truncates);
-        assert_eq!(out.skipped.iter().filter(|(_, skip)| *skip == Skip::Truncate).count(), 2);
-        // Also as the very first record, before any table is known.
-        let first: Vec<Captured> = of_topic(fixture(name), ".truncated2").into_iter().take(1).collect();
-        assert_eq!(drive(&mut Decoder::new(options()), None, &first).skipped, [(0, Skip::Truncate)]);
+        let lsn = |fence: &Option<Fence>| fence.unwrap().lsn;
+        let rows_at = |ids: &[i128]| -> Vec<i128> {
+            let row = |id| out.rows.iter().find(|r| r.get("id") == &Cell::Int(id)).unwrap();
+            ids.iter()
+                .map(|id| match row(*id).get("_firn_source_lsn") {
+                    Cell::Int(lsn) => *lsn,
+                    other => panic!("{other:?}"),
+                })
+                .collect()
+        };
+        let [(3, first), (5, second)] = &out.truncates[..] else { panic!("{:?}", out.truncates) };
+        let (first, second) = (lsn(first), lsn(second));
+        assert!(rows_at(&[1, 2, 3]).iter().all(|row| *row < first.into()), "what the snapshot read was there before");
+        assert!(i128::from(first) < rows_at(&[10])[0] && rows_at(&[10])[0] < second.into());
+        // Also as the very first record, before any table is known; of both tables at once.
+        let other = of_topic(fixture(name), ".truncated2");
+        let alone = drive(&mut Decoder::new(options()), None, &other[..1]).truncates;
+        assert_eq!(alone, [(0, Some(Fence { lsn: second, last_commit: alone[0].1.unwrap().last_commit }))]);
+        assert!(alone[0].1.unwrap().last_commit.unwrap() <= second);
+        for skipping in
+            [DecodeOptions::default(), DecodeOptions { skip_truncates: true, mode: Mode::Upsert, ..options() }]
+        {
+            let out = drive(&mut Decoder::new(skipping), None, &other);
+            assert_eq!((out.skipped, out.truncates), (vec![(0, Skip::Truncate)], vec![]));
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_of_the_whole_table_says_so_and_an_incremental_one_does_not() {
+    for name in ["types_default_schemas_true", "types_default_schemas_false"] {
+        let records = of_topic(fixture(name), ".snap_source");
+        let table = decode(Mode::Upsert, &of_topic(fixture("types_default_schemas_true"), ".snap_source")).table;
+        let mut decoder =
+            Decoder::new(DecodeOptions { mode: Mode::Upsert, origin_columns: true, ..Default::default() });
+        let (whole, incremental) = records.split_at(12);
+        let out = drive(&mut decoder, Some(table.clone()), &whole[..11]);
+        let Cell::Int(lsn) = *out.rows[0].get("_firn_source_lsn") else { panic!() };
+        let since_ms = whole[0].timestamp.unwrap();
+        let seen = SourceSnapshot { lsn: lsn as i64, since_ms, ended: false, over_rows: false };
+        assert_eq!(decoder.take_snapshot(), Some(seen));
+        drive(&mut decoder, Some(table.clone()), &whole[11..]);
+        let last = SourceSnapshot { ended: true, since_ms: whole[11].timestamp.unwrap(), ..seen };
+        assert_eq!(decoder.take_snapshot(), Some(last));
+        let out = drive(&mut decoder, Some(table), incremental);
+        assert_eq!((out.rows.len(), decoder.take_snapshot()), (12, None));
+        // Such a row has no LSN of its own: it says up to where the log was sent.
+        assert!(out.rows.iter().all(|r| matches!(r.get("_firn_source_lsn"), Cell::Int(at) if *at > lsn)));
     }
 }
 

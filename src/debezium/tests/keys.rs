@@ -20,7 +20,7 @@ fn push(decoder: &mut Decoder, key: &[u8], value: &str) -> Pushed {
 fn reason_of(pushed: Pushed) -> &'static str {
     match pushed {
         Pushed::Row(_) => "row",
-        Pushed::Skipped(_) => "skipped",
+        Pushed::Skipped(_) | Pushed::Truncate(_) => "skipped",
         Pushed::NeedsSchema(_) | Pushed::NeedsWriterSchema(_) => "needs a schema",
         Pushed::Rejected(reject) => {
             assert!(reject.reason != reason::KEY_MISMATCH || reject.detail.starts_with("column id: "), "{reject}");

@@ -27,6 +27,7 @@ use arrow_schema::DataType;
 use super::*;
 use crate::change::{ColumnType, DeleteImage, Mode, Op, RowSchema};
 use crate::record::{Headers, Record};
+use crate::table_event::Fence;
 
 /// A record as captured.
 #[derive(Clone, Debug, serde::Deserialize)]
@@ -164,6 +165,7 @@ struct Outcome {
     rows: Vec<Row>,
     /// By index of the record.
     skipped: Vec<(usize, Skip)>,
+    truncates: Vec<(usize, Option<Fence>)>,
     rejected: Vec<(usize, Reject)>,
     /// Row schemas asked for, in order.
     asked: Vec<RowSchema>,
@@ -222,6 +224,7 @@ fn drive(decoder: &mut Decoder, table: Option<RowSchema>, records: &[Captured]) 
         match pushed {
             Pushed::Row(_) => out.from.push(at),
             Pushed::Skipped(skip) => out.skipped.push((at, skip)),
+            Pushed::Truncate(fence) => out.truncates.push((at, fence)),
             Pushed::Rejected(reject) => out.rejected.push((at, reject)),
             Pushed::NeedsSchema(again) => panic!("asked twice: {again:?}"),
             Pushed::NeedsWriterSchema(id) => panic!("schema {id} is asked for by JSON"),
@@ -229,7 +232,7 @@ fn drive(decoder: &mut Decoder, table: Option<RowSchema>, records: &[Captured]) 
     }
     let batch = decoder.finish();
     out.rows.extend(rows_of(&batch.rows, &batch.ops));
-    assert_eq!(out.rows.len() + out.skipped.len() + out.rejected.len(), records.len());
+    assert_eq!(out.rows.len() + out.skipped.len() + out.truncates.len() + out.rejected.len(), records.len());
     assert_eq!(out.rows.len(), out.from.len());
     assert_eq!(decoder.rows(), 0);
     out

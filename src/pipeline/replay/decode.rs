@@ -69,6 +69,11 @@ impl<'a> Reader<'a> {
                 }
             }
             Pushed::Skipped(kind) => Ok(Today::Nothing(kind.as_str().to_owned())),
+            Pushed::Truncate(_) => rejected(
+                "truncate",
+                "a TRUNCATE of the source table, too late to be applied: delete the rows from before it by hand"
+                    .to_owned(),
+            ),
             Pushed::Rejected(reject) => rejected(reject.reason, reject.detail),
             Pushed::NeedsWriterSchema(id) => rejected(
                 "unknown_schema_id",

@@ -122,8 +122,16 @@ impl Layout {
         let field = |name: &str| self.schema.field_by_name(name);
         let (topic, partition) = (field(origin::TOPIC)?, field(origin::PARTITION)?);
         let is = |t: &Type, p: PrimitiveType| matches!(t, Type::Primitive(have) if *have == p);
-        (is(&topic.field_type, PrimitiveType::String) && is(&partition.field_type, PrimitiveType::Int))
-            .then_some(OriginIds { topic: topic.id, partition: partition.id })
+        let id_of = |name: &str, p| field(name).filter(|f| is(&f.field_type, p)).map(|f| f.id);
+        (is(&topic.field_type, PrimitiveType::String) && is(&partition.field_type, PrimitiveType::Int)).then(|| {
+            OriginIds {
+                topic: topic.id,
+                partition: partition.id,
+                offset: id_of(origin::OFFSET, PrimitiveType::Long),
+                op: id_of(origin::OP, PrimitiveType::String),
+                lsn: id_of(origin::SOURCE_LSN, PrimitiveType::Long),
+            }
+        })
     }
 
     /// Whether files staged under this layout are right in a table that looks like `now`: same ids, names, and types that read as
@@ -164,11 +172,21 @@ impl Layout {
     }
 }
 
-/// Field ids of the topic and partition columns.
+/// Field ids of the origin columns.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OriginIds {
     pub(crate) topic: i32,
     pub(crate) partition: i32,
+    pub(crate) offset: Option<i32>,
+    pub(crate) op: Option<i32>,
+    pub(crate) lsn: Option<i32>,
+}
+
+impl OriginIds {
+    /// Whether a row tells what it came before and after.
+    pub(crate) fn orders(&self) -> bool {
+        self.offset.is_some() && self.op.is_some() && self.lsn.is_some()
+    }
 }
 
 fn data_location(metadata: &TableMetadata) -> String {

@@ -8,6 +8,7 @@ use iceberg::spec::{DataFile, DataFileFormat, Datum, PrimitiveLiteral, Struct};
 use iceberg::table::Table;
 
 use crate::sink::lake::LakeError;
+use crate::sink::lake::cut::Candidate;
 use crate::sink::lake::deletes::DeleteFile;
 use crate::sink::lake::layout::OriginIds;
 
@@ -20,6 +21,8 @@ pub(crate) struct LiveFile {
     pub(crate) rows: u64,
     /// Lowest and highest Kafka partition of its rows; `None` when a row may have come from anywhere.
     pub(crate) kafka: Option<(i32, i32)>,
+    /// Lowest and highest LSN of its rows; `None` when one may have none, or any.
+    pub(crate) lsn: Option<(i64, i64)>,
     pub(crate) deletes: Vec<DeleteFile>,
 }
 
@@ -31,8 +34,13 @@ impl LiveFile {
             partition: file.partition().clone(),
             rows: file.record_count(),
             kafka: origin.and_then(|ids| kafka_partitions(file, ids)),
+            lsn: origin.and_then(|ids| lsns(file, ids)),
             deletes: vec![],
         }
+    }
+
+    pub(crate) fn candidate(&self, number: u32) -> Candidate {
+        Candidate { number, path: self.path.clone(), rows: self.rows, lsn: self.lsn }
     }
 }
 
@@ -46,6 +54,19 @@ fn kafka_partitions(file: &DataFile, ids: OriginIds) -> Option<(i32, i32)> {
         return None;
     }
     Some((int(file.lower_bounds().get(&ids.partition)?)?, int(file.upper_bounds().get(&ids.partition)?)?))
+}
+
+/// From the bounds of the LSN column.
+fn lsns(file: &DataFile, ids: OriginIds) -> Option<(i64, i64)> {
+    let id = ids.lsn?;
+    let long = |d: &Datum| match d.literal() {
+        PrimitiveLiteral::Long(l) => Some(*l),
+        _ => None,
+    };
+    if *file.null_value_counts().get(&id)? > 0 {
+        return None;
+    }
+    Some((long(file.lower_bounds().get(&id)?)?, long(file.upper_bounds().get(&id)?)?))
 }
 
 /// A delete file of exactly one data file, as it is listed.

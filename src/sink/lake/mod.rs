@@ -11,7 +11,8 @@
 //! - `schema`: columns to Iceberg and back. `evolution`: what records with other columns ask of the table, and its history.
 //! - `planner` works out on each fresh base what a batch does; `resume` reads where a table stands.
 //! - Upserts: [`index`] (key to row), `scan` (fills it from files), `deletes` (position deletes and deletion vectors), `live` (the
-//!   files of the table as last seen), `upsert` (all of it together).
+//!   files of the table as last seen), `cut` (rows that go by a TRUNCATE or a sweep), `upsert` (all of it together).
+//! - `sweep`: on demand, takes out what a snapshot of the source did not find again.
 //! - [`letters`]: records that could not become rows, and their replay.
 
 pub mod index;
@@ -19,6 +20,7 @@ pub mod letters;
 
 mod agree;
 mod conform;
+mod cut;
 mod deletes;
 mod error;
 mod evolution;
@@ -38,9 +40,11 @@ mod spec;
 mod split;
 mod staged;
 mod stager;
+mod sweep;
 mod table;
 mod upsert;
 
+pub use cut::Sweep;
 pub use error::{CommitFailure, LakeError};
 pub use evolution::{AskingRecord, COLUMNS, ColumnChange, SCHEMA_HISTORY, SchemaChange, schema_history};
 pub use layout::TableColumns;
@@ -49,4 +53,5 @@ pub use spec::TableSpec;
 pub use staged::Staged;
 pub(crate) use staged::StagedFile;
 pub use stager::Stager;
+pub use sweep::Ghosts;
 pub use table::{Committed, IndexState, LakeTable};

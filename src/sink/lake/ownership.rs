@@ -72,8 +72,15 @@ mod tests {
         #[case] kafka: Option<(i32, i32)>,
         #[case] scanned: bool,
     ) {
-        let file =
-            LiveFile { path: "f".into(), spec_id: 0, partition: Struct::empty(), rows: 1, kafka, deletes: vec![] };
+        let file = LiveFile {
+            path: "f".into(),
+            spec_id: 0,
+            partition: Struct::empty(),
+            rows: 1,
+            kafka,
+            lsn: None,
+            deletes: vec![],
+        };
         assert_eq!(may_hold(&file, &Owned::all(&owned(partitions))), scanned);
     }
 

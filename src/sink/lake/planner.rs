@@ -8,12 +8,14 @@ use iceberg::spec::TableMetadata;
 use iceberg::table::Table;
 
 use crate::position::Checkpoint;
+use crate::sink::lake::cut::Cuts;
 use crate::sink::lake::evolution::{COLUMNS, Remembered};
 use crate::sink::lake::letters::replay::read_again;
 use crate::sink::lake::letters::{PENDING, PendingSet, REPLAYED};
 use crate::sink::lake::resume::{CHECKPOINT, GENERATION, LAST_SNAPSHOT_ID, MODE, standing};
 use crate::sink::lake::upsert::{Effect, Upserts};
 use crate::sink::lake::{LakeError, Staged, TableSpec};
+use crate::table_event::SourceSnapshot;
 
 /// Plans one batch.
 pub(crate) struct BatchPlanner<'a> {
@@ -35,6 +37,8 @@ pub(crate) struct Planned {
     pub(crate) effect: Effect,
     /// Files of the batch that the plan leaves out, by their number: none of their rows is the last word on its key.
     pub(crate) left_out: Vec<u32>,
+    /// Snapshots of the source that the batch brought the first records of, over rows that may be older; by topic.
+    pub(crate) resnapshots: Vec<(String, SourceSnapshot)>,
 }
 
 pub(crate) enum Refusal {
@@ -93,7 +97,8 @@ impl BatchPlanner<'_> {
     async fn try_plan(&mut self, base: &Table, attempt: Attempt) -> Result<Plan, Stop> {
         let metadata = base.metadata();
         let table = self.spec.to_string();
-        let checkpoint = self.advance(standing(&table, metadata)?.unwrap_or_default())?;
+        let before = standing(&table, metadata)?.unwrap_or_default();
+        let mut checkpoint = self.advance(before.clone())?;
         if !self.batch.layouts.iter().all(|layout| layout.fits(metadata)) {
             return Err(Stop::SchemaMoved);
         }
@@ -104,13 +109,17 @@ impl BatchPlanner<'_> {
         }
         let letters = self.letters(&table, metadata, &checkpoint)?;
         let (delta, effect) = match &mut self.upserts {
-            Some(upserts) => upserts.plan(base, self.batch).await?,
+            Some(upserts) => {
+                let cuts = Cuts::of(self.batch, &before, &checkpoint);
+                upserts.plan(base, self.batch, &cuts).await?
+            }
             None => (appended(self.batch), Effect::default()),
         };
         let left_out = match self.upserts {
             Some(_) => self.batch.files.iter().map(|f| f.number).filter(|n| !effect.adds(*n)).collect(),
             None => vec![],
         };
+        let resnapshots = self.note_snapshots(&before, &mut checkpoint);
         let json = checkpoint.to_json();
         let mut properties = HashMap::from([
             (CHECKPOINT.to_owned(), json.clone()),
@@ -123,7 +132,7 @@ impl BatchPlanner<'_> {
         if let Some(columns) = Remembered::with_rows_up_to(&table, metadata, self.batch.newest_lsn)? {
             properties.insert(COLUMNS.to_owned(), columns);
         }
-        self.planned = Some(Planned { attempt, checkpoint, effect, left_out });
+        self.planned = Some(Planned { attempt, checkpoint, effect, left_out, resnapshots });
         Ok(Plan {
             delta,
             summary: HashMap::from([(CHECKPOINT.to_owned(), json)]),
@@ -183,7 +192,36 @@ impl BatchPlanner<'_> {
             }
             checkpoint.advance(span).map_err(|e| Stop::Stale(e.to_string()))?;
         }
+        for truncate in self.batch.events.truncates() {
+            if let Some(fence) = truncate.fence {
+                checkpoint.truncate(&truncate.at.topic, fence);
+            }
+        }
+        if let Some(sweep) = &self.batch.events.sweep {
+            if let Some(reason) = sweep.refused(&checkpoint) {
+                return Err(Stop::Stale(reason));
+            }
+            if let Some(topic) = checkpoint.topics.get_mut(&sweep.topic) {
+                topic.snapshot = Some(SourceSnapshot { over_rows: false, ..sweep.snapshot });
+            }
+        }
         Ok(checkpoint)
+    }
+
+    /// Notes the snapshots that the batch has rows of; answers those that begin here and may leave older rows behind.
+    fn note_snapshots(&self, before: &Checkpoint, checkpoint: &mut Checkpoint) -> Vec<(String, SourceSnapshot)> {
+        let mut resnapshots = vec![];
+        for (topic, seen) in &self.batch.events.snapshots {
+            let known = before.topics.get(topic).and_then(|t| t.snapshot).map(|s| s.lsn);
+            let begins = known.is_none_or(|known| known < seen.lsn);
+            let over_rows = begins && self.upserts.as_ref().is_some_and(|u| u.may_hold_older(seen.lsn));
+            let seen = SourceSnapshot { over_rows, ..*seen };
+            checkpoint.saw_snapshot(topic, seen);
+            if over_rows {
+                resnapshots.push((topic.clone(), seen));
+            }
+        }
+        resnapshots
     }
 }
 

@@ -9,6 +9,7 @@ use iceberg::spec::DataFile;
 
 use crate::position::{Span, TopicPartition};
 use crate::sink::lake::LakeError;
+use crate::sink::lake::cut::TableEvents;
 use crate::sink::lake::layout::Layout;
 use crate::sink::lake::letters::{PendingLetter, Replay};
 use crate::sink::lake::overlay::Overlay;
@@ -32,6 +33,7 @@ pub struct Staged {
     pub(crate) replay: Option<Replay>,
     /// Where the newest of its changes stands in the source's log; worked out where the source's drops of columns are followed.
     pub(crate) newest_lsn: Option<i64>,
+    pub(crate) events: TableEvents,
     /// Given at the first try to commit; every later try keeps it.
     pub(crate) snapshot_id: Option<i64>,
     /// Whether a commit of it was sent whose answer never came: it may land yet.
@@ -91,6 +93,7 @@ impl Staged {
             whole.spans.extend(part.spans);
             whole.rows += part.rows;
             whole.newest_lsn = whole.newest_lsn.max(part.newest_lsn);
+            whole.events.join(part.events, first_file);
         }
         Ok(Some(whole))
     }

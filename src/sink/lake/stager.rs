@@ -20,6 +20,7 @@ use crate::batch::ChangeBatch;
 use crate::change::{Op, origin};
 use crate::position::{Span, TopicPartition};
 use crate::sink::lake::conform::Conform;
+use crate::sink::lake::cut::TableEvents;
 use crate::sink::lake::keys::KeyHasher;
 use crate::sink::lake::layout::Layout;
 use crate::sink::lake::letters::{LetterWatch, MetLetter};
@@ -28,6 +29,7 @@ use crate::sink::lake::parquet_file::{FinishedFile, ParquetFile};
 use crate::sink::lake::sorted_file::SortedFile;
 use crate::sink::lake::split::{Group, Splitter};
 use crate::sink::lake::{LakeError, Staged, StagedFile};
+use crate::table_event::{SourceSnapshot, Truncate};
 
 /// Files open at once. More: memory (each holds a row group and up to three chunks of upload). Fewer: rows that alternate between
 /// partitions make many small files.
@@ -54,6 +56,7 @@ pub struct Stager {
     moved: BTreeMap<u32, Vec<u32>>,
     rows: u64,
     newest_lsn: Option<i64>,
+    events: TableEvents,
 }
 
 #[derive(Debug)]
@@ -129,6 +132,7 @@ impl Stager {
             moved: BTreeMap::new(),
             rows: 0,
             newest_lsn: None,
+            events: TableEvents::default(),
             layout,
         })
     }
@@ -292,6 +296,41 @@ impl Stager {
         Ok(())
     }
 
+    /// The source table was emptied, after what was written so far and before what follows.
+    ///
+    /// # Errors
+    /// `Settings` when nothing tells which rows were there before; storage.
+    pub fn truncate(&mut self, truncate: Truncate) -> Result<(), LakeError> {
+        let by_columns = self.layout.origin_ids().is_some_and(|ids| ids.orders());
+        if !(truncate.only_partition || by_columns && truncate.fence.is_some()) {
+            let (why, anew) = match by_columns {
+                false => ("the table has no origin columns (origin_columns = false)", "with origin_columns = true"),
+                true => ("the source's messages carry no LSN", "from a topic of one partition"),
+            };
+            return Err(LakeError::Settings {
+                table: self.layout.table.clone(),
+                message: format!(
+                    "{}@{}: the source table was truncated, and which rows of the topic's other partitions were there before \
+                     can't be told: {why}. Make the table anew {anew}, or empty it by hand and set truncate = \"skip\" until \
+                     this offset is passed",
+                    truncate.at, truncate.offset,
+                ),
+            });
+        }
+        if !by_columns {
+            // Then the files' order has to tell.
+            let open: Vec<OpenFile> = self.open.drain().map(|(_, file)| file).collect();
+            open.into_iter().try_for_each(|file| self.finish_early(file))?;
+        }
+        self.events.truncated(truncate, self.files);
+        Ok(())
+    }
+
+    /// Rows of a snapshot of the whole source table were among those written.
+    pub fn saw_snapshot(&mut self, topic: &str, seen: SourceSnapshot) {
+        self.events.saw_snapshot(topic, seen);
+    }
+
     /// Changes taken in, deletes included.
     pub fn rows(&self) -> u64 {
         self.rows
@@ -345,6 +384,7 @@ impl Stager {
             letters,
             replay: None,
             newest_lsn: self.newest_lsn,
+            events: self.events,
             snapshot_id: None,
             sent: false,
         })

@@ -20,6 +20,7 @@ use crate::sink::lake::resume::{CHECKPOINT, MODE, standing};
 use crate::sink::lake::staged::StagedFile;
 use crate::sink::lake::upsert::Upserts;
 use crate::sink::lake::{CommitFailure, LakeError, Staged, Stager, TableSpec};
+use crate::table_event::SourceSnapshot;
 
 /// One table. Shared by the workers of a process; commits run one after the other.
 #[derive(Debug)]
@@ -67,6 +68,14 @@ pub struct Committed {
     pub foreign_snapshots: usize,
     /// In upsert mode.
     pub index: Option<IndexState>,
+    /// Truncates of the source table.
+    pub truncates: usize,
+    /// Rows that went by a truncate or a sweep.
+    pub cut_rows: u64,
+    /// Rows of the batch from before a truncate that was committed earlier: they are not in the table.
+    pub late_rows: u64,
+    /// Snapshots of the source that began over older rows, by topic.
+    pub resnapshots: Vec<(String, SourceSnapshot)>,
 }
 
 /// The primary-key index after a commit.
@@ -98,14 +107,23 @@ impl LakeTable {
             upserts: Mutex::new(upserts),
             agreeing: Mutex::default(),
         };
-        if let Some(existing) = table.load().await? {
-            table.check_mode(existing.metadata())?;
+        table.find().await?;
+        Ok(table)
+    }
+
+    /// Looks whether the table is there, and answers its columns.
+    ///
+    /// # Errors
+    /// When the catalog can't be reached, or the name belongs to something that this writer must not touch.
+    pub async fn find(&self) -> Result<Option<TableColumns>, LakeError> {
+        if let Some(existing) = self.load().await? {
+            self.check_mode(existing.metadata())?;
             // A table without a key has no layout yet: the records declare the key.
-            if let Ok(layout) = Layout::of(&existing, &table.spec, &[]) {
-                table.change_view(|view| view.layout = Some(Arc::new(layout)));
+            if let Ok(layout) = Layout::of(&existing, &self.spec, &[]) {
+                self.change_view(|view| view.layout = Some(Arc::new(layout)));
             }
         }
-        Ok(table)
+        Ok(self.columns())
     }
 
     /// How long a commit goes on trying before it is `Undecided`.
@@ -215,7 +233,7 @@ impl LakeTable {
         };
         let result =
             firn_catalog::commit(self.catalog.as_ref(), &self.ident, snapshot_id, &mut planner, self.patience).await;
-        let BatchPlanner { planned, refusal, .. } = planner;
+        let BatchPlanner { mut planned, refusal, .. } = planner;
         match result {
             Ok(done) => {
                 let checkpoint = self.landed(&done.table, planned.as_ref());
@@ -232,6 +250,10 @@ impl LakeTable {
                     took,
                     foreign_snapshots,
                     index: None,
+                    truncates: batch.events.truncates().count(),
+                    cut_rows: planned.as_ref().map_or(0, |p| p.effect.cut_rows),
+                    late_rows: planned.as_ref().map_or(0, |p| p.effect.late_rows),
+                    resnapshots: planned.as_mut().map(|p| std::mem::take(&mut p.resnapshots)).unwrap_or_default(),
                 };
                 // Of several attempts any may be the one that landed.
                 let (effect, left_out) = match planned.filter(|p| done.landed == Some(p.attempt)) {

@@ -13,6 +13,7 @@ use iceberg::table::Table;
 use roaring::RoaringBitmap;
 
 use crate::position::{Span, TopicPartition};
+use crate::sink::lake::cut::Cuts;
 use crate::sink::lake::deletes::{self, DeleteFile, Deleted};
 use crate::sink::lake::index::{KeyIndex, Location, Stamp};
 use crate::sink::lake::layout::Layout;
@@ -51,6 +52,10 @@ pub(crate) struct Effect {
     deleted: Vec<(u32, DeleteFile, RoaringBitmap)>,
     /// Data files taken out.
     removed: Vec<u32>,
+    /// Rows of the base that went by a cut.
+    pub(crate) cut_rows: u64,
+    /// Rows of the batch that did.
+    pub(crate) late_rows: u64,
     /// The batch's data files, by their number in the batch.
     added: BTreeMap<u32, (LiveFile, RoaringBitmap)>,
 }
@@ -98,20 +103,32 @@ impl Upserts {
         self.owned.extend(batch.iter().map(|s| s.at.clone()));
     }
 
-    /// What `batch` does to `base`: its files, and the rows of the base that it replaces or deletes.
+    /// What `batch` does to `base`: its files, and the rows of the base that it replaces or deletes; `cuts` go beside.
     ///
     /// # Errors
     /// When the base can't be read, or holds what can't be kept right.
-    pub(crate) async fn plan(&mut self, base: &Table, batch: &Staged) -> Result<(RowDelta, Effect), LakeError> {
+    pub(crate) async fn plan(
+        &mut self,
+        base: &Table,
+        batch: &Staged,
+        cuts: &Cuts,
+    ) -> Result<(RowDelta, Effect), LakeError> {
         let Some(layout) = batch.layouts.first() else { return Ok(Default::default()) };
         self.catch_up(base, layout).await?;
-        let replaced = self.rows_of(batch)?;
+        let mut replaced = self.rows_of(batch)?;
         let mut delta = RowDelta::default();
         let mut effect = Effect::default();
         let mut to_write = vec![];
         let mut written_for = vec![];
         let origin = layout.origin_ids();
 
+        let live = self.live.iter().map(|(number, file)| file.candidate(*number));
+        let cut = cuts.of_table(base.file_io(), origin, live).await?;
+        let staged = batch.files.iter().map(|f| LiveFile::of(&f.data_file, f.spec_id, origin).candidate(f.number));
+        let late = cuts.of_batch(base.file_io(), origin, staged).await?;
+        for (number, rows) in &cut {
+            *replaced.entry(*number).or_default() |= rows;
+        }
         self.load_deleted(base, replaced.keys().copied()).await?;
         for (number, rows) in replaced {
             let Some(file) = self.live.get(&number) else { continue };
@@ -120,6 +137,7 @@ impl Upserts {
             if after.len() == before.len() {
                 continue;
             }
+            effect.cut_rows += cut.get(&number).map_or(0, |cut| (cut - before).len());
             let own_deletes = file.deletes.iter().filter(|d| d.one_data_file);
             delta.removed.extend(
                 own_deletes
@@ -140,19 +158,24 @@ impl Upserts {
         }
         for file in &batch.files {
             let superseded = batch.overlay.as_ref().and_then(|o| o.superseded().get(&file.number));
-            if superseded.is_some_and(|rows| rows.len() >= file.rows) {
+            let mut gone = superseded.cloned().unwrap_or_default();
+            if let Some(late) = late.get(&file.number) {
+                effect.late_rows += (late - &gone).len();
+                gone |= late;
+            }
+            if gone.len() >= file.rows {
                 // None of its rows is the last word on its key.
                 continue;
             }
             let live = LiveFile::of(&file.data_file, file.spec_id, origin);
-            if let Some(rows) = superseded {
+            if !gone.is_empty() {
                 to_write.push(Deleted {
                     data_file: file.path.clone(),
                     spec_id: file.spec_id,
                     partition: live.partition.clone(),
-                    positions: rows.clone(),
+                    positions: gone.clone(),
                 });
-                written_for.push((Place::Batch(file.number), rows.clone()));
+                written_for.push((Place::Batch(file.number), gone));
             }
             effect.added.insert(file.number, (live, RoaringBitmap::new()));
             delta.data_files.push(SpecFile { spec_id: file.spec_id, file: file.data_file.clone() });
@@ -172,6 +195,11 @@ impl Upserts {
             }
         }
         Ok((delta, effect))
+    }
+
+    /// Whether a row of the base last planned for may be older than `lsn`, as far as the files' bounds tell.
+    pub(crate) fn may_hold_older(&self, lsn: i64) -> bool {
+        self.live.values().any(|file| file.lsn.is_none_or(|(low, _)| low < lsn))
     }
 
     /// The rows of live files that hold the batch's keys now, per file.

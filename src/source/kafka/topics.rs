@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use rdkafka::ClientContext;
 use rdkafka::client::Client;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use super::{BROKER_ANSWER, ClientSettings, SourceError};
 use crate::position::TopicPartition;
@@ -58,6 +58,35 @@ pub fn watermarks(
                 .fetch_watermarks(&at.topic, at.partition, BROKER_ANSWER)
                 .map_err(|e| unreachable(settings, e))?;
             Ok((at.clone(), low, high))
+        })
+        .collect()
+}
+
+/// For each partition the first offset whose record is not older than `timestamp_ms`; where there is none, the log's end.
+///
+/// # Errors
+/// When the cluster does not answer for one of them.
+pub fn offsets_since(
+    settings: &ClientSettings,
+    partitions: &[TopicPartition],
+    timestamp_ms: i64,
+) -> Result<Vec<(TopicPartition, i64)>, SourceError> {
+    let client = ask(settings)?;
+    let failed = |e| unreachable(settings, e);
+    let mut asked = TopicPartitionList::new();
+    for at in partitions {
+        asked.add_partition_offset(&at.topic, at.partition, Offset::Offset(timestamp_ms)).map_err(failed)?;
+    }
+    let found = client.offsets_for_times(asked, BROKER_ANSWER).map_err(failed)?;
+    partitions
+        .iter()
+        .map(|at| {
+            let answer = found.find_partition(&at.topic, at.partition).map(|p| p.error().map(|()| p.offset()));
+            let offset = match answer.transpose().map_err(failed)? {
+                Some(Offset::Offset(offset)) => offset,
+                _ => client.fetch_watermarks(&at.topic, at.partition, BROKER_ANSWER).map_err(failed)?.1,
+            };
+            Ok((at.clone(), offset))
         })
         .collect()
 }

@@ -1,0 +1,151 @@
+//! Removes the rows of a table that a snapshot of the source did not find again: they were deleted at the source while nobody looked.
+//!
+//! | a row | goes, because |
+//! |---|---|
+//! | is older than the snapshot by its LSN | the snapshot would have brought it again |
+//! | came before the snapshot's first record, by Kafka's timestamps | a transaction that was under way during the snapshot follows it with an older LSN |
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use firn_catalog::Catalog;
+use iceberg::TableIdent;
+use serde::Serialize;
+use tokio::runtime::Handle;
+
+use super::wiring::table_spec;
+use crate::change::Mode;
+use crate::config::Config;
+use crate::position::{Checkpoint, TopicPartition};
+use crate::sink::lake::{CHECKPOINT, CommitFailure, LakeError, LakeTable, Sweep};
+use crate::source::kafka::{self, ClientSettings, SourceError};
+use crate::table_event::SourceSnapshot;
+
+/// Wait between tries at a commit of unknown outcome.
+const UNDECIDED_WAIT: Duration = Duration::from_secs(2);
+/// Tries before the outcome is left open: some two minutes with a catalog that is away.
+const UNDECIDED_TRIES: usize = 20;
+/// Fetched by this client: nothing.
+const NO_FETCH: usize = 1 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SweepError {
+    /// Not now, or not with this table; says what to do.
+    #[error("{0}")]
+    Refused(String),
+    #[error(transparent)]
+    Lake(#[from] LakeError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error("whether the sweep was committed is not known yet ({0}): run it again, it does nothing twice")]
+    Undecided(firn_catalog::Error),
+}
+
+/// What a sweep found, and did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Swept {
+    pub table: String,
+    pub topic: String,
+    pub snapshot_lsn: i64,
+    /// Rows that the snapshot did not find again.
+    pub rows: u64,
+    /// Keys of some of them.
+    pub keys: Vec<String>,
+    /// The commit that removed them; `None` where nothing was removed.
+    pub snapshot_id: Option<i64>,
+}
+
+/// Finds the rows, shows at most `most_keys` of their keys, and removes them unless it is a `dry_run`.
+///
+/// # Errors
+/// See [`SweepError`].
+pub async fn sweep(
+    config: &Config,
+    catalog: Arc<dyn Catalog>,
+    table: &TableIdent,
+    dry_run: bool,
+    most_keys: usize,
+) -> Result<Swept, SweepError> {
+    let refused = |why: String| SweepError::Refused(format!("{table}: {why}"));
+    let loaded = catalog.load(table).await.map_err(LakeError::from)?;
+    let stored = loaded.metadata().properties().get(CHECKPOINT).and_then(|json| Checkpoint::from_json(json).ok());
+    let topics = stored.unwrap_or_default().topics;
+    let of_topic = |topic: &String| config.table_for(topic).filter(|c| c.ident() == *table);
+    let Some(chosen) = topics.keys().find_map(of_topic) else {
+        return Err(refused("no topic of the configuration was ever committed to it".to_owned()));
+    };
+    if chosen.mode == Mode::Append {
+        return Err(refused("an append table keeps every change: there is nothing to sweep".to_owned()));
+    }
+    let topic = chosen.topic.clone();
+    let lake = LakeTable::open(catalog, table_spec(&chosen), Handle::current()).await?;
+    let standing = lake.checkpoint().await?.unwrap_or_default();
+    let Some(snapshot) = standing.topics.get(&topic).and_then(|t| t.snapshot) else {
+        return Err(refused(format!(
+            "no snapshot of the source came through {topic}: there is nothing to compare with"
+        )));
+    };
+    let sweep = limits(config, &topic, &standing, snapshot).await?;
+    if let Some(why) = sweep.refused(&standing) {
+        return Err(refused(format!("not yet: {why}; let `firn run` catch up and try again")));
+    }
+    let ghosts = lake.ghosts(&sweep, most_keys).await?;
+    let mut swept = Swept {
+        table: table.to_string(),
+        topic,
+        snapshot_lsn: snapshot.lsn,
+        rows: ghosts.rows,
+        keys: ghosts.keys,
+        snapshot_id: None,
+    };
+    if dry_run || ghosts.rows == 0 {
+        return Ok(swept);
+    }
+    let mut outcome = lake.sweep(sweep).await;
+    for _ in 0..UNDECIDED_TRIES {
+        let Err(CommitFailure::Undecided(parts, e)) = outcome else { break };
+        tracing::warn!(%table, "not committed yet, trying again: {e}");
+        tokio::time::sleep(UNDECIDED_WAIT).await;
+        outcome = lake.commit(parts).await;
+    }
+    match outcome {
+        Ok(done) => {
+            swept.rows = done.cut_rows;
+            swept.snapshot_id = Some(done.snapshot_id);
+            Ok(swept)
+        }
+        Err(CommitFailure::Undecided(_, e)) => Err(SweepError::Undecided(e)),
+        Err(CommitFailure::Failed(e)) => Err(e.into()),
+        Err(e) => Err(refused(format!("{e}; try again"))),
+    }
+}
+
+/// Where the topic ends now, and where the snapshot begins in each partition.
+async fn limits(
+    config: &Config,
+    topic: &str,
+    standing: &Checkpoint,
+    snapshot: SourceSnapshot,
+) -> Result<Sweep, SweepError> {
+    let settings: ClientSettings =
+        kafka::settings(&config.kafka.bootstrap_servers, config.kafka.properties.iter(), NO_FETCH);
+    let known = standing.topics.get(topic).map_or(0, |t| t.partition_count);
+    let asked = topic.to_owned();
+    let task = tokio::task::spawn_blocking(move || {
+        let listed = kafka::list_topics(&settings)?;
+        let count = listed.iter().find(|t| t.name == asked).map_or(0, |t| t.partition_count);
+        let partitions: Vec<TopicPartition> = (0..count).map(|p| TopicPartition::new(&asked, p)).collect();
+        let ends = kafka::watermarks(&settings, &partitions)?;
+        let since = kafka::offsets_since(&settings, &partitions, snapshot.since_ms)?;
+        Ok::<_, SourceError>((count, ends, since))
+    });
+    let (count, ends, since) =
+        task.await.map_err(|e| SweepError::Refused(format!("asking Kafka broke off: {e}")))??;
+    if count < known {
+        return Err(SweepError::Refused(format!("topic {topic} has {count} partitions, the table knows {known}")));
+    }
+    let ends: BTreeMap<i32, i64> = ends.into_iter().map(|(at, _, high)| (at.partition, high)).collect();
+    let before = since.into_iter().map(|(at, offset)| (at.partition, offset)).collect();
+    Ok(Sweep { topic: topic.to_owned(), snapshot, before, ends })
+}
