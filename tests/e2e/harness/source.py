@@ -84,12 +84,13 @@ def database(stack_: Stack, name: str) -> Iterator[Source]:
 
 
 @contextmanager
-def connector(source: Source, template: str, prefix: str, *, avro: bool = False, **settings: str) -> Iterator[str]:
+def connector(source: Source, template: str, prefix: str, *, avro: bool = False, again: str = "", **settings: str) -> Iterator[str]:
     """Registers deploy/connect/TEMPLATE-connector.json under a name of its own; its topics begin with `prefix`. JSON, or Avro.
+    With `again` it is another connector for the same topics, to be registered when the one before is gone.
 
     Two connectors of one prefix don't work: Debezium names its metrics after it, and the second one waits a minute, then fails.
     """
-    name = f"{template}-{prefix}"
+    name = f"{template}-{prefix}{again}"
     changed = {"topic.prefix": prefix, "database.dbname": source.database, **settings}
     formats = ["--avro"] if avro else []
     stack("connector", template, "--as", name, *formats, *(w for k, v in changed.items() for w in ("--set", f"{k}={v}")), within_s=180)
