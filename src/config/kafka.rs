@@ -1,9 +1,9 @@
-//! `[kafka]`: where records come from.
+//! `[kafka]` and `[connect]`: where records come from.
 
 use serde::{Deserialize, Serialize};
 
 use super::error::Problem;
-use super::secret::Properties;
+use super::secret::{Address, Properties};
 
 /// `[kafka]`
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -81,5 +81,24 @@ impl KafkaConfig {
             }
         }
         Ok(())
+    }
+}
+
+/// `[connect]`: Kafka Connect's REST API, which `firn check` asks for the connectors' settings.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectConfig {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<Address>,
+}
+
+impl ConnectConfig {
+    pub(super) fn validate(&self) -> Result<(), Problem> {
+        match &self.url {
+            Some(url) if !url.as_str().starts_with("http://") && !url.as_str().starts_with("https://") => {
+                Err(Problem::new("url", format!("`{url}` is not an http:// or https:// address")))
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -33,7 +33,7 @@ pub use catalog::{CatalogConfig, CatalogKind, CommitMode};
 pub use columns::DeclaredColumns;
 pub use columns::Encoding;
 pub use error::{ConfigError, Problem};
-pub use kafka::{KafkaConfig, Start};
+pub use kafka::{ConnectConfig, KafkaConfig, Start};
 pub use lake::{LakeConfig, TableRule};
 pub use layout::{PartitionBy, SortBy};
 pub use naming::Selection;
@@ -49,6 +49,8 @@ pub struct Config {
     pub kafka: KafkaConfig,
     #[serde(default)]
     pub registry: RegistryConfig,
+    #[serde(default)]
+    pub connect: ConnectConfig,
     pub catalog: CatalogConfig,
     pub lake: LakeConfig,
     #[serde(default)]
@@ -94,6 +96,7 @@ impl Config {
     fn validate(&self) -> Result<(), Problem> {
         self.kafka.validate().map_err(|p| p.under("kafka"))?;
         self.registry.validate().map_err(|p| p.under("registry"))?;
+        self.connect.validate().map_err(|p| p.under("connect"))?;
         self.catalog.validate().map_err(|p| p.under("catalog"))?;
         self.lake.validate().map_err(|p| p.under("lake"))?;
         self.dead_letters.validate().map_err(|p| p.under("dead_letters"))?;

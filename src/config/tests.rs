@@ -74,6 +74,8 @@ fn with(section: &str, line: &str) -> String {
 #[case("catalog.properties", "'s3.secret-access-key' = 'x'", "firn.toml:11: ", "a secret must not stand in this file")]
 #[case("registry", "url = 'http://u:pw@r:8081'", "firn.toml:11: ", "a secret must not stand in this file")]
 #[case("registry", "url = 'r:8081'", "firn.toml:11: registry.url: ", "http://")]
+#[case("connect", "url = 'c:8083'", "firn.toml:11: connect.url: ", "http://")]
+#[case("conect", "url = 'http://c:8083'", "", "unknown key `conect`, did you mean `connect`?")]
 #[case("catalog", "commit_mode = 'lock'", "firn.toml:5: catalog.commit_mode: ", "hive")]
 #[case("catalog", "name = '${NOPE}'", "firn.toml:5: catalog.name: ", "NOPE is not set")]
 #[case("dead_letters", "to = 'topic'", "firn.toml:10: dead_letters.topic: ", "needs the topic's name")]
@@ -225,7 +227,9 @@ fn every_block_of_the_documentation_is_valid() {
 
 #[test]
 fn every_key_is_documented_and_every_documented_key_is_there() {
-    let text = format!("{MINIMAL}topics_regex = 'x'\n[registry]\nurl = 'http://r'\n[dead_letters]\ntopic = 'd'\n");
+    let text = format!(
+        "{MINIMAL}topics_regex = 'x'\n[registry]\nurl = 'http://r'\n[connect]\nurl = 'http://c'\n[dead_letters]\ntopic = 'd'\n"
+    );
     let shown: toml::Table = parse(&text).unwrap().to_toml().unwrap().parse().unwrap();
     for (section, keys) in &shown {
         let heading = format!("## [{section}]");

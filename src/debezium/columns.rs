@@ -264,8 +264,8 @@ impl ColumnBuilder {
             Values::Float64(v) => v.truncate(len),
             Values::Int128(v) => v.truncate(len),
             Values::Bytes16(v) => v.truncate(len),
-            Values::Text(v) => v.bytes.truncate(v.ends.truncate(len)),
-            Values::Binary(v) => v.bytes.truncate(v.ends.truncate(len)),
+            Values::Text(v) => cut(&mut v.bytes, v.ends.truncate(len)),
+            Values::Binary(v) => cut(&mut v.bytes, v.ends.truncate(len)),
             Values::List { ends, element } => element.truncate(ends.truncate(len)),
             Values::Struct(columns) => columns.iter_mut().for_each(|c| c.truncate(len)),
             Values::Map { ends, keys, values } => {
@@ -352,6 +352,16 @@ impl ColumnBuilder {
                 Arc::new(MapArray::try_new(Arc::clone(field), offsets(ends.take()), entries, nulls, false)?)
             }
         })
+    }
+}
+
+/// Cuts back to `len` bytes. What a large value has made the buffer grow to is not held on to for the next one.
+fn cut(bytes: &mut Vec<u8>, len: usize) {
+    const KEPT_BYTES: usize = 1 << 20;
+    let grown = bytes.len().saturating_sub(len) > KEPT_BYTES / 2;
+    bytes.truncate(len);
+    if grown {
+        bytes.shrink_to(len + KEPT_BYTES / 2);
     }
 }
 

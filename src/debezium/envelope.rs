@@ -103,26 +103,26 @@ pub(super) fn scan<'a>(
     }
     let (mut seen, mut meta) = (Seen::default(), Meta::default());
     let mut op = None;
-    // `before` or `after`, whatever stands in it.
-    let mut images = false;
+    // Whether `before`, `after` and `op` were there, whatever stands in them.
+    let mut there = [false; 3];
     let (mut new, mut before, mut position) = (None, None, Position::default());
-    let mut more = cursor.peek() == b'{' && cursor.open_object()?;
-    if !more && cursor.since(0).is_empty() {
+    if cursor.peek() != b'{' {
         cursor.skip()?;
         return Err(reject(reason::NOT_DEBEZIUM, "the payload is no object"));
     }
+    let mut more = cursor.open_object()?;
     let mut scratch = Vec::new();
     while more {
         let name = cursor.name()?;
         let name = if name.escaped { name.decoded(&mut scratch)? } else { name.raw };
         match name {
             "before" => {
-                images = true;
+                once(&mut there[0], name)?;
                 before = (cursor.peek() == b'{').then(|| cursor.clone());
                 cursor.skip()?;
             }
             "after" => {
-                images = true;
+                once(&mut there[1], name)?;
                 match cursor.peek() {
                     // MongoDB's document is a text.
                     b'{' | b'"' => {
@@ -136,7 +136,14 @@ pub(super) fn scan<'a>(
                 seen.source = true;
                 position = source.read(cursor)?;
             }
-            "op" if cursor.peek() == b'"' => op = Some(cursor.string()?.raw),
+            "op" => {
+                once(&mut there[2], name)?;
+                if cursor.peek() == b'"' {
+                    op = Some(cursor.string()?.raw);
+                } else {
+                    cursor.skip()?;
+                }
+            }
             other if other.starts_with("__") => note(&mut meta, other, cursor)?,
             other => seen.note(other, cursor)?,
         }
@@ -144,12 +151,21 @@ pub(super) fn scan<'a>(
         more = cursor.more(b'}')?;
     }
     // An envelope has images or a source beside its op; the added fields stand in no envelope.
-    let is_envelope = op.is_some() && (images || seen.source);
+    let is_envelope = op.is_some() && (there[0] || there[1] || seen.source);
     if !is_envelope && meta.is_sign(record) {
         return flattened(start, &meta, format, record);
     }
     let kind = kind_of(op, new.is_some(), &seen)?;
     Ok(Envelope { kind, flat: false, after: new, before, position })
+}
+
+/// A member that would mean something else if it stood twice.
+#[inline]
+fn once(there: &mut bool, name: &str) -> Fallible<()> {
+    if std::mem::replace(there, true) {
+        return Err(reject(reason::DUPLICATE_FIELD, format!("{name} stands twice in the record")));
+    }
+    Ok(())
 }
 
 /// The payload is the row: only the added fields are looked at.

@@ -118,7 +118,8 @@ impl Meta {
     pub(super) fn note(&mut self, field: Added, text: &str) {
         match field {
             Added::Op => self.op = Some(Kind::of_letter(text)),
-            Added::Deleted => self.deleted = Some(text == "true"),
+            // Anything but these words is none of the transform's.
+            Added::Deleted => self.deleted = matches!(text, "true" | "false").then_some(text == "true"),
             Added::SourceTsMs => self.position.ts_ms = text.parse().ok(),
             Added::Lsn => self.position.lsn = text.parse().ok(),
             Added::Sequence => self.position.last_commit = first_number(text),

@@ -113,6 +113,8 @@ impl ObjectReader {
             return Ok(());
         }
         let mut next = 0;
+        // The key fields that were there, one bit each.
+        let mut keys = 0u128;
         loop {
             let field = match self.fields.get(next) {
                 Some(field) if cursor.eat(&field.pattern) => Some(field),
@@ -126,6 +128,12 @@ impl ObjectReader {
             };
             match field {
                 Some(field) => {
+                    if take == Take::MissingKeys && field.key && next < 128 {
+                        if keys >> next & 1 == 1 {
+                            return Err(twice(&field.name));
+                        }
+                        keys |= 1 << next;
+                    }
                     next += 1;
                     self.read_member(field, cursor, columns, row, take, notes)?;
                 }
@@ -177,7 +185,7 @@ impl ObjectReader {
             return cursor.skip();
         }
         if column.len() > row {
-            return Err(reject(reason::DUPLICATE_FIELD, format!("column {}: stands twice in the record", field.name)));
+            return Err(twice(&field.name));
         }
         read(cursor, &field.reader, column, notes).map_err(|fault| in_column(fault, &field.name))?;
         if notes.unavailable && self.is_row {
@@ -196,4 +204,9 @@ impl ObjectReader {
         }
         Ok(found)
     }
+}
+
+#[cold]
+fn twice(name: &str) -> Box<super::fault::Reject> {
+    reject(reason::DUPLICATE_FIELD, format!("column {name}: stands twice in the record"))
 }

@@ -2,6 +2,7 @@
 //!
 //! Here are the steps and the clients; what to think of their answers is in `judge`.
 
+mod connect;
 mod judge;
 mod report;
 
@@ -47,6 +48,7 @@ pub(super) async fn run(args: &CheckArgs, output: Output) -> Result<(), Failure>
         report.findings.extend(tables(&config, catalog.as_ref(), &cluster, &logs).await);
     }
     report.findings.extend(registry(&config).await);
+    report.findings.extend(connect::check(&config).await);
     report.findings.extend(listen(&config).await);
     match output {
         Output::Json => print::json(&report)?,

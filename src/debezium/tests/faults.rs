@@ -55,7 +55,7 @@ fn good(id: i32) -> String {
     "column n"
 )]
 #[case::twice(r#"{"after":{"id":1,"id":2},"op":"c"}"#, "duplicate_field", "column id")]
-#[case::two_afters(r#"{"after":{"id":1},"after":{"id":1},"op":"c"}"#, "duplicate_field", "column id")]
+#[case::two_afters(r#"{"after":{"id":1},"after":{"id":1},"op":"c"}"#, "duplicate_field", "after stands twice")]
 #[case::null_key(r#"{"after":{"id":null,"name":"b"},"op":"c"}"#, "null_key", "id")]
 #[case::cut_off(r#"{"after":{"id":1,"name":"b"#, "not_json", "no end")]
 #[case::cut_off_later(r#"{"after":{"id":1,"name":"b"},"op":"c""#, "not_json", "the end")]

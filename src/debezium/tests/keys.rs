@@ -39,6 +39,7 @@ fn reason_of(pushed: Pushed) -> &'static str {
 )]
 #[case::other_case(br#"{"ID":1}"#, "row")]
 #[case::no_value_of_its_type(br#"{"id":"x"}"#, "bad_value")]
+#[case::twice(br#"{"id":1,"id":2}"#, "incompatible_schema")]
 fn an_upsert_is_refused_where_its_key_names_another_row(#[case] key: &[u8], #[case] want: &str) {
     let block =
         r#"{"type":"struct","fields":[{"type":"struct","fields":[{"type":"int32","field":"id"}],"field":"after"}]}"#;

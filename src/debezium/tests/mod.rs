@@ -7,6 +7,7 @@ mod captures;
 mod faults;
 mod fixtures;
 mod flattened;
+mod fuzz;
 mod inference;
 mod keys;
 mod mutations;

@@ -163,3 +163,48 @@ fn without_schema_block_the_columns_type_says_how_to_read(
 ) {
     assert_eq!(decode_bare(column_type, value).unwrap(), want);
 }
+
+#[test]
+fn bytes_are_read_as_their_mode_writes_them() {
+    let driven = |wire: Option<Wire>, value: &str| {
+        let declared = vec![Column::new("v", T::Binary)];
+        let wire: Vec<_> = wire.map(|wire| ("v".to_owned(), wire)).into_iter().collect();
+        let decoder = || {
+            Decoder::new(DecodeOptions { declared: declared.clone(), wire: wire.clone(), ..DecodeOptions::default() })
+        };
+        let after = format!(r#"{{"after":{{"v":"{value}"}},"op":"r"}}"#);
+        let block = r#"{"type":"struct","fields":[{"type":"struct","fields":[{"type":"string","field":"v"}],"field":"after"}]}"#;
+        let bare = one(decoder(), &after).map(|(_, cell)| cell).map_err(|r| r.reason);
+        let with = one(decoder(), &format!(r#"{{"schema":{block},"payload":{after}}}"#))
+            .map(|(_, cell)| cell)
+            .map_err(|r| r.reason);
+        assert_eq!(bare, with, "{value}");
+        bare
+    };
+    assert_eq!(driven(None, "+/8="), Ok(Cell::Bytes(vec![0xfb, 0xff])));
+    assert_eq!(driven(None, "-_8="), Ok(Cell::Bytes(vec![0xfb, 0xff])));
+    assert_eq!(driven(Some(Wire::Hex), "c0FFee"), Ok(Cell::Bytes(vec![0xc0, 0xff, 0xee])));
+    assert_eq!(driven(Some(Wire::Hex), ""), Ok(Cell::Bytes(vec![])));
+    assert_eq!(driven(Some(Wire::Hex), "c0f"), Err(reason::BAD_VALUE));
+    assert_eq!(driven(Some(Wire::Hex), "xx"), Err(reason::BAD_VALUE));
+    // Also valid base64, and read as that: only the configuration can tell.
+    assert_eq!(driven(None, "c0ffee00"), Ok(Cell::Bytes(vec![0x73, 0x47, 0xdf, 0x79, 0xed, 0x34])));
+}
+
+#[rstest]
+#[case("12.5", Ok(12.5))]
+#[case("NAN", Ok(f64::NAN))]
+#[case("POSITIVE_INFINITY", Ok(f64::INFINITY))]
+#[case("NEGATIVE_INFINITY", Ok(f64::NEG_INFINITY))]
+#[case("1e999", Err(reason::BAD_VALUE))]
+#[case("x", Err(reason::BAD_VALUE))]
+fn a_decimal_written_as_text_may_be_declared_double(#[case] value: &str, #[case] want: Result<f64, &str>) {
+    let declared = vec![Column::new("v", T::Double)];
+    let schema = r#"{"type":"string"}"#;
+    let record = format!(
+        r#"{{"schema":{{"type":"struct","fields":[{{"type":"struct","fields":[{},"field":"v"}}],"field":"after"}}]}},"payload":{{"after":{{"v":"{value}"}},"op":"r"}}}}"#,
+        &schema[..schema.len() - 1]
+    );
+    let got = one(Decoder::new(DecodeOptions { declared, ..DecodeOptions::default() }), &record);
+    assert_eq!(got.map(|(_, cell)| cell).map_err(|r| r.reason), want.map(|v| Cell::Float(v.to_bits())));
+}
