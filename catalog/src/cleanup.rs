@@ -44,6 +44,7 @@ impl Cleanup {
         if let Some(landed) = &landed {
             // delete files depend on the base: those of the lost attempts are nobody's
             let ours: HashSet<&str> = landed.plan.delta.delete_files.iter().map(|f| f.file.file_path()).collect();
+            paths.extend(lost.iter().flat_map(|t| t.plan.own_files.iter().cloned()));
             let lost_deletes = lost.iter().flat_map(|t| &t.plan.delta.delete_files).map(|f| f.file.file_path());
             paths.extend(lost_deletes.filter(|p| !ours.contains(p)).map(str::to_owned));
             paths.extend(old_metadata(&landed.base, table));

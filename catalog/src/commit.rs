@@ -43,6 +43,8 @@ pub struct Plan {
     /// Applied before the snapshot in the same swap (schema changes ...).
     pub updates: Vec<TableUpdate>,
     pub requirements: Vec<TableRequirement>,
+    /// Data files of the delta that were written for this base alone, as its delete files were: should the attempt be lost, they go.
+    pub own_files: Vec<String>,
     pub retention: Retention,
 }
 
@@ -346,9 +348,10 @@ impl Run<'_> {
         let dead: Vec<Tried> = self.tried.into_iter().filter(|t| t.outcome == Outcome::Dead).collect();
         // Delete files depend on the base: those of a dead attempt are nobody's.
         let deletes = dead.iter().flat_map(|t| &t.plan.delta.delete_files).map(|f| f.file.file_path().to_owned());
+        let own_files: Vec<String> = dead.iter().flat_map(|t| t.plan.own_files.clone()).collect();
         let deletes: Vec<String> = deletes.collect();
         let written: Vec<String> = dead.into_iter().flat_map(|t| t.written).collect();
-        for files in [written, deletes] {
+        for files in [written, deletes, own_files] {
             if !files.is_empty()
                 && let Err(e) = self.catalog.file_io().delete_stream(futures::stream::iter(files)).await
             {

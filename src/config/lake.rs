@@ -52,6 +52,7 @@ pub struct LakeConfig {
     pub infinity: Infinity,
     /// Whether rows carry the topic, partition, offset, op, source time and source LSN.
     pub origin_columns: bool,
+    pub unavailable_column: bool,
     /// What an append table keeps of a deleted row.
     pub delete_image: DeleteImage,
     /// For values whose type the column can't be promoted to.
@@ -108,6 +109,7 @@ pub struct TableRule {
     pub infinity: Option<Infinity>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin_columns: Option<bool>,
+    pub unavailable_column: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delete_image: Option<DeleteImage>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -144,6 +146,7 @@ impl Default for LakeConfig {
             infer_types: true,
             infinity: Infinity::default(),
             origin_columns: true,
+            unavailable_column: false,
             delete_image: DeleteImage::default(),
             on_type_change: TypeChange::default(),
             on_dropped_column: DroppedColumn::default(),
@@ -190,6 +193,7 @@ impl LakeConfig {
             infer_types: rule.infer_types.unwrap_or(self.infer_types),
             infinity: rule.infinity.unwrap_or(self.infinity),
             origin_columns: rule.origin_columns.unwrap_or(self.origin_columns),
+            unavailable_column: rule.unavailable_column.unwrap_or(self.unavailable_column),
             delete_image: rule.delete_image.unwrap_or(self.delete_image),
             on_type_change: rule.on_type_change.unwrap_or(self.on_type_change),
             on_dropped_column: rule.on_dropped_column.unwrap_or(self.on_dropped_column),

@@ -59,6 +59,8 @@ pub struct TableConfig {
     pub infer_types: bool,
     pub infinity: Infinity,
     pub origin_columns: bool,
+    /// Whether an upsert table names the columns whose values are lost.
+    pub unavailable_column: bool,
     pub delete_image: DeleteImage,
     pub on_type_change: TypeChange,
     pub on_dropped_column: DroppedColumn,

@@ -16,6 +16,7 @@ use super::places::Places;
 use super::rejects::Rejects;
 use super::share::Share;
 use super::tables::{TableHandle, epoch_ms};
+use crate::change::Mode;
 use crate::debezium::{Decoder, Pushed, schema_id};
 use crate::position::{Span, TopicPartition};
 use crate::record::{Record, Rejected};
@@ -443,6 +444,10 @@ impl Feed {
         }
         let (taken, refused, skipped) = std::mem::replace(&mut self.told, (self.taken, self.refused, self.skipped));
         self.handle.meter.read(self.taken - taken, self.decoder.take_infinite());
+        let unavailable = self.decoder.take_unavailable();
+        if self.handle.lake.spec().mode == Mode::Append {
+            self.handle.meter.unavailable("marked", unavailable);
+        }
         self.handle.counted(self.refused - refused, self.skipped - skipped);
     }
 }

@@ -87,11 +87,21 @@ impl Meter {
             self.skipped_many("before_truncate", done.late_rows);
         }
         counter!(names::FOREIGN_SNAPSHOTS_TOTAL, "table" => table()).increment(done.foreign_snapshots as u64);
+        self.unavailable("restored", done.unavailable.restored_rows);
+        self.unavailable("lost", done.unavailable.lost_rows);
         if let Some(index) = done.index {
             gauge!(names::INDEX_KEYS, "table" => table()).set(index.keys as f64);
             if let Some(took) = index.scan {
                 histogram!(names::INDEX_REBUILD_SECONDS, "table" => table()).record(took.as_secs_f64());
             }
+        }
+    }
+
+    /// Rows with values that the source did not send.
+    pub fn unavailable(&self, outcome: &'static str, rows: u64) {
+        if rows > 0 {
+            counter!(names::UNAVAILABLE_ROWS_TOTAL, "table" => self.table.clone(), "outcome" => outcome)
+                .increment(rows);
         }
     }
 

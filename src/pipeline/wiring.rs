@@ -63,6 +63,7 @@ pub(super) fn table_spec(config: &TableConfig) -> TableSpec {
         origin_columns: config.origin_columns,
         type_change: config.on_type_change,
         dropped_column: config.on_dropped_column,
+        unavailable_column: config.unavailable_column,
     }
 }
 
@@ -83,6 +84,7 @@ pub(super) fn dead_letter_spec(config: &Config) -> TableSpec {
         origin_columns: false,
         type_change: TypeChange::default(),
         dropped_column: DroppedColumn::default(),
+        unavailable_column: false,
     }
 }
 

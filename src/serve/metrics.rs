@@ -9,6 +9,7 @@ pub const RECORDS_TOTAL: &str = "firn_records_total";
 pub const ROWS_TOTAL: &str = "firn_rows_total";
 pub const SKIPPED_TOTAL: &str = "firn_skipped_total";
 pub const REJECTED_TOTAL: &str = "firn_rejected_total";
+pub const UNAVAILABLE_ROWS_TOTAL: &str = "firn_unavailable_rows_total";
 pub const INFINITE_ROWS_TOTAL: &str = "firn_infinite_rows_total";
 pub const TRUNCATES_TOTAL: &str = "firn_truncates_total";
 pub const TRUNCATED_ROWS_TOTAL: &str = "firn_truncated_rows_total";
@@ -57,11 +58,18 @@ const fn metric(
 }
 
 /// Every metric of firn.
-pub const METRICS: [Metric; 23] = [
+pub const METRICS: [Metric; 24] = [
     metric(RECORDS_TOTAL, Kind::Counter, Unit::Count, &["topic"], "Kafka records read"),
     metric(ROWS_TOTAL, Kind::Counter, Unit::Count, &["table", "op"], "rows committed, by op (c, u, d, r)"),
     metric(SKIPPED_TOTAL, Kind::Counter, Unit::Count, &["topic", "kind"], "records skipped by a rule, by its name"),
     metric(REJECTED_TOTAL, Kind::Counter, Unit::Count, &["topic", "reason"], "records sent to the dead letters"),
+    metric(
+        UNAVAILABLE_ROWS_TOTAL,
+        Kind::Counter,
+        Unit::Count,
+        &["table", "outcome"],
+        "rows with values that the source did not send: restored, lost, marked",
+    ),
     metric(
         INFINITE_ROWS_TOTAL,
         Kind::Counter,

@@ -7,3 +7,4 @@ mod foreign;
 mod lake;
 mod simulation;
 mod table_events;
+mod unavailable;

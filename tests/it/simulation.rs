@@ -1,15 +1,17 @@
 //! Two processes write one log into one table while everything goes wrong that may: swaps refused, done or not, answers lost, stores away,
 //! stale reads, kills, paused writers that come back, partitions that move, and another writer that compacts, deletes and rolls back.
 //! The source table is emptied now and then, which is told to one partition and concerns all. In the end the table must equal the fold
-//! of the log.
+//! of the log: values that the source did not send included, which come from the row's earlier version, also where its key was changed
+//! and the earlier version is another partition's.
 //!
 //! `FIRN_SIM_SEEDS=5000` runs more seeds, `FIRN_SIM_SEED=17` one, `FIRN_SIM_TRACE=1` tells what happens.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow_array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
-use firn::batch::ChangeBatch;
+use firn::batch::{ChangeBatch, Unavailable};
 use firn::change::Mode;
 use firn::change::{Column, ColumnType, Op, RowSchema, origin};
 use firn::position::{Span, TopicPartition};
@@ -30,20 +32,107 @@ const TOPIC: &str = "shop.public.t";
 const PARTITIONS: i32 = 4;
 const KEYS: i64 = 14;
 const STEPS: usize = 12;
-/// LSNs between two truncates.
-const ERA: i64 = 1_000;
 const PATIENCE: Patience = Patience { attempts: 4, first_wait_ms: 0, max_wait_ms: 0 };
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Change {
-    Row {
-        id: i64,
-        /// `None` is a delete.
-        v: Option<i64>,
+    Row(RowChange),
+    /// The source table is emptied.
+    Truncate {
         lsn: i64,
     },
-    /// The source table is emptied.
-    Truncate { lsn: i64 },
+}
+
+#[derive(Clone, Debug)]
+struct RowChange {
+    id: i64,
+    /// `None` is a delete.
+    v: Option<i64>,
+    /// What the source has, whether it is sent or not.
+    body: i64,
+    sent: bool,
+    former: Option<i64>,
+    /// A delete that stands for a changed key.
+    rekeyed: bool,
+    lsn: i64,
+    /// The keys under which the body has stood since it was sent.
+    since: BTreeSet<i64>,
+}
+
+/// What the source does, one partition's log for each: inserts, updates of which most don't send the body, deletes, changed keys,
+/// and a few truncates. LSNs of different keys interleave between two truncates: transactions come in the order in which they were
+/// committed.
+fn source(rng: &mut StdRng, truncates: i64) -> Log {
+    let mut log: Log = (0..PARTITIONS).map(|p| (p, vec![])).collect();
+    let mut rows = BTreeMap::<i64, RowChange>::new();
+    let changes = rng.random_range(40..90);
+    let emptied: BTreeSet<i64> = (0..truncates).map(|_| rng.random_range(1..changes)).collect();
+    for lsn in 1..changes {
+        if emptied.contains(&lsn) {
+            rows.clear();
+            log.get_mut(&rng.random_range(0..PARTITIONS)).unwrap().push(Change::Truncate { lsn });
+            continue;
+        }
+        let id = rng.random_range(0..KEYS);
+        let delete = |id: i64, rekeyed: bool| RowChange {
+            id,
+            v: None,
+            body: 0,
+            sent: true,
+            former: None,
+            rekeyed,
+            lsn,
+            since: BTreeSet::new(),
+        };
+        let mut changes = vec![];
+        match (rows.remove(&id), rng.random_range(0..10)) {
+            (Some(_), 0..2) => changes.push(delete(id, false)),
+            (Some(row), 2..4) => {
+                let to = rng.random_range(0..KEYS);
+                changes.push(delete(id, true));
+                if to != id && !rows.contains_key(&to) {
+                    let since = row.since.into_iter().chain([to]).collect();
+                    changes.push(RowChange { id: to, v: Some(lsn), sent: false, former: Some(id), lsn, since, ..row });
+                }
+            }
+            (Some(row), 4..8) => changes.push(RowChange { v: Some(lsn), sent: false, former: None, lsn, ..row }),
+            _ => changes.push(RowChange {
+                id,
+                v: Some(lsn),
+                body: 1000 + lsn,
+                sent: true,
+                former: None,
+                rekeyed: false,
+                lsn,
+                since: [id].into(),
+            }),
+        }
+        for change in changes {
+            if change.v.is_some() {
+                rows.insert(change.id, change.clone());
+            }
+            let partition = (change.id % i64::from(PARTITIONS)) as i32;
+            log.get_mut(&partition).unwrap().push(Change::Row(change));
+        }
+    }
+    for changes in log.values_mut() {
+        let mut at = 1;
+        while at < changes.len() {
+            let swap = match (&changes[at - 1], &changes[at]) {
+                (Change::Row(a), Change::Row(b)) => {
+                    let free = |c: &RowChange| !c.rekeyed && c.former.is_none();
+                    a.id != b.id && free(a) && free(b) && rng.random_bool(0.3)
+                }
+                _ => false,
+            };
+            if swap {
+                changes.swap(at - 1, at);
+                at += 1;
+            }
+            at += 1;
+        }
+    }
+    log
 }
 
 /// A key stays in its partition.
@@ -71,6 +160,9 @@ struct World<'a> {
     paused: Vec<(Arc<LakeTable>, Vec<Staged>)>,
     /// Keys deleted by others: the snapshot that did, the key, and the offset below which its changes are gone.
     foreign_deletes: Vec<(i64, i64, i64)>,
+    /// Keys ever deleted by others.
+    ever_deleted: BTreeSet<i64>,
+    former_key_wait: Duration,
     trace: bool,
 }
 
@@ -79,30 +171,49 @@ macro_rules! trace {
 }
 
 fn columns(wide: bool) -> RowSchema {
-    let mut columns = vec![Column::key("id", ColumnType::Long), Column::new("v", ColumnType::Long)];
+    let mut columns = vec![Column::key("id", ColumnType::Long)];
+    columns.extend(["v", "body"].map(|name| Column::new(name, ColumnType::Long)));
     if wide {
         columns.push(Column::new("later", ColumnType::String));
     }
     RowSchema { columns }
 }
 
-/// Rows, and where each stands: offset, id, value, LSN.
-fn batch(partition: i32, rows: &[(i64, i64, Option<i64>, i64)], wide: bool) -> ChangeBatch {
+/// Rows, each with its offset.
+fn batch(partition: i32, rows: &[(i64, RowChange)], wide: bool) -> ChangeBatch {
     let n = rows.len();
-    let ops: Vec<Op> = rows.iter().map(|(_, _, v, _)| if v.is_some() { Op::Update } else { Op::Delete }).collect();
+    let ops: Vec<Op> = rows.iter().map(|(_, c)| if c.v.is_some() { Op::Update } else { Op::Delete }).collect();
+    let body = |c: &RowChange| (c.sent && c.v.is_some()).then_some(c.body);
     let mut columns: Vec<(&str, ArrayRef)> = vec![
-        ("id", Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.1)))),
-        ("v", Arc::new(rows.iter().map(|r| r.2).collect::<Int64Array>())),
+        ("id", Arc::new(Int64Array::from_iter_values(rows.iter().map(|(_, c)| c.id)))),
+        ("v", Arc::new(rows.iter().map(|(_, c)| c.v).collect::<Int64Array>())),
+        ("body", Arc::new(rows.iter().map(|(_, c)| body(c)).collect::<Int64Array>())),
         (origin::TOPIC, Arc::new(StringArray::from(vec![TOPIC; n]))),
         (origin::PARTITION, Arc::new(Int32Array::from(vec![partition; n]))),
-        (origin::OFFSET, Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.0)))),
+        (origin::OFFSET, Arc::new(Int64Array::from_iter_values(rows.iter().map(|(offset, _)| *offset)))),
         (origin::OP, Arc::new(StringArray::from_iter_values(ops.iter().map(|op| op.letter())))),
-        (origin::SOURCE_LSN, Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.3)))),
+        (origin::SOURCE_LSN, Arc::new(Int64Array::from_iter_values(rows.iter().map(|(_, c)| c.lsn)))),
     ];
     if wide {
         columns.push(("later", Arc::new(StringArray::from(vec!["x"; n]))));
     }
-    ChangeBatch::new(RecordBatch::try_from_iter(columns).unwrap(), ops)
+    let mut batch = ChangeBatch::new(RecordBatch::try_from_iter(columns).unwrap(), ops);
+    let mut former = vec![];
+    for (row, (_, change)) in (0..).zip(rows) {
+        if change.rekeyed {
+            batch.rekeyed.push(row);
+        }
+        if !change.sent {
+            let former_key = change.former.map(|_| former.len() as u32);
+            former.extend(change.former);
+            batch.unavailable.push(Unavailable { row, columns: vec![2], former_key });
+        }
+    }
+    if !former.is_empty() {
+        let former: ArrayRef = Arc::new(Int64Array::from(former));
+        batch.former_keys = Some(RecordBatch::try_from_iter([("id", former)]).unwrap());
+    }
+    batch
 }
 
 /// The changes of `log` from offset `from` on, as a worker hands them to its stager; in append mode a truncate is no row.
@@ -114,8 +225,8 @@ fn write(stager: &mut Stager, partition: i32, from: i64, changes: &[Change], wid
         }
     };
     for (change, offset) in changes.iter().zip(from..) {
-        match *change {
-            Change::Row { id, v, lsn } => rows.push((offset, id, v, lsn)),
+        match change.clone() {
+            Change::Row(change) => rows.push((offset, change)),
             Change::Truncate { lsn } => {
                 flush(stager, &mut rows);
                 let fence = Some(Fence { lsn, last_commit: Some(lsn - 1) });
@@ -137,26 +248,8 @@ fn span(partition: i32, from: i64, next: i64) -> Span {
 impl<'a> World<'a> {
     fn new(runtime: &'a Runtime, seed: u64, mode: Mode) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        // Between two truncates LSNs interleave: transactions come in the order in which they were committed.
-        let mut log: Log = (0..PARTITIONS).map(|partition| (partition, vec![])).collect();
         let truncates = if mode == Mode::Upsert { rng.random_range(0..4) } else { 0 };
-        for era in 0..=truncates {
-            let begin = era * ERA;
-            if era > 0 {
-                log.get_mut(&rng.random_range(0..PARTITIONS)).unwrap().push(Change::Truncate { lsn: begin });
-            }
-            for (partition, changes) in &mut log {
-                let keys: Vec<i64> = (0..KEYS).filter(|k| k % i64::from(PARTITIONS) == i64::from(*partition)).collect();
-                for n in 0..rng.random_range(8..24) / (1 + truncates) {
-                    let lsn = begin + rng.random_range(1..ERA);
-                    changes.push(Change::Row {
-                        id: *keys.choose(&mut rng).unwrap(),
-                        v: rng.random_bool(0.75).then_some(n),
-                        lsn,
-                    });
-                }
-            }
-        }
+        let log = source(&mut rng, truncates);
         let mut spec = TableSpec::new("sim", "t");
         spec.mode = mode;
         spec.partition_by = match rng.random_range(0..3) {
@@ -164,15 +257,28 @@ impl<'a> World<'a> {
             _ => vec![],
         };
         spec.sort_by = match rng.random_range(0..3) {
-            0 => vec!["v desc nulls last".to_owned()],
+            0 => vec!["body".to_owned(), "v desc nulls last".to_owned()],
             _ => vec![],
         };
         spec.target_file_bytes = if rng.random_bool(0.3) { 1 } else { 1 << 20 };
         let catalog = MemoryCatalog::new(Faults::default());
         let ident = spec.ident().unwrap();
         let trace = std::env::var("FIRN_SIM_TRACE").is_ok();
-        let (processes, paused, foreign_deletes) = (vec![], vec![], vec![]);
-        let mut world = Self { runtime, rng, catalog, spec, ident, log, processes, paused, foreign_deletes, trace };
+        let former_key_wait = Duration::from_millis(if rng.random_bool(0.5) { 0 } else { 5 });
+        let mut world = Self {
+            runtime,
+            rng,
+            catalog,
+            spec,
+            ident,
+            log,
+            processes: vec![],
+            paused: vec![],
+            foreign_deletes: vec![],
+            ever_deleted: BTreeSet::new(),
+            former_key_wait,
+            trace,
+        };
         for owned in [[0, 1], [2, 3]] {
             let process = world.start(&owned, false);
             world.processes.push(process);
@@ -187,6 +293,7 @@ impl<'a> World<'a> {
         let table = self.runtime.block_on(async {
             let table = LakeTable::open(catalog, self.spec.clone(), handle).await.unwrap().with_patience(PATIENCE);
             table.ensure_schema(&columns(wide)).await.unwrap();
+            table.wait_for_former_keys(self.former_key_wait).await;
             table
         });
         let mut process = Process { table: Arc::new(table), next: BTreeMap::new(), undecided: None, wide };
@@ -371,6 +478,7 @@ impl<'a> World<'a> {
             let below = checkpoint.next(&at((id % i64::from(PARTITIONS)) as i32)).unwrap_or(0);
             trace!(self, "  key {id} deleted below {below}");
             self.foreign_deletes.push((snapshot_id, id, below));
+            self.ever_deleted.insert(id);
         }
     }
 
@@ -433,27 +541,32 @@ impl<'a> World<'a> {
         }
     }
 
-    /// What the table must be.
-    fn fold(&self) -> Vec<Row> {
+    /// What the table must be, each row with whether its body may be missing: where another writer deleted an earlier version, or where
+    /// the earlier version came from a partition that was not read as far when it was needed.
+    fn fold(&self) -> Vec<(Row, bool)> {
         let mut rows = vec![];
         let fence = self.fence().unwrap_or(0);
         for (partition, log) in &self.log {
-            let mut last = BTreeMap::<i64, (i64, Option<i64>, i64)>::new();
+            let mut last = BTreeMap::<i64, (i64, &RowChange)>::new();
             for (change, offset) in log.iter().zip(0..) {
-                match (*change, self.spec.mode) {
-                    (Change::Row { id, v, .. }, Mode::Append) => {
-                        rows.push(Row { id, v, partition: *partition, offset });
+                match (change, self.spec.mode) {
+                    (Change::Row(change), Mode::Append) => {
+                        let body = (change.sent && change.v.is_some()).then_some(change.body);
+                        rows.push((Row { id: change.id, v: change.v, body, partition: *partition, offset }, false));
                     }
-                    (Change::Row { id, v, lsn }, Mode::Upsert) => {
-                        last.insert(id, (offset, v, lsn));
+                    (Change::Row(change), Mode::Upsert) => {
+                        last.insert(change.id, (offset, change));
                     }
                     (Change::Truncate { .. }, _) => {}
                 }
             }
-            for (id, (offset, v, lsn)) in last {
+            for (id, (offset, change)) in last {
                 let gone = self.foreign_deletes.iter().any(|(_, key, below)| *key == id && offset < *below);
-                if v.is_some() && !gone && lsn > fence {
-                    rows.push(Row { id, v, partition: *partition, offset });
+                if change.v.is_some() && !gone && change.lsn > fence {
+                    let elsewhere = change.since.iter().any(|key| key % i64::from(PARTITIONS) != i64::from(*partition));
+                    let may_lack = elsewhere || change.since.iter().any(|key| self.ever_deleted.contains(key));
+                    let (v, body) = (change.v, Some(change.body));
+                    rows.push((Row { id, v, body, partition: *partition, offset }, may_lack));
                 }
             }
         }
@@ -465,7 +578,7 @@ impl<'a> World<'a> {
     fn fence(&self) -> Option<i64> {
         let truncates = self.log.values().flatten().filter_map(|c| match c {
             Change::Truncate { lsn } => Some(*lsn),
-            Change::Row { .. } => None,
+            Change::Row(_) => None,
         });
         truncates.max()
     }
@@ -479,7 +592,11 @@ impl<'a> World<'a> {
         let fence = checkpoint.topics[TOPIC].truncated.map(|fence| fence.lsn);
         assert_eq!(fence, self.fence(), "the fence");
         let rows = self.runtime.block_on(foreign::rows(&table));
-        assert_eq!(rows, self.fold(), "the table, and the fold of the log");
+        let expected = self.fold().into_iter().enumerate().map(|(i, (row, may_lack))| match rows.get(i) {
+            Some(Row { body: None, .. }) if may_lack => Row { body: None, ..row },
+            _ => row,
+        });
+        assert_eq!(rows, expected.collect::<Vec<_>>(), "the table, and the fold of the log");
         let distinct: HashSet<(i32, i64)> = rows.iter().map(|r| (r.partition, r.offset)).collect();
         assert_eq!(distinct.len(), rows.len(), "count(distinct partition, offset) and count(*)");
         self.runtime.block_on(foreign::check_delete_files(&table));

@@ -7,7 +7,7 @@ use iceberg::spec::{MAIN_BRANCH, Schema, SchemaRef, TableMetadata};
 use iceberg::table::Table;
 use iceberg::{TableCreation, TableRequirement, TableUpdate};
 
-use crate::change::{Column, Mode, RowSchema, origin_columns};
+use crate::change::{Column, Mode, RowSchema, origin, origin_columns, unavailable_column};
 use crate::lineage::Asker;
 use crate::sink::lake::evolution::{
     AskingRecord, Base, COLUMNS, ColumnChange, Evolved, Rules, SCHEMA_HISTORY, SchemaChange, evolve, first_columns,
@@ -43,6 +43,9 @@ impl LakeTable {
             let missing: Vec<Column> =
                 origin_columns().into_iter().filter(|c| record.index_of(&c.name).is_none()).collect();
             record.columns.extend(missing);
+        }
+        if self.spec.unavailable_column && record.index_of(origin::UNAVAILABLE).is_none() {
+            record.columns.push(unavailable_column());
         }
         let key_columns: Vec<String> = record.columns.iter().filter(|c| c.key).map(|c| c.name.clone()).collect();
         if self.spec.mode == Mode::Upsert && key_columns.is_empty() {

@@ -67,12 +67,13 @@ impl Conform {
     }
 }
 
-fn find(fields: &Fields, name: &str) -> Option<usize> {
+/// Names match exactly, else folded.
+pub(crate) fn find(fields: &Fields, name: &str) -> Option<usize> {
     fields.iter().position(|f| f.name() == name).or_else(|| fields.iter().position(|f| same_name(f.name(), name)))
 }
 
 /// Nested types are rebuilt, because equality of Arrow types includes the field ids; plain types are cast, an overflow is an error.
-fn conform(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
+pub(crate) fn conform(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
     if array.data_type() == to {
         return Ok(Arc::clone(array));
     }

@@ -23,6 +23,12 @@ pub enum LakeError {
     /// The table holds something that this writer can't keep right.
     #[error("table {table}: {message}")]
     Foreign { table: String, message: String },
+    /// A row of a changed key lacks values that stand in the row of its former key, whose delete has not come yet. `own`: it is
+    /// behind the batch in this process's own partitions, so reading again may bring both.
+    #[error(
+        "table {table}: a row of a changed key waits for the delete of its former key, which is in another partition"
+    )]
+    Awaited { table: String, own: bool },
     #[error(transparent)]
     Catalog(#[from] firn_catalog::Error),
     #[error("storage: {0}")]
@@ -50,7 +56,7 @@ impl LakeError {
         use firn_catalog::ErrorKind as K;
         match self {
             LakeError::Catalog(e) => matches!(e.kind(), K::Unavailable | K::Conflict | K::OutcomeUnknown),
-            LakeError::Storage(_) => true,
+            LakeError::Storage(_) | LakeError::Awaited { .. } => true,
             LakeError::Iceberg(e) => e.kind() == iceberg::ErrorKind::Unexpected,
             _ => false,
         }

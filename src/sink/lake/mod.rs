@@ -12,6 +12,7 @@
 //! - `planner` works out on each fresh base what a batch does; `resume` reads where a table stands.
 //! - Upserts: [`index`] (key to row), `scan` (fills it from files), `deletes` (position deletes and deletion vectors), `live` (the
 //!   files of the table as last seen), `cut` (rows that go by a TRUNCATE or a sweep), `upsert` (all of it together).
+//! - `held`: rows that lack values the source did not send, held back and made whole at the commit.
 //! - `sweep`: on demand, takes out what a snapshot of the source did not find again.
 //! - [`letters`]: records that could not become rows, and their replay.
 
@@ -24,6 +25,7 @@ mod cut;
 mod deletes;
 mod error;
 mod evolution;
+mod held;
 mod keys;
 mod layout;
 mod live;
@@ -47,6 +49,7 @@ mod upsert;
 pub use cut::Sweep;
 pub use error::{CommitFailure, LakeError};
 pub use evolution::{AskingRecord, COLUMNS, ColumnChange, SCHEMA_HISTORY, SchemaChange, schema_history};
+pub use held::Unavailable;
 pub use layout::TableColumns;
 pub use resume::{CHECKPOINT, GENERATION, LAST_SNAPSHOT_ID, MODE};
 pub use spec::TableSpec;

@@ -22,6 +22,14 @@ pub(crate) enum KeyState {
     Deleted,
     /// In the arriving rows, not written yet: its row there.
     Arriving(u32),
+    /// Held back until the commit, since it lacks values: its number there.
+    Held(u32),
+}
+
+/// Where a row is after the rows of its file moved: `moved` tells per file where each went.
+pub(crate) fn moved_to(moved: &BTreeMap<u32, Vec<u32>>, place: RowPlace) -> RowPlace {
+    let to = moved.get(&place.file).and_then(|m| m.get(place.position as usize).copied());
+    RowPlace { position: to.unwrap_or(place.position), ..place }
 }
 
 /// The keys of a batch.
@@ -50,10 +58,19 @@ impl Overlay {
                     }
                 }
                 Some(KeyState::At(place)) => self.supersede(place),
-                Some(KeyState::Deleted) | None => {}
+                Some(KeyState::Deleted | KeyState::Held(_)) | None => {}
             }
         }
         keep
+    }
+
+    pub(crate) fn state(&self, key: u128) -> Option<KeyState> {
+        self.keys.get(&key).copied()
+    }
+
+    /// Sets the state of a key; answers the one before.
+    pub(crate) fn put(&mut self, key: u128, state: KeyState) -> Option<KeyState> {
+        self.keys.insert(key, state)
     }
 
     /// The row of `key` that was to be written is now at `place`.
@@ -61,7 +78,14 @@ impl Overlay {
         self.keys.insert(key, KeyState::At(place));
     }
 
-    fn supersede(&mut self, place: RowPlace) {
+    /// The rows held back are gone.
+    pub(crate) fn forget_held(&mut self) {
+        let held = self.keys.values_mut().filter(|state| matches!(state, KeyState::Held(_)));
+        held.for_each(|state| *state = KeyState::Deleted);
+    }
+
+    /// The row that was written at `place` is not the last word on its key.
+    pub(crate) fn supersede(&mut self, place: RowPlace) {
         self.superseded.entry(place.file).or_default().insert(place.position);
     }
 
@@ -70,22 +94,19 @@ impl Overlay {
         if moved.is_empty() {
             return;
         }
-        let to = |file: u32, position: u32| {
-            moved.get(&file).and_then(|m| m.get(position as usize).copied()).unwrap_or(position)
-        };
         for state in self.keys.values_mut() {
             if let KeyState::At(place) = state {
-                place.position = to(place.file, place.position);
+                *place = moved_to(moved, *place);
             }
         }
         for (file, rows) in &mut self.superseded {
-            *rows = rows.iter().map(|p| to(*file, p)).collect();
+            *rows = rows.iter().map(|position| moved_to(moved, RowPlace { file: *file, position }).position).collect();
         }
     }
 
-    /// Joins the keys of another worker, whose files are numbered from `first_file` on. Workers hold different Kafka partitions and
+    /// Joins the keys of another worker, whose files are numbered from `first_file` and its held rows from `first_held` on. Workers hold different Kafka partitions and
     /// so different keys; should one key be in both, one row of it survives all the same.
-    pub(crate) fn join(&mut self, other: Overlay, first_file: u32) {
+    pub(crate) fn join(&mut self, other: Overlay, first_file: u32, first_held: u32) {
         let shift = |place: RowPlace| RowPlace { file: place.file + first_file, ..place };
         for (file, rows) in other.superseded {
             *self.superseded.entry(file + first_file).or_default() |= rows;
@@ -94,6 +115,7 @@ impl Overlay {
         for (key, state) in other.keys {
             let state = match state {
                 KeyState::At(place) => KeyState::At(shift(place)),
+                KeyState::Held(row) => KeyState::Held(row + first_held),
                 other => other,
             };
             if let Some(KeyState::At(place)) = self.keys.insert(key, state) {
@@ -184,7 +206,7 @@ mod tests {
         let (mut a, mut b) = (Overlay::default(), Overlay::default());
         write(&mut a, &[1, 2], &[], 0, 0);
         write(&mut b, &[2, 4], &[], 0, 0);
-        a.join(b, 1);
+        a.join(b, 1, 0);
         assert_eq!(a.superseded()[&0].iter().collect::<Vec<_>>(), [1]);
         assert_eq!(a.keys().find(|(k, _)| *k == 2), Some((2, KeyState::At(at(1, 0)))));
     }

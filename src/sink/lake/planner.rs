@@ -89,7 +89,11 @@ enum Stop {
 
 impl From<LakeError> for Stop {
     fn from(e: LakeError) -> Self {
-        Stop::Failed(e)
+        match e {
+            // Waiting on the same batch would be in vain.
+            LakeError::Awaited { own: true, .. } => Stop::Stale(e.to_string()),
+            e => Stop::Failed(e),
+        }
     }
 }
 
@@ -120,6 +124,7 @@ impl BatchPlanner<'_> {
             None => vec![],
         };
         let resnapshots = self.note_snapshots(&before, &mut checkpoint);
+        let own_files = effect.own_files();
         let json = checkpoint.to_json();
         let mut properties = HashMap::from([
             (CHECKPOINT.to_owned(), json.clone()),
@@ -139,6 +144,7 @@ impl BatchPlanner<'_> {
             properties,
             updates: vec![],
             requirements: vec![],
+            own_files,
             retention: self.spec.retention,
         })
     }

@@ -42,6 +42,9 @@ pub struct TableSpec {
     pub type_change: TypeChange,
     /// For columns that the source has dropped.
     pub dropped_column: DroppedColumn,
+    /// Whether an upsert table names the columns whose values neither the source nor the table had
+    /// ([`origin::UNAVAILABLE`](crate::change::origin::UNAVAILABLE)). An append table gets that column when a value is missing first.
+    pub unavailable_column: bool,
 }
 
 impl TableSpec {
@@ -62,6 +65,7 @@ impl TableSpec {
             origin_columns: true,
             type_change: TypeChange::default(),
             dropped_column: DroppedColumn::default(),
+            unavailable_column: false,
         }
     }
 

@@ -10,6 +10,7 @@ use iceberg::spec::DataFile;
 use crate::position::{Span, TopicPartition};
 use crate::sink::lake::LakeError;
 use crate::sink::lake::cut::TableEvents;
+use crate::sink::lake::held::HeldBack;
 use crate::sink::lake::layout::Layout;
 use crate::sink::lake::letters::{PendingLetter, Replay};
 use crate::sink::lake::overlay::Overlay;
@@ -25,6 +26,8 @@ pub struct Staged {
     pub(crate) seen: Vec<Arc<BTreeSet<TopicPartition>>>,
     pub(crate) files: Vec<StagedFile>,
     pub(crate) overlay: Option<Overlay>,
+    /// Rows that lack values; whole, they go into files of the commit.
+    pub(crate) held: HeldBack,
     pub(crate) spans: Vec<Span>,
     pub(crate) rows: u64,
     /// Letters of the spans whose keys could be read (upsert).
@@ -71,7 +74,7 @@ impl Staged {
                     message: "a batch of an undecided commit must be committed again alone".to_owned(),
                 });
             }
-            let first_file = whole.files.len() as u32;
+            let (first_file, first_held) = (whole.files.len() as u32, whole.held.count());
             // Parts of one worker come in the order of its partitions' offsets; other workers have other keys.
             for letter in whole.letters.iter_mut().filter(|l| part.overlay.as_ref().is_some_and(|o| o.contains(l.key)))
             {
@@ -81,11 +84,12 @@ impl Staged {
             whole.files.extend(part.files.into_iter().map(|f| StagedFile { number: f.number + first_file, ..f }));
             whole.overlay = match (whole.overlay.take(), part.overlay) {
                 (Some(mut a), Some(b)) => {
-                    a.join(b, first_file);
+                    a.join(b, first_file, first_held);
                     Some(a)
                 }
                 (a, b) => a.or(b),
             };
+            whole.held.join(part.held, first_file);
             whole.layouts.extend(part.layouts);
             whole.layouts.dedup_by(|a, b| Arc::ptr_eq(a, b));
             whole.generation = whole.generation.min(part.generation);
@@ -96,6 +100,11 @@ impl Staged {
             whole.events.join(part.events, first_file);
         }
         Ok(Some(whole))
+    }
+
+    /// The one of its layouts that has all its columns.
+    pub(crate) fn widest_layout(&self) -> Option<&Arc<Layout>> {
+        self.layouts.iter().max_by_key(|l| (l.schema.as_struct().fields().len(), l.schema.schema_id()))
     }
 
     pub(crate) fn table(&self) -> &str {

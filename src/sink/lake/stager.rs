@@ -21,10 +21,11 @@ use crate::change::{Op, origin};
 use crate::position::{Span, TopicPartition};
 use crate::sink::lake::conform::Conform;
 use crate::sink::lake::cut::TableEvents;
+use crate::sink::lake::held::{Arriving, HeldBack, HeldPlaces, Kept};
 use crate::sink::lake::keys::KeyHasher;
 use crate::sink::lake::layout::Layout;
 use crate::sink::lake::letters::{LetterWatch, MetLetter};
-use crate::sink::lake::overlay::{Overlay, RowPlace};
+use crate::sink::lake::overlay::{Overlay, RowPlace, moved_to};
 use crate::sink::lake::parquet_file::{FinishedFile, ParquetFile};
 use crate::sink::lake::sorted_file::SortedFile;
 use crate::sink::lake::split::{Group, Splitter};
@@ -64,6 +65,7 @@ struct Upsert {
     hasher: KeyHasher,
     overlay: Overlay,
     letters: LetterWatch,
+    held: HeldBack,
 }
 
 #[derive(Debug)]
@@ -116,19 +118,25 @@ impl Stager {
                 hasher: KeyHasher::new(&layout.key_types())?,
                 overlay: Overlay::default(),
                 letters: LetterWatch::default(),
+                held: HeldBack::default(),
             }),
         };
+        Ok(Self { generation, seen, upsert, ..Self::plain(layout, io)? })
+    }
+
+    /// Writes rows as they come, whatever their keys.
+    pub(crate) fn plain(layout: Arc<Layout>, io: Handle) -> Result<Self, LakeError> {
         Ok(Self {
             io,
-            generation,
-            seen,
+            generation: 0,
+            seen: Arc::default(),
             conform: Conform::new(&layout.table, Arc::clone(&layout.arrow)),
             splitter: Splitter::new(&layout.partition_spec, &layout.schema)?,
             open: HashMap::new(),
             done: vec![],
             files: 0,
             id: Uuid::new_v4(),
-            upsert,
+            upsert: None,
             moved: BTreeMap::new(),
             rows: 0,
             newest_lsn: None,
@@ -151,20 +159,25 @@ impl Stager {
                 message: format!("{} rows come with {} ops", batch.rows.num_rows(), batch.ops.len()),
             });
         }
-        let ops = batch.ops;
-        self.rows += ops.len() as u64;
+        self.rows += batch.ops.len() as u64;
         if self.layout.lineage.drops {
             self.newest_lsn = self.newest_lsn.max(newest_lsn(&batch.rows));
         }
-        let Some(upsert) = &mut self.upsert else {
-            let rows = self.conform.apply(&batch.rows)?;
-            return self.append(&rows, |_, _| {});
-        };
         let rows = self.conform.apply(&batch.rows)?;
+        let Some(upsert) = &mut self.upsert else { return self.append(&rows, |_, _| {}) };
         let keys = upsert.hasher.hash_batch(&rows, &self.layout.key)?;
         upsert.letters.pass(&keys);
-        let keep = upsert.overlay.arrive(&keys, |i| ops.get(i) == Some(&Op::Delete));
-        let kept_keys: Vec<u128> = keys.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(key, _)| *key).collect();
+        let Kept { keep, deleted } = match batch.unavailable.is_empty() && batch.rekeyed.is_empty() {
+            true => {
+                Kept { keep: upsert.overlay.arrive(&keys, |i| batch.ops.get(i) == Some(&Op::Delete)), deleted: vec![] }
+            }
+            false => {
+                let arriving = Arriving { layout: &self.layout, rows: &rows, keys: &keys, changes: &batch };
+                upsert.held.arrive(&mut upsert.overlay, &mut upsert.hasher, &arriving)?
+            }
+        };
+        let all = keys.iter().zip(0u32..).zip(&keep);
+        let kept_keys: Vec<(u128, u32)> = all.filter(|(_, keep)| **keep).map(|((key, row), _)| (*key, row)).collect();
         if kept_keys.is_empty() {
             return Ok(());
         }
@@ -177,8 +190,14 @@ impl Stager {
             }
         })?;
         if let Some(upsert) = &mut self.upsert {
-            for (key, place) in kept_keys.into_iter().zip(places) {
-                upsert.overlay.written(key, place);
+            for ((key, row), place) in kept_keys.into_iter().zip(places) {
+                match deleted.binary_search_by_key(&row, |(row, _)| *row) {
+                    Err(_) => upsert.overlay.written(key, place),
+                    Ok(at) => {
+                        upsert.overlay.supersede(place);
+                        upsert.held.deleted_at(deleted.get(at).and_then(|(_, key)| *key), place);
+                    }
+                }
             }
         }
         Ok(())
@@ -209,7 +228,11 @@ impl Stager {
     }
 
     /// Writes rows of the table's columns and tells where each went.
-    fn append(&mut self, rows: &RecordBatch, mut placed: impl FnMut(usize, RowPlace)) -> Result<(), LakeError> {
+    pub(crate) fn append(
+        &mut self,
+        rows: &RecordBatch,
+        mut placed: impl FnMut(usize, RowPlace),
+    ) -> Result<(), LakeError> {
         let target_bytes = self.layout.target_file_bytes;
         for Group { key, partition, rows: members } in self.splitter.split(rows)? {
             let part = match &members {
@@ -278,7 +301,7 @@ impl Stager {
             Body::Sorting(sorted) => {
                 let mut body = create(&self.layout, &self.io, self.id, file.number)?;
                 let order = sorted.write_sorted(&mut body)?;
-                if self.upsert.is_some() {
+                if !self.layout.key.is_empty() {
                     self.moved.insert(file.number, order);
                 }
                 sort_order_id = Some(self.layout.sort_order.order_id as i32);
@@ -321,6 +344,10 @@ impl Stager {
             // Then the files' order has to tell.
             let open: Vec<OpenFile> = self.open.drain().map(|(_, file)| file).collect();
             open.into_iter().try_for_each(|file| self.finish_early(file))?;
+            if let Some(upsert) = &mut self.upsert {
+                upsert.overlay.forget_held();
+                upsert.held = HeldBack::default();
+            }
         }
         self.events.truncated(truncate, self.files);
         Ok(())
@@ -339,7 +366,7 @@ impl Stager {
     /// Memory held for this batch.
     pub fn bytes(&self) -> usize {
         self.open.values().map(|f| f.body.memory_bytes()).sum::<usize>()
-            + self.upsert.as_ref().map_or(0, |u| u.overlay.memory_bytes())
+            + self.upsert.as_ref().map_or(0, |u| u.overlay.memory_bytes() + u.held.memory_bytes())
     }
 
     /// Bytes of the files finished and begun, for triggers by size.
@@ -348,7 +375,8 @@ impl Stager {
             Body::Streaming(file) => file.size_bytes(),
             Body::Sorting(file) => file.memory_bytes() as u64,
         });
-        open.sum::<u64>() + self.done.iter().map(|f| f.data_file.file_size_in_bytes()).sum::<u64>()
+        let held = self.upsert.as_ref().map_or(0, |u| u.held.memory_bytes() as u64);
+        open.sum::<u64>() + held + self.done.iter().map(|f| f.data_file.file_size_in_bytes()).sum::<u64>()
     }
 
     /// Finishes the files; `spans` are the offsets that this batch accounts for, one per partition. The last step of
@@ -357,20 +385,16 @@ impl Stager {
     /// # Errors
     /// When storage failed: the batch is gone and must be read again.
     pub fn close(mut self, spans: Vec<Span>) -> Result<Staged, LakeError> {
-        let mut open: Vec<OpenFile> = self.open.drain().map(|(_, file)| file).collect();
-        open.sort_unstable_by_key(|f| f.number);
-        for file in open {
-            if let Err(e) = self.finish(file) {
-                self.abandon();
-                return Err(e);
-            }
+        if let Err(e) = self.finish_all() {
+            self.abandon();
+            return Err(e);
         }
-        self.done.sort_unstable_by_key(|f| f.number);
-        let (overlay, letters) = match self.upsert {
-            None => (None, vec![]),
+        let (overlay, letters, held) = match self.upsert {
+            None => (None, vec![], HeldBack::default()),
             Some(mut upsert) => {
                 upsert.overlay.rows_moved(&self.moved);
-                (Some(upsert.overlay), upsert.letters.into_letters())
+                upsert.held.rows_moved(&self.moved);
+                (Some(upsert.overlay), upsert.letters.into_letters(), upsert.held)
             }
         };
         Ok(Staged {
@@ -379,6 +403,7 @@ impl Stager {
             seen: vec![self.seen],
             files: self.done,
             overlay,
+            held,
             spans,
             rows: self.rows,
             letters,
@@ -388,6 +413,24 @@ impl Stager {
             snapshot_id: None,
             sent: false,
         })
+    }
+
+    /// Finishes the files of a plain writer; answers with them where the rows that were told to be at `places` are now.
+    pub(crate) fn close_plain(mut self, mut places: HeldPlaces) -> Result<(Vec<StagedFile>, HeldPlaces), LakeError> {
+        if let Err(e) = self.finish_all() {
+            self.abandon();
+            return Err(e);
+        }
+        places.iter_mut().for_each(|(_, place)| *place = moved_to(&self.moved, *place));
+        Ok((self.done, places))
+    }
+
+    fn finish_all(&mut self) -> Result<(), LakeError> {
+        let mut open: Vec<OpenFile> = self.open.drain().map(|(_, file)| file).collect();
+        open.sort_unstable_by_key(|f| f.number);
+        open.into_iter().try_for_each(|file| self.finish(file))?;
+        self.done.sort_unstable_by_key(|f| f.number);
+        Ok(())
     }
 
     /// Gives the batch up: its files are removed in the background, those not finished with the end of their upload.

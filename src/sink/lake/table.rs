@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 
 use crate::change::Mode;
 use crate::position::{Checkpoint, TopicPartition};
+use crate::sink::lake::held::Unavailable;
 use crate::sink::lake::index::MemoryIndex;
 use crate::sink::lake::layout::{Layout, TableColumns};
 use crate::sink::lake::planner::{BatchPlanner, Planned, Refusal};
@@ -76,6 +77,7 @@ pub struct Committed {
     pub late_rows: u64,
     /// Snapshots of the source that began over older rows, by topic.
     pub resnapshots: Vec<(String, SourceSnapshot)>,
+    pub unavailable: Unavailable,
 }
 
 /// The primary-key index after a commit.
@@ -131,6 +133,14 @@ impl LakeTable {
     pub fn with_patience(mut self, patience: Patience) -> Self {
         self.patience = patience;
         self
+    }
+
+    /// How long a commit waits for the delete of a former key, which is in another partition, before values that only its row has
+    /// are given up.
+    pub async fn wait_for_former_keys(&self, wait: Duration) {
+        if let Some(upserts) = self.upserts.lock().await.as_mut() {
+            upserts.wait_at_most(wait);
+        }
     }
 
     pub fn spec(&self) -> &TableSpec {
@@ -237,6 +247,7 @@ impl LakeTable {
         match result {
             Ok(done) => {
                 let checkpoint = self.landed(&done.table, planned.as_ref());
+                let unavailable = planned.as_ref().map(|p| p.effect.unavailable).unwrap_or_default();
                 self.change_view(|view| Arc::make_mut(&mut view.seen).extend(partitions(&checkpoint)));
                 let took = began.elapsed();
                 let foreign_snapshots = self.foreign_snapshots(done.table.metadata(), snapshot_id);
@@ -254,6 +265,7 @@ impl LakeTable {
                     cut_rows: planned.as_ref().map_or(0, |p| p.effect.cut_rows),
                     late_rows: planned.as_ref().map_or(0, |p| p.effect.late_rows),
                     resnapshots: planned.as_mut().map(|p| std::mem::take(&mut p.resnapshots)).unwrap_or_default(),
+                    unavailable,
                 };
                 // Of several attempts any may be the one that landed.
                 let (effect, left_out) = match planned.filter(|p| done.landed == Some(p.attempt)) {

@@ -12,9 +12,11 @@ use iceberg::spec::TableMetadata;
 use iceberg::table::Table;
 use roaring::RoaringBitmap;
 
+use self::deleted_rows::DeletedRows;
 use crate::position::{Span, TopicPartition};
 use crate::sink::lake::cut::Cuts;
 use crate::sink::lake::deletes::{self, DeleteFile, Deleted};
+use crate::sink::lake::held::{Awaiting, CompletedFile, FormerKey, Moved, Site, Unavailable};
 use crate::sink::lake::index::{KeyIndex, Location, Stamp};
 use crate::sink::lake::layout::Layout;
 use crate::sink::lake::live::{self, LiveFile};
@@ -23,10 +25,11 @@ use crate::sink::lake::ownership::{Owned, may_hold};
 use crate::sink::lake::scan::scan_keys;
 use crate::sink::lake::{LakeError, Staged};
 
+mod completion;
+mod deleted_rows;
+
 /// Data files scanned at once: each is decoded on a thread of the runtime and its keys are held until they are applied.
 const SCANS_AT_ONCE: usize = 4;
-/// Memory for the deleted positions of live files. Beyond it they are read again when they are needed.
-const CACHED_DELETES_BYTES: u64 = 32 << 20;
 /// Memory for parsed manifests: a commit of another process then costs the reading of its own manifests only.
 const CACHED_MANIFESTS_BYTES: u64 = 32 << 20;
 
@@ -41,6 +44,8 @@ pub(crate) struct Upserts {
     deleted: DeletedRows,
     owned: BTreeSet<TopicPartition>,
     manifests: ManifestCache,
+    moved: Moved,
+    awaited: Awaiting,
     /// Time spent on scans since it was last asked for.
     scanned: Option<Duration>,
 }
@@ -58,9 +63,28 @@ pub(crate) struct Effect {
     pub(crate) late_rows: u64,
     /// The batch's data files, by their number in the batch.
     added: BTreeMap<u32, (LiveFile, RoaringBitmap)>,
+    /// Files of rows that were held back, made whole for this plan alone: their deleted rows, key and position of the others.
+    completed: Vec<CompletedRows>,
+    /// Where the rows of changed keys stand.
+    moved: Vec<(FormerKey, Site)>,
+    pub(crate) unavailable: Unavailable,
+}
+
+/// A file of completed rows as the table lists it.
+#[derive(Debug)]
+struct CompletedRows {
+    file: LiveFile,
+    deleted: RoaringBitmap,
+    /// Key and position of the rows that live.
+    keys: Vec<(u128, u32)>,
 }
 
 impl Effect {
+    /// The data files that were written for this plan alone.
+    pub(crate) fn own_files(&self) -> Vec<String> {
+        self.completed.iter().map(|rows| rows.file.path.clone()).collect()
+    }
+
     /// Whether the batch's data file of this number goes into the table.
     pub(crate) fn adds(&self, number: u32) -> bool {
         self.added.contains_key(&number)
@@ -76,6 +100,8 @@ impl Upserts {
             deleted: DeletedRows::default(),
             owned: BTreeSet::new(),
             manifests: ManifestCache::new(CACHED_MANIFESTS_BYTES),
+            moved: Moved::default(),
+            awaited: Awaiting::default(),
             scanned: None,
         }
     }
@@ -88,6 +114,11 @@ impl Upserts {
     /// How long data files were scanned for keys since this was last asked.
     pub(crate) fn scan_took(&mut self) -> Option<Duration> {
         self.scanned.take()
+    }
+
+    /// How long a commit waits for the delete of a former key.
+    pub(crate) fn wait_at_most(&mut self, wait: Duration) {
+        self.awaited.at_most = wait;
     }
 
     /// Manifests read here, for whoever reads them next.
@@ -163,7 +194,7 @@ impl Upserts {
                 effect.late_rows += (late - &gone).len();
                 gone |= late;
             }
-            if gone.len() >= file.rows {
+            if gone.len() >= file.rows && !batch.held.needs_file(file.number) {
                 // None of its rows is the last word on its key.
                 continue;
             }
@@ -180,8 +211,36 @@ impl Upserts {
             effect.added.insert(file.number, (live, RoaringBitmap::new()));
             delta.data_files.push(SpecFile { spec_id: file.spec_id, file: file.data_file.clone() });
         }
+        let (completed, moved) = self.complete(base, batch).await?;
+        effect.moved = moved;
+        effect.unavailable = Unavailable { restored_rows: completed.restored, lost_rows: completed.lost };
+        let late = completed.late(base.file_io(), origin, cuts).await?;
+        for (CompletedFile { file, keys, mut deleted }, late) in completed.files.into_iter().zip(late) {
+            effect.late_rows += (&late - &deleted).len();
+            deleted |= late;
+            let live = LiveFile::of(&file.data_file, file.spec_id, origin);
+            if !deleted.is_empty() {
+                to_write.push(Deleted {
+                    data_file: file.path.clone(),
+                    spec_id: file.spec_id,
+                    partition: live.partition.clone(),
+                    positions: deleted.clone(),
+                });
+                written_for.push((Place::Completed(effect.completed.len()), deleted));
+            }
+            effect.completed.push(CompletedRows { file: live, deleted: RoaringBitmap::new(), keys });
+            delta.data_files.push(SpecFile { spec_id: file.spec_id, file: file.data_file });
+        }
         let format = base.metadata().format_version();
-        delta.delete_files = deletes::write(base.file_io(), &layout.data_location, format, to_write).await?;
+        delta.delete_files = match deletes::write(base.file_io(), &layout.data_location, format, to_write).await {
+            Ok(files) => files,
+            Err(e) => {
+                for path in effect.own_files() {
+                    let _ = base.file_io().delete(&path).await;
+                }
+                return Err(e);
+            }
+        };
         for ((place, rows), written) in written_for.into_iter().zip(&delta.delete_files) {
             let listed = live::delete_file(&written.file);
             match place {
@@ -190,6 +249,12 @@ impl Upserts {
                     if let Some((file, deleted)) = effect.added.get_mut(&number) {
                         file.deletes.push(listed);
                         *deleted = rows;
+                    }
+                }
+                Place::Completed(i) => {
+                    if let Some(completed) = effect.completed.get_mut(i) {
+                        completed.file.deletes.push(listed);
+                        completed.deleted = rows;
                     }
                 }
             }
@@ -221,7 +286,7 @@ impl Upserts {
 
     /// Reads the deleted rows of these live files unless they are known.
     async fn load_deleted(&mut self, base: &Table, files: impl Iterator<Item = u32>) -> Result<(), LakeError> {
-        let unknown: Vec<u32> = files.filter(|n| !self.deleted.knows(*n)).collect();
+        let unknown: BTreeSet<u32> = files.filter(|n| !self.deleted.knows(*n)).collect();
         let wanted: Vec<(&str, &[DeleteFile])> =
             unknown.iter().filter_map(|n| self.live.get(n)).map(|f| (f.path.as_str(), f.deletes.as_slice())).collect();
         let mut read = deletes::read(base.file_io(), &wanted).await?;
@@ -378,10 +443,18 @@ impl Upserts {
                     Some((key, Some(Location { file: *numbers.get(&place.file)?, position: place.position })))
                 }
                 KeyState::Deleted => Some((key, None)),
-                // Every arriving row was written before the batch was closed.
-                KeyState::Arriving(_) => None,
+                // Every arriving row was written before the batch was closed; held ones are where they were completed.
+                KeyState::Arriving(_) | KeyState::Held(_) => None,
             })
             .collect();
+        for CompletedRows { file, deleted, keys } in effect.completed {
+            let number = self.index.number(&file.path)?;
+            self.live.insert(number, file);
+            self.deleted.put(number, deleted);
+            changes.extend(keys.into_iter().map(|(key, position)| (key, Some(Location { file: number, position }))));
+        }
+        effect.moved.into_iter().for_each(|(former, site)| self.moved.insert(former, site));
+        self.awaited.forget();
         changes.sort_unstable_by_key(|(key, _)| *key);
         self.index.apply(&changes)?;
         for number in effect.removed {
@@ -420,43 +493,5 @@ fn descends(metadata: &TableMetadata, ancestor: Option<i64>) -> bool {
 enum Place {
     Live(u32),
     Batch(u32),
-}
-
-/// Deleted rows of live files, bounded.
-#[derive(Debug, Default)]
-struct DeletedRows {
-    rows: BTreeMap<u32, RoaringBitmap>,
-    bytes: u64,
-    none: RoaringBitmap,
-}
-
-impl DeletedRows {
-    fn knows(&self, number: u32) -> bool {
-        self.rows.contains_key(&number)
-    }
-
-    fn get(&self, number: u32) -> &RoaringBitmap {
-        self.rows.get(&number).unwrap_or(&self.none)
-    }
-
-    fn put(&mut self, number: u32, rows: RoaringBitmap) {
-        self.forget(number);
-        self.bytes += rows.serialized_size() as u64;
-        self.rows.insert(number, rows);
-    }
-
-    fn forget(&mut self, number: u32) {
-        if let Some(rows) = self.rows.remove(&number) {
-            self.bytes -= rows.serialized_size() as u64;
-        }
-    }
-
-    /// To be called between commits: within one, all touched files must be known.
-    fn shrink(&mut self) {
-        while self.bytes > CACHED_DELETES_BYTES
-            && let Some((_, rows)) = self.rows.pop_first()
-        {
-            self.bytes -= rows.serialized_size() as u64;
-        }
-    }
+    Completed(usize),
 }
