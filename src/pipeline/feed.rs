@@ -194,7 +194,8 @@ impl Feed {
             ..Rejected::new(record, reason, detail, epoch_ms())
         };
         let table = self.columns.as_ref().map(TableColumns::rows);
-        self.rejects.push(letter, self.decoder.rows(), table, || self.handle.decode_options());
+        let schema = |id| self.runtime.block_on(self.handle.writer_schemas.get(id)).ok();
+        self.rejects.push(letter, self.decoder.rows(), table, || self.handle.decode_options(), &schema);
     }
 
     fn warn_of_unknown(&mut self) {

@@ -1,7 +1,9 @@
 //! The key alone of a record, whatever its value is: read as a tombstone's.
 
+use std::sync::Arc;
+
 use crate::change::{Mode, Op, RowSchema};
-use crate::debezium::{DecodeOptions, Decoder, Pushed};
+use crate::debezium::{DecodeOptions, Decoder, Pushed, Registered};
 use crate::record::Record;
 
 /// Reads keys into rows of the table's key columns.
@@ -17,8 +19,13 @@ impl KeyReader {
         Self { upsert: options.mode == Mode::Upsert, decoder: Decoder::new(options), table: None }
     }
 
-    /// One row with the key's columns; `None` where the key can't be read, and in append mode.
-    pub fn read(&mut self, table: &RowSchema, record: &Record<'_>) -> Option<arrow_array::RecordBatch> {
+    /// One row with the key's columns; `None` where the key can't be read, and in append mode. `schema` tells writer schemas by id.
+    pub fn read(
+        &mut self,
+        table: &RowSchema,
+        record: &Record<'_>,
+        schema: &dyn Fn(i32) -> Option<Arc<Registered>>,
+    ) -> Option<arrow_array::RecordBatch> {
         if !self.upsert {
             return None;
         }
@@ -26,7 +33,12 @@ impl KeyReader {
             self.decoder.set_schema(table).ok()?;
             self.table = Some(table.clone());
         }
-        let pushed = self.decoder.push(&Record { value: None, ..*record });
+        let tombstone = Record { value: None, ..*record };
+        let mut pushed = self.decoder.push(&tombstone);
+        if let Pushed::NeedsWriterSchema(id) = pushed {
+            self.decoder.learn(id, &*schema(id)?);
+            pushed = self.decoder.push(&tombstone);
+        }
         let rows = (self.decoder.rows() > 0).then(|| self.decoder.finish().rows)?;
         (pushed == Pushed::Row(Op::Delete) && rows.num_rows() == 1).then_some(rows)
     }

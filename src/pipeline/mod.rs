@@ -91,10 +91,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
         config.kafka.properties.iter(),
         config.memory.budget_bytes as usize / FETCH_AHEAD_SHARE / workers,
     );
-    let registry = match config.registry.settings().map_err(RegistryError::Settings)? {
-        Some(settings) => Some(Registry::new(&settings)?),
-        None => None,
-    };
+    let writer_schemas = writer_schemas(&config)?;
     let catalog = crate::catalogs::open(&config.catalog).await?;
     tracing::info!(catalog = %catalog.describe(), kafka = kafka.bootstrap(), workers, "starting");
     while let Err(e) = catalog.probe().await {
@@ -119,7 +116,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
         kafka: kafka.clone(),
         catalog,
         dead_letters: Arc::new(dead_letters),
-        writer_schemas: Arc::new(WriterSchemas::new(registry, runtime.clone())),
+        writer_schemas: Arc::new(writer_schemas),
     };
     let tables = Arc::new(Tables::new(config, servers, runtime, senders, status));
 
@@ -140,6 +137,13 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     let outcome = ended.await.unwrap_or(Err(Error::WorkerPanicked(0)));
     discovery.abort();
     outcome
+}
+
+/// Of the configured registry, if there is one; nothing is asked of it yet.
+fn writer_schemas(config: &Config) -> Result<WriterSchemas, Error> {
+    let settings = config.registry.settings().map_err(RegistryError::Settings)?;
+    let registry = settings.map(|settings| Registry::new(&settings)).transpose()?;
+    Ok(WriterSchemas::new(registry, tokio::runtime::Handle::current()))
 }
 
 /// Keeps the list of topics to read up to date.

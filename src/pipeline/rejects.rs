@@ -1,8 +1,10 @@
 //! The rejected records of a worker's open part: letters, and the keys that their table is to watch.
 
+use std::sync::Arc;
+
 use super::keys::KeyReader;
 use crate::change::RowSchema;
-use crate::debezium::DecodeOptions;
+use crate::debezium::{DecodeOptions, Registered};
 use crate::record::{Record, Rejected};
 use crate::sink::lake::letters::MetLetter;
 
@@ -17,19 +19,21 @@ pub struct Rejects {
 }
 
 impl Rejects {
-    /// Takes a letter that stands behind `before_row` rows of the decoder's. `table` are the columns of the table, where it exists.
+    /// Takes a letter that stands behind `before_row` rows of the decoder's. `table` are the columns of the table, where it exists;
+    /// `schema` tells writer schemas by id.
     pub fn push(
         &mut self,
         letter: Rejected,
         before_row: usize,
         table: Option<&RowSchema>,
         options: impl FnOnce() -> DecodeOptions,
+        schema: &dyn Fn(i32) -> Option<Arc<Registered>>,
     ) {
         if let (Some(table), Some(key)) = (table, &letter.key) {
             let reader = self.keys.get_or_insert_with(|| KeyReader::new(options()));
             let (topic, partition) = (letter.origin.at.topic.as_str(), letter.origin.at.partition);
             let record = Record { topic, partition, offset: letter.origin.offset, key: Some(key), ..Record::default() };
-            if let Some(key) = reader.read(table, &record) {
+            if let Some(key) = reader.read(table, &record, schema) {
                 self.met.push(MetLetter { origin: letter.origin.clone(), before_row, key });
             }
         }
@@ -82,7 +86,7 @@ mod tests {
             headers: vec![],
         };
         let mut rejects = Rejects::default();
-        rejects.push(letter, 3, Some(&table), || DecodeOptions { mode, ..DecodeOptions::default() });
+        rejects.push(letter, 3, Some(&table), || DecodeOptions { mode, ..DecodeOptions::default() }, &|_| None);
         assert_eq!(rejects.letters().len(), 1);
         rejects.take_met()
     }

@@ -5,6 +5,7 @@
 mod evolution;
 mod foreign;
 mod lake;
+mod letters;
 mod simulation;
 mod table_events;
 mod unavailable;

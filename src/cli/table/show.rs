@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::super::{Failure, Output, print};
 use super::utc;
 use crate::position::Checkpoint;
+use crate::sink::lake::letters::{PENDING, REPLAYED};
 use crate::sink::lake::{CHECKPOINT, COLUMNS, SCHEMA_HISTORY, SchemaChange, schema_history};
 
 /// What the current snapshot's summary says of the table's size.
@@ -190,8 +191,8 @@ fn text(t: &Shown) -> String {
         }
     }
     line("properties", "");
-    // These stand above, in words.
-    let told = [CHECKPOINT, COLUMNS, SCHEMA_HISTORY];
+    // These stand above, in words; letters have a command of their own.
+    let told = [CHECKPOINT, COLUMNS, SCHEMA_HISTORY, PENDING, REPLAYED];
     for (name, value) in t.properties.iter().filter(|(name, _)| !told.contains(&name.as_str())) {
         line("", &format!("{name} = {value}"));
     }

@@ -1,12 +1,18 @@
 //! Letters through the pipeline's decoder.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
 use crate::batch::ChangeBatch;
 use crate::change::{Mode, RowSchema};
-use crate::debezium::{DecodeOptions, Decoder, Pushed};
+use crate::debezium::{DecodeOptions, Decoder, Pushed, Registered};
 use crate::letter::Letter;
 use crate::lineage::Asker;
 use crate::pipeline::declared;
 use crate::pipeline::keys::KeyReader;
+use crate::pipeline::writer_schemas::{Lack, WriterSchemas};
 use crate::record::Record;
 use crate::sink::lake::{LakeError, LakeTable, Stager, TableColumns};
 
@@ -28,29 +34,30 @@ pub struct Reader<'a> {
     lake: &'a LakeTable,
     decoder: Decoder,
     mode: Mode,
+    schemas: &'a WriterSchemas,
 }
 
 impl<'a> Reader<'a> {
     /// # Errors
     /// When the table's columns contradict the configuration.
-    pub async fn new(lake: &'a LakeTable, options: &DecodeOptions) -> Result<Self, String> {
+    pub async fn new(lake: &'a LakeTable, options: &DecodeOptions, schemas: &'a WriterSchemas) -> Result<Self, String> {
         let mut decoder = Decoder::new(options.clone());
         if let Some(table) = declared::agree(lake, &options.declared).await {
             decoder.set_table(table.rows(), table.lineage())?;
         }
-        Ok(Self { lake, decoder, mode: options.mode })
+        Ok(Self { lake, decoder, mode: options.mode, schemas })
     }
 
     /// # Errors
     /// When the catalog can't be reached.
     pub async fn look(&mut self, record: &Record<'_>) -> Result<Today, String> {
         let rejected = |reason: &str, detail: String| Ok(Today::Rejected { reason: reason.to_owned(), detail });
-        let mut pushed = self.decoder.push(record);
+        let mut pushed = push(&mut self.decoder, record, self.schemas)?;
         if let Pushed::NeedsSchema(schema) = &pushed {
             let asker = Asker { origin: record.origin(), lsn: self.decoder.asking_lsn() };
             match self.lake.agree(schema, Some(&asker)).await {
                 Ok(table) => match self.decoder.set_table(table.rows(), table.lineage()) {
-                    Ok(()) => pushed = self.decoder.push(record),
+                    Ok(()) => pushed = push(&mut self.decoder, record, self.schemas)?,
                     Err(why) => return rejected("incompatible_schema", why),
                 },
                 Err(e) if e.is_transient() => return Err(e.to_string()),
@@ -77,7 +84,9 @@ impl<'a> Reader<'a> {
             Pushed::Rejected(reject) => rejected(reject.reason, reject.detail),
             Pushed::NeedsWriterSchema(id) => rejected(
                 "unknown_schema_id",
-                format!("it was written as Avro with the registered schema {id}: set [registry] url"),
+                format!(
+                    "it is Avro, written with the registered schema {id}, and no registry is configured: set registry.url"
+                ),
             ),
             Pushed::NeedsSchema(_) => rejected(
                 "incompatible_schema",
@@ -95,11 +104,47 @@ impl<'a> Reader<'a> {
 pub async fn rows(
     lake: &LakeTable,
     options: &DecodeOptions,
+    schemas: &WriterSchemas,
     letters: &[&Letter],
 ) -> Result<Option<ChangeBatch>, String> {
-    let Reader { mut decoder, .. } = Reader::new(lake, options).await?;
-    let whole = letters.iter().all(|letter| matches!(decoder.push(&letter.record()), Pushed::Row(_)));
-    Ok(whole.then(|| decoder.finish()))
+    let Reader { mut decoder, .. } = Reader::new(lake, options, schemas).await?;
+    for letter in letters {
+        if !matches!(push(&mut decoder, &letter.record(), schemas)?, Pushed::Row(_)) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(decoder.finish()))
+}
+
+/// How often a registry that is away is asked, each time for half a second.
+const ASKED: usize = 20;
+
+/// Decodes a record once the writer schemas that it names are known; where no registry is configured they are still asked for.
+///
+/// # Errors
+/// When the registry does not answer.
+fn push(decoder: &mut Decoder, record: &Record<'_>, schemas: &WriterSchemas) -> Result<Pushed, String> {
+    loop {
+        let pushed = decoder.push(record);
+        let Pushed::NeedsWriterSchema(id) = pushed else { return Ok(pushed) };
+        match ask(schemas, id) {
+            Ok(registered) => decoder.learn(id, &registered),
+            Err(Lack::NoRegistry) => return Ok(pushed),
+            Err(Lack::NotNow(why)) => return Err(format!("registry: {why}")),
+        }
+    }
+}
+
+fn ask(schemas: &WriterSchemas, id: i32) -> Result<Arc<Registered>, Lack> {
+    let mut answer = Err(Lack::NoRegistry);
+    for _ in 0..ASKED {
+        answer = tokio::task::block_in_place(|| Handle::current().block_on(schemas.get(id)));
+        if !matches!(answer, Err(Lack::NotNow(_))) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    answer
 }
 
 fn key_of(stager: &mut Stager, batch: &ChangeBatch) -> Option<u128> {
@@ -115,28 +160,36 @@ pub struct LogKeys<'a> {
     keys: KeyReader,
     decoder: Decoder,
     stager: Stager,
+    schemas: &'a WriterSchemas,
 }
 
 impl<'a> LogKeys<'a> {
     /// # Errors
     /// When the table's columns contradict the configuration.
-    pub fn new(lake: &LakeTable, table: &'a TableColumns, options: &DecodeOptions) -> Result<Self, String> {
+    pub fn new(
+        lake: &LakeTable,
+        table: &'a TableColumns,
+        options: &DecodeOptions,
+        schemas: &'a WriterSchemas,
+    ) -> Result<Self, String> {
         let mut decoder = Decoder::new(options.clone());
         decoder.set_table(table.rows(), table.lineage())?;
         Ok(Self {
             table: table.rows(),
             keys: KeyReader::new(options.clone()),
             decoder,
-            stager: lake.stager().map_err(|e: LakeError| e.to_string())?,
+            stager: lake.stager().map_err(text)?,
+            schemas,
         })
     }
 
     /// The hash of the key of the record's row: from its key alone where that tells, else from the whole record.
     pub fn key(&mut self, record: &Record<'_>) -> Option<u128> {
-        if let Some(rows) = self.keys.read(self.table, record) {
+        let schemas = self.schemas;
+        if let Some(rows) = self.keys.read(self.table, record, &|id| ask(schemas, id).ok()) {
             return self.stager.key_hashes(&rows).ok()?.first().copied();
         }
-        match self.decoder.push(record) {
+        match push(&mut self.decoder, record, schemas).ok()? {
             Pushed::Row(_) => key_of(&mut self.stager, &self.decoder.finish()),
             _ => None,
         }

@@ -24,10 +24,11 @@ use std::sync::Arc;
 use firn_catalog::Catalog;
 use tokio::runtime::Handle;
 
-use super::Error;
 use super::letters::DeadLetters;
 use super::tables::epoch_ms;
 use super::wiring::{decode_options, table_spec};
+use super::writer_schemas::WriterSchemas;
+use super::{Error, writer_schemas};
 use crate::config::{Config, TableConfig};
 use crate::letter::{Choice, Letter, LetterId, Status};
 use crate::sink::lake::LakeTable;
@@ -52,6 +53,7 @@ pub struct Letterbox {
     catalog: Arc<dyn Catalog>,
     kafka: ClientSettings,
     letters: DeadLetters,
+    schemas: WriterSchemas,
 }
 
 impl Letterbox {
@@ -63,7 +65,8 @@ impl Letterbox {
         let kafka = kafka::settings(&config.kafka.bootstrap_servers, config.kafka.properties.iter(), FETCH_AHEAD_BYTES);
         let catalog = crate::catalogs::open(&config.catalog).await?;
         let letters = DeadLetters::open(&config, Arc::clone(&catalog), &kafka, Handle::current())?;
-        Ok(Self { config, catalog, kafka, letters })
+        let schemas = writer_schemas(&config)?;
+        Ok(Self { config, catalog, kafka, letters, schemas })
     }
 
     /// The letters that `choice` takes, by target and origin.
@@ -100,6 +103,7 @@ impl Letterbox {
                         lake: &lake,
                         options: decode_options(&config),
                         letters: &self.letters,
+                        schemas: &self.schemas,
                         log: &log,
                     };
                     outcomes.extend(replay.run(ids).await.map_err(Error::Letters)?);

@@ -10,6 +10,7 @@ use crate::debezium::DecodeOptions;
 use crate::letter::{Choice, Letter, LetterId, Status};
 use crate::pipeline::letters::DeadLetters;
 use crate::pipeline::tables::epoch_ms;
+use crate::pipeline::writer_schemas::WriterSchemas;
 use crate::position::TopicPartition;
 use crate::record::Origin;
 use crate::sink::lake::letters::{Contents, PendingLetter, Replay, Standing};
@@ -29,6 +30,7 @@ pub struct TableReplay<'a> {
     pub lake: &'a LakeTable,
     pub options: DecodeOptions,
     pub letters: &'a DeadLetters,
+    pub schemas: &'a WriterSchemas,
     pub log: &'a dyn Log,
 }
 
@@ -113,7 +115,7 @@ impl TableReplay<'_> {
     }
 
     async fn judge(&self, letters: &[Letter], standing: &Standing) -> Result<Vec<Verdict>, String> {
-        let mut reader = Reader::new(self.lake, &self.options).await?;
+        let mut reader = Reader::new(self.lake, &self.options, self.schemas).await?;
         let mut verdicts = Vec::with_capacity(letters.len());
         let mut keys = Vec::with_capacity(letters.len());
         for letter in letters {
@@ -206,7 +208,7 @@ impl TableReplay<'_> {
         let all = Choice { target: Some(self.name.to_owned()), ..Choice::default() };
         let all = self.letters.read(&all, Contents::Outside).await?;
         let all: HashMap<Origin, Status> = all.into_iter().map(|l| (l.origin, l.status)).collect();
-        let mut keys = LogKeys::new(self.lake, &columns, &self.options)?;
+        let mut keys = LogKeys::new(self.lake, &columns, &self.options, self.schemas)?;
         for (at, sought) in unsaid {
             let (places, mut sought): (Vec<usize>, Vec<Sought>) = sought.into_iter().unzip();
             let told = seek(self.log, &at, &mut sought, &all, &mut keys).await;
@@ -247,7 +249,7 @@ impl TableReplay<'_> {
         if replay.settled.is_empty() {
             return Ok(Ok(()));
         }
-        let Some(batch) = rows(self.lake, &self.options, &applied).await? else {
+        let Some(batch) = rows(self.lake, &self.options, self.schemas, &applied).await? else {
             return Ok(Err("the table's columns changed".to_owned()));
         };
         self.own().await?;

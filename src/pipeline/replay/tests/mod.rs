@@ -1,5 +1,7 @@
 //! Records through the pipeline's own feed and committer, letters through the replay, on a catalog in memory.
 
+mod random;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -103,44 +105,13 @@ impl World {
     /// A process of its own reads these messages behind those that were read before, each inner list one commit.
     async fn feed(&self, commits: Vec<Vec<Message>>) {
         let (acks, answers) = mpsc::channel();
-        let catalog: Arc<dyn Catalog> = Arc::new(self.catalog.clone());
-        let servers = Servers {
-            kafka: Self::kafka(),
-            catalog,
-            dead_letters: Arc::new(self.letters()),
-            writer_schemas: Arc::new(WriterSchemas::new(None, Handle::current())),
-        };
-        let status = Arc::new(ServeStatus::default());
-        let tables = Tables::new(self.config(), servers, Handle::current(), vec![acks], status);
-        let log = Arc::clone(&self.log);
-        let runtime = Handle::current();
+        let tables = self.tables(acks);
+        let (log, runtime) = (Arc::clone(&self.log), Handle::current());
         tokio::task::spawn_blocking(move || {
-            let handle: Arc<TableHandle> = tables.handle(TOPIC).unwrap().unwrap();
-            let mut feed = Feed::new(Arc::clone(&handle), runtime.clone(), 0);
-            let checkpoint = runtime.block_on(handle.lake.checkpoint()).unwrap().unwrap_or_default();
-            let at = TopicPartition::new(TOPIC, 0);
-            handle.own(&at);
-            let mut offset = checkpoint.next(&at).unwrap_or(0);
-            let assigned = Assigned {
-                at: at.clone(),
-                position: Some(offset),
-                high: offset,
-                topic_id: None,
-                partition_count: 1,
-                misplaced: None,
-            };
-            feed.begin(&assigned, offset).unwrap();
+            let (mut feed, mut offset) = begin(&tables, &runtime);
             for messages in commits {
                 for (key, value) in messages {
-                    let record = Record {
-                        topic: TOPIC,
-                        offset,
-                        timestamp_ms: Some(1),
-                        key: key.as_deref().map(str::as_bytes),
-                        value: value.as_deref().map(str::as_bytes),
-                        ..Record::default()
-                    };
-                    feed.push(&record);
+                    push(&mut feed, offset, &(key.clone(), value.clone()));
                     offset += 1;
                     let mut log = log.lock().unwrap();
                     log.truncate(offset as usize - 1);
@@ -155,6 +126,17 @@ impl World {
         })
         .await
         .unwrap();
+    }
+
+    /// Of a process of its own.
+    fn tables(&self, acks: mpsc::Sender<Ack>) -> Tables {
+        let servers = Servers {
+            kafka: Self::kafka(),
+            catalog: Arc::new(self.catalog.clone()),
+            dead_letters: Arc::new(self.letters()),
+            writer_schemas: Arc::new(WriterSchemas::new(None, Handle::current())),
+        };
+        Tables::new(self.config(), servers, Handle::current(), vec![acks], Arc::new(ServeStatus::default()))
     }
 
     async fn open(&self) -> LakeTable {
@@ -176,7 +158,8 @@ impl World {
     async fn try_replay(&self, offsets: Vec<i64>) -> Result<Vec<(i64, Status, String)>, String> {
         let (lake, letters) = (self.open().await, self.letters());
         let options = decode_options(&self.config().table_for(TOPIC).unwrap());
-        let replay = TableReplay { name: TABLE, lake: &lake, options, letters: &letters, log: self };
+        let schemas = WriterSchemas::new(None, Handle::current());
+        let replay = TableReplay { name: TABLE, lake: &lake, options, letters: &letters, schemas: &schemas, log: self };
         let id = |offset| LetterId { target: TABLE.to_owned(), origin: origin(offset), topic_id: None };
         let outcomes = replay.run(offsets.into_iter().map(id).collect()).await?;
         Ok(outcomes.into_iter().map(|o| (o.id.origin.offset, o.status, o.detail)).collect())
@@ -245,6 +228,30 @@ impl Log for World {
         }
         Ok(())
     }
+}
+
+/// Reads on from where the table stands.
+fn begin(tables: &Tables, runtime: &Handle) -> (Feed, i64) {
+    let handle: Arc<TableHandle> = tables.handle(TOPIC).unwrap().unwrap();
+    let mut feed = Feed::new(Arc::clone(&handle), runtime.clone(), 0);
+    let checkpoint = runtime.block_on(handle.lake.checkpoint()).unwrap().unwrap_or_default();
+    let at = TopicPartition::new(TOPIC, 0);
+    handle.own(&at);
+    let offset = checkpoint.next(&at).unwrap_or(0);
+    let (position, topic_id, misplaced) = (Some(offset), None, None);
+    feed.begin(&Assigned { at, position, high: offset, topic_id, partition_count: 1, misplaced }, offset).unwrap();
+    (feed, offset)
+}
+
+fn push(feed: &mut Feed, offset: i64, (key, value): &Message) {
+    feed.push(&Record {
+        topic: TOPIC,
+        offset,
+        timestamp_ms: Some(1),
+        key: key.as_deref().map(str::as_bytes),
+        value: value.as_deref().map(str::as_bytes),
+        ..Record::default()
+    });
 }
 
 fn ident() -> TableIdent {
@@ -423,6 +430,32 @@ async fn an_unreadable_keys_letter_goes_by_the_log() {
             assert!(detail.contains("begins only at offset 3"), "{detail}");
         }
     }
+}
+
+/// Two processes read one record; the slower one is refused, and must not open the letter again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_slept_writes_over_no_letter_that_was_settled_since() {
+    let mut world = World::upsert();
+    world.feed(vec![vec![put(7, 1)]]).await;
+    let (acks, answers) = mpsc::channel();
+    let (wake, sleep) = mpsc::channel::<()>();
+    let (read, has_read) = tokio::sync::oneshot::channel();
+    let (tables, runtime) = (world.tables(acks), Handle::current());
+    let slow = tokio::task::spawn_blocking(move || {
+        let (mut feed, offset) = begin(&tables, &runtime);
+        push(&mut feed, offset, &too_large(8));
+        read.send(offset).unwrap();
+        sleep.recv().unwrap();
+        feed.close_part();
+        matches!(answers.recv().unwrap(), Ack::Reset { .. })
+    });
+    assert_eq!(has_read.await.unwrap(), 1);
+    world.feed(vec![vec![too_large(8)]]).await;
+    world.widen();
+    assert_eq!(statuses(&world.replay().await), [(1, Replayed)]);
+    wake.send(()).unwrap();
+    assert!(slow.await.unwrap(), "the table went on without it");
+    assert_eq!(world.status().await, [(1, Replayed)]);
 }
 
 /// A letter is written before its rows: until they are committed the table has not come to it.
