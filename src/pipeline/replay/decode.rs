@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
 use tokio::runtime::Handle;
 
 use crate::batch::ChangeBatch;
-use crate::change::{Mode, RowSchema};
+use crate::change::{Mode, Op, RowSchema, origin};
 use crate::debezium::{DecodeOptions, Decoder, Pushed, Registered};
 use crate::letter::Letter;
 use crate::lineage::Asker;
@@ -16,11 +18,21 @@ use crate::pipeline::writer_schemas::{Lack, WriterSchemas};
 use crate::record::Record;
 use crate::sink::lake::{LakeError, LakeTable, Stager, TableColumns};
 
+/// What there is to know of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The hash of its key, in an upsert table.
+    pub key: Option<u128>,
+    /// Where its change stands in the source's log, where the source tells and rows say so.
+    pub lsn: Option<i64>,
+    /// Whether a snapshot read it.
+    pub read: bool,
+}
+
 /// What a letter's record is today.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Today {
-    /// A row; of this key, in an upsert table.
-    Row(Option<u128>),
+    Row(Row),
     /// No row, e.g. a heartbeat.
     Nothing(String),
     Rejected {
@@ -65,11 +77,12 @@ impl<'a> Reader<'a> {
             }
         }
         match pushed {
-            Pushed::Row(_) => {
+            Pushed::Row(op) => {
                 let batch = self.decoder.finish();
+                let row = Row { key: None, lsn: lsn_of(&batch), read: op == Op::Read };
                 match (self.mode, key_of(&mut self.lake.stager().map_err(text)?, &batch)) {
-                    (Mode::Append, _) => Ok(Today::Row(None)),
-                    (Mode::Upsert, Some(key)) => Ok(Today::Row(Some(key))),
+                    (Mode::Append, _) => Ok(Today::Row(row)),
+                    (Mode::Upsert, key @ Some(_)) => Ok(Today::Row(Row { key, ..row })),
                     (Mode::Upsert, None) => {
                         rejected("incompatible_schema", "the row's columns are not the table's".to_owned())
                     }
@@ -147,6 +160,11 @@ fn ask(schemas: &WriterSchemas, id: i32) -> Result<Arc<Registered>, Lack> {
     answer
 }
 
+fn lsn_of(batch: &ChangeBatch) -> Option<i64> {
+    let lsn = batch.rows.column_by_name(origin::SOURCE_LSN)?.as_primitive_opt::<Int64Type>()?;
+    lsn.iter().next().flatten()
+}
+
 fn key_of(stager: &mut Stager, batch: &ChangeBatch) -> Option<u128> {
     match stager.key_hashes(&batch.rows).ok()?[..] {
         [key] => Some(key),
@@ -183,17 +201,30 @@ impl<'a> LogKeys<'a> {
         })
     }
 
-    /// The hash of the key of the record's row: from its key alone where that tells, else from the whole record.
-    pub fn key(&mut self, record: &Record<'_>) -> Option<u128> {
+    /// What the record changes: from its key alone where that tells, else from the whole record.
+    pub fn changes(&mut self, record: &Record<'_>) -> Changes {
         let schemas = self.schemas;
+        let of_key = |key: Option<u128>| key.map_or(Changes::Untold, Changes::Key);
         if let Some(rows) = self.keys.read(self.table, record, &|id| ask(schemas, id).ok()) {
-            return self.stager.key_hashes(&rows).ok()?.first().copied();
+            return of_key(self.stager.key_hashes(&rows).ok().and_then(|hashes| hashes.first().copied()));
         }
-        match push(&mut self.decoder, record, schemas).ok()? {
-            Pushed::Row(_) => key_of(&mut self.stager, &self.decoder.finish()),
-            _ => None,
+        match push(&mut self.decoder, record, schemas) {
+            Ok(Pushed::Row(_)) => of_key(key_of(&mut self.stager, &self.decoder.finish())),
+            Ok(Pushed::Truncate(_)) => Changes::Everything,
+            _ => Changes::Untold,
         }
     }
+}
+
+/// What a record of the log changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changes {
+    /// The row of this key, by its hash.
+    Key(u128),
+    /// The source table was emptied.
+    Everything,
+    /// It is no row, or can't be read now.
+    Untold,
 }
 
 fn text(e: LakeError) -> String {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 
-use super::decode::LogKeys;
+use super::decode::{Changes, LogKeys};
 use crate::letter::Status;
 use crate::position::TopicPartition;
 use crate::record::{Origin, Record};
@@ -82,14 +82,15 @@ pub async fn seek(
         if others.get(&record.origin()).is_some_and(|status| *status != Status::Replayed) {
             return;
         }
-        let key = keys.key(record);
+        let changes = keys.changes(record);
         for s in
             sought.iter_mut().filter(|s| s.later.is_none() && s.origin.offset < record.offset && record.offset < s.to)
         {
-            let same = match key {
-                Some(key) => key == s.key,
+            let same = match changes {
+                Changes::Key(key) => key == s.key,
+                Changes::Everything => true,
                 // It was a row under another configuration, or none: the bytes of the key decide, and where there are none nobody knows.
-                None => record.key.is_some() && record.key == s.raw_key.as_deref(),
+                Changes::Untold => record.key.is_some() && record.key == s.raw_key.as_deref(),
             };
             if same {
                 s.later = Some(record.offset);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::Outcome;
-use super::decode::{LogKeys, Reader, Today, rows};
+use super::decode::{LogKeys, Reader, Row, Today, rows};
 use super::log::{Log, Sought, seek};
 use crate::change::Mode;
 use crate::debezium::DecodeOptions;
@@ -126,8 +126,11 @@ impl TableReplay<'_> {
                 stay("the table has not come to its offset yet: try again once it has")
             } else {
                 match reader.look(&letter.record()).await? {
-                    Today::Row(k) => {
-                        key = k;
+                    Today::Row(row) if self.is_before_truncate(letter, row, standing) => {
+                        superseded("the source table was emptied after it")
+                    }
+                    Today::Row(row) => {
+                        key = row.key;
                         Verdict::Apply(None)
                     }
                     Today::Nothing(kind) => Verdict::Close(Status::Discarded, format!("it is no row: {kind}")),
@@ -141,6 +144,13 @@ impl TableReplay<'_> {
             Mode::Upsert => self.leave_out_superseded(letters, &keys, &mut verdicts).await?,
         }
         Ok(verdicts)
+    }
+
+    /// A TRUNCATE comes through one partition and empties all: the table's fence tells by the source's log.
+    fn is_before_truncate(&self, letter: &Letter, row: Row, standing: &Standing) -> bool {
+        let fence = standing.checkpoint.topics.get(&letter.origin.at.topic).and_then(|t| t.truncated);
+        self.options.mode == Mode::Upsert
+            && fence.zip(row.lsn).is_some_and(|(fence, lsn)| fence.is_after(lsn, row.read))
     }
 
     /// An append table shows by its rows what was replayed already.

@@ -56,6 +56,10 @@ fn delete(id: i64) -> Message {
     envelope("d", id, "null")
 }
 
+fn truncate(lsn: &str) -> Message {
+    (None, Some(format!(r#"{{"before":null,"after":null,"op":"t","source":{{"ts_ms":1{lsn}}}}}"#)))
+}
+
 /// A one-partition topic, its table, and the letters.
 struct World {
     catalog: MemoryCatalog,
@@ -274,6 +278,8 @@ use Status::{Discarded, Pending, Replayed, Superseded};
 #[case::an_update(vec![put(7, 2)], Superseded, vec![(7, Some(2), 2)])]
 #[case::a_delete(vec![delete(7)], Superseded, vec![])]
 #[case::a_tombstone(vec![(key(7), None)], Superseded, vec![])]
+#[case::a_truncate(vec![truncate("")], Superseded, vec![])]
+#[case::a_truncate_with_an_lsn(vec![truncate(r#","lsn":9"#)], Superseded, vec![])]
 #[case::a_delete_and_a_new_row(vec![delete(7), put(7, 3)], Superseded, vec![(7, Some(3), 3)])]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_overwrites_and_revives_nothing_that_came_later(

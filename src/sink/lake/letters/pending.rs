@@ -8,6 +8,7 @@
 //! |---|---|
 //! | holds the record of a letter | has the letter, and whether a change of its key follows in the same commit |
 //! | holds a change of the key of an earlier letter | `later` |
+//! | holds a TRUNCATE of the letter's partition behind it | `later`; in other partitions the table's fence tells |
 //! | holds a letter's record again, as a row this time | loses the letter |
 //! | replays a letter | loses it; earlier letters of its key are `later` |
 //!
@@ -112,6 +113,10 @@ impl PendingSet {
             }
         }
         self.enrol(batch.letters.iter().cloned());
+        for truncate in batch.events.truncates() {
+            let before = |o: &Origin| o.at == truncate.at && o.offset < truncate.offset;
+            self.letters.iter_mut().filter(|l| before(&l.origin)).for_each(|l| l.later = true);
+        }
     }
 
     /// Takes letters in as far as there is place; one that is in the set already is put right.
