@@ -35,6 +35,7 @@ use uuid::Uuid;
 pub struct Row {
     pub id: i64,
     pub v: Option<i64>,
+    /// `None` in a table without that column too.
     pub body: Option<i64>,
     pub partition: i32,
     pub offset: i64,
@@ -46,11 +47,12 @@ pub async fn rows(table: &Table) -> Vec<Row> {
     for batch in batches(table).await {
         let long = |name: &str| batch.column_by_name(name).unwrap().as_primitive::<Int64Type>().clone();
         let partition = batch.column_by_name("_firn_partition").unwrap().as_primitive::<Int32Type>();
-        let (id, v, body, offset) = (long("id"), long("v"), long("body"), long("_firn_offset"));
+        let (id, v, offset) = (long("id"), long("v"), long("_firn_offset"));
+        let body = batch.column_by_name("body").map(|column| column.as_primitive::<Int64Type>().clone());
         rows.extend((0..batch.num_rows()).map(|i| Row {
             id: id.value(i),
             v: v.is_valid(i).then(|| v.value(i)),
-            body: body.is_valid(i).then(|| body.value(i)),
+            body: body.as_ref().filter(|body| body.is_valid(i)).map(|body| body.value(i)),
             partition: partition.value(i),
             offset: offset.value(i),
         }));
