@@ -87,7 +87,7 @@ def test_an_envelope_without_schema_needs_the_types_from_elsewhere(trial: Trial)
     trial.kafka.create(trial.topic("others"))
     others = Items(trial.kafka, trial.topic("others"))
     others.put(items(range(50)))
-    config = trial.config(trial.topic(), trial.topic("others"))
+    config = trial.config(trial.topic(), trial.topic("others"), infer_types=False)
     config["dead_letters"] |= {"max_share": 0.1, "min_rows": 10}
     with trial.firn(config) as firn:
         firn.wait_until_it_says("stopped", trial.topic(), "no_schema")
