@@ -1,3 +1,5 @@
+//! The command tree as a person meets it: help, mistyped words, templates.
+
 use std::path::Path;
 
 use clap::{CommandFactory, Parser};

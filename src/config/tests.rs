@@ -1,3 +1,5 @@
+//! Mistakes in a configuration are named; every documented key is one.
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 

@@ -1,3 +1,5 @@
+//! The registry's client against a small server that answers as registries do, and as proxies in front of them do.
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 

@@ -1,3 +1,5 @@
+//! A commit lands exactly once, whichever call fails and however; on the catalog in memory, no server.
+
 use std::collections::HashSet;
 
 use iceberg::spec::FormatVersion;

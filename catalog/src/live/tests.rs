@@ -1,3 +1,5 @@
+//! Which files are live, and what changed between two snapshots.
+
 use iceberg::spec::FormatVersion;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The SQL catalog on SQLite; on PostgreSQL where one is named in the environment.
+
 use super::*;
 use crate::conformance;
 use crate::storage::Stores;

@@ -1,3 +1,5 @@
+//! What storage promises: whole files, no overwriting, durable when closed; in memory, on disk, and on S3 where one is named.
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! The judgements of `firn check`, on findings made by hand: nothing is connected to.
+
 use std::collections::HashMap;
 use std::path::Path;
 

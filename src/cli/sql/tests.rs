@@ -1,3 +1,5 @@
+//! `firn query` over tables of a catalog in memory or SQLite.
+
 use arrow_array::{Int64Array, StringArray};
 use iceberg::TableCreation;
 use iceberg::spec::{NestedField, PrimitiveType, Schema, Type};

@@ -4,11 +4,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::avro::captured;
+use super::damage::{damage, seeds};
 use super::*;
-
-fn seeds() -> u64 {
-    std::env::var("FIRN_TEST_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(60)
-}
 
 /// Varints that claim much, or end never.
 const PIECES: &[&[u8]] = &[
@@ -23,34 +20,9 @@ const PIECES: &[&[u8]] = &[
     b"__debezium_unavailable_value",
 ];
 
-fn damage(bytes: &mut Vec<u8>, random: &mut StdRng) {
-    for _ in 0..random.random_range(1..4) {
-        // The header is left alone most of the time: it decides too soon.
-        let from = if random.random_bool(0.95) { bytes.len().min(5) } else { 0 };
-        let at = random.random_range(from..bytes.len().max(from) + 1);
-        match random.random_range(0..7) {
-            0 => bytes.truncate(at),
-            1 if at < bytes.len() => bytes[at] = random.random(),
-            2 if at < bytes.len() => bytes[at] ^= 1 << random.random_range(0..8),
-            3 => {
-                let end = (at + random.random_range(0..20)).min(bytes.len());
-                bytes.drain(at..end);
-            }
-            4 => {
-                let end = (at + random.random_range(0..20)).min(bytes.len());
-                let piece = bytes[at..end].to_vec();
-                bytes.splice(at..at, piece);
-            }
-            5 => bytes.extend_from_within(at..),
-            _ => {
-                let piece = PIECES[random.random_range(0..PIECES.len())];
-                bytes.splice(at..at, piece.iter().copied());
-            }
-        }
-        if bytes.is_empty() {
-            return;
-        }
-    }
+/// The header is left alone most of the time: it decides too soon.
+fn begin(_: usize, random: &mut StdRng) -> usize {
+    if random.random_bool(0.95) { 5 } else { 0 }
 }
 
 fn storm(name: &str, topic: &str, mode: Mode) {
@@ -71,8 +43,8 @@ fn storm(name: &str, topic: &str, mode: Mode) {
             let encoded = record.avro.as_mut().unwrap();
             if damaged {
                 match (&mut encoded.key, &mut encoded.value) {
-                    (Some(key), _) if random.random_bool(0.2) => damage(key, &mut random),
-                    (_, Some(value)) => damage(value, &mut random),
+                    (Some(key), _) if random.random_bool(0.2) => damage(key, &mut random, PIECES, begin),
+                    (_, Some(value)) => damage(value, &mut random, PIECES, begin),
                     _ => {}
                 }
                 // Damaged rows are told apart by an offset that no good one has.

@@ -4,6 +4,7 @@ mod altered;
 mod avro;
 mod avro_damage;
 mod captures;
+mod damage;
 mod faults;
 mod fixtures;
 mod flattened;

@@ -3,64 +3,36 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::damage::{damage, seeds};
 use super::*;
 
-/// More find more and take longer (FIRN_TEST_SEEDS); a failing seed is printed.
-fn seeds() -> u64 {
-    std::env::var("FIRN_TEST_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(60)
-}
+const PIECES: &[&[u8]] = &[
+    b"\"",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b":",
+    b"null",
+    b"\\",
+    b"\\u12",
+    b"\\ud800",
+    b"-",
+    b"1e999",
+    b"99999999999999999999",
+    b"true",
+    b"{}",
+    "é".as_bytes(),
+    b"\"after\":",
+    b"\"op\":\"d\"",
+    b"\"payload\":",
+    b"\0",
+];
 
-fn damage(bytes: &mut Vec<u8>, random: &mut StdRng) {
-    const PIECES: &[&str] = &[
-        "\"",
-        "{",
-        "}",
-        "[",
-        "]",
-        ",",
-        ":",
-        "null",
-        "\\",
-        "\\u12",
-        "\\ud800",
-        "-",
-        "1e999",
-        "99999999999999999999",
-        "true",
-        "{}",
-        "é",
-        "\"after\":",
-        "\"op\":\"d\"",
-        "\"payload\":",
-        "\u{0}",
-    ];
-    for _ in 0..random.random_range(1..4) {
-        // The schema block is most of a message: aim at the payload's end half of the time.
-        let from = if random.random() { bytes.len().saturating_sub(700) } else { 0 };
-        let at = random.random_range(from..bytes.len().max(from + 1)).min(bytes.len());
-        match random.random_range(0..7) {
-            0 => bytes.truncate(at),
-            1 if at < bytes.len() => bytes[at] = random.random(),
-            2 if at < bytes.len() => bytes[at] ^= 1 << random.random_range(0..8),
-            3 => {
-                let end = (at + random.random_range(0..40)).min(bytes.len());
-                bytes.drain(at..end);
-            }
-            4 => {
-                let end = (at + random.random_range(0..40)).min(bytes.len());
-                let piece = bytes[at..end].to_vec();
-                bytes.splice(at..at, piece);
-            }
-            5 => bytes.extend_from_within(at..),
-            _ => {
-                let piece = PIECES[random.random_range(0..PIECES.len())];
-                bytes.splice(at..at, piece.bytes());
-            }
-        }
-        if bytes.is_empty() {
-            return;
-        }
-    }
+/// The schema block is most of a message: the payload's end is aimed at half of the time.
+fn begin(len: usize, random: &mut StdRng) -> usize {
+    if random.random() { len.saturating_sub(700) } else { 0 }
 }
 
 fn storm(name: &str, topic: &str, mode: Mode, with_table: bool) {
@@ -85,8 +57,8 @@ fn storm(name: &str, topic: &str, mode: Mode, with_table: bool) {
             let damaged = random.random_bool(0.4);
             if damaged {
                 match (&mut key, &mut value) {
-                    (Some(key), _) if random.random_bool(0.2) => damage(key, &mut random),
-                    (_, Some(value)) => damage(value, &mut random),
+                    (Some(key), _) if random.random_bool(0.2) => damage(key, &mut random, PIECES, begin),
+                    (_, Some(value)) => damage(value, &mut random, PIECES, begin),
                     _ => {}
                 }
             }

@@ -43,7 +43,7 @@ class Kafka:
             return True
 
         until(f"topic {topic} can be made", made, 30)
-        until(f"topic {topic} is there", lambda: self.partitions(topic) == list(range(partitions)), 30)
+        until(f"topic {topic} is there", lambda: self.is_served(topic, partitions), 30)
 
     def delete(self, *topics: str) -> None:
         for topic, done in self.admin.delete_topics(list(topics)).items():
@@ -57,8 +57,17 @@ class Kafka:
     def grow(self, topic: str, partitions: int) -> None:
         """Adds partitions, up to `partitions` in all."""
         self.admin.create_partitions([NewPartitions(topic, partitions)])[topic].result(20)
-        until(f"{topic} has {partitions} partitions", lambda: len(self.partitions(topic)) == partitions, 30)
+        until(f"{topic} has {partitions} partitions", lambda: self.is_served(topic, partitions), 30)
         self.renew_producer()
+
+    def is_served(self, topic: str, partitions: int) -> bool:
+        """Whether each partition's leader answers: the cluster names a leader a moment before the broker takes office."""
+        try:
+            return sorted(self.watermarks(topic)) == list(range(partitions))
+        except KafkaException as e:
+            if e.args[0].code() in (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART):
+                return False
+            raise
 
     def delete_records(self, topic: str, before: dict[int, int]) -> None:
         """What retention does: offsets below `before` are gone."""

@@ -1,3 +1,5 @@
+//! What becomes of a table's columns: every pair of types under every policy. Pure, no catalog.
+
 use iceberg::spec::{PrimitiveType, Type};
 use rstest::rstest;
 
