@@ -43,7 +43,7 @@ class Kafka:
             return True
 
         until(f"topic {topic} can be made", made, 30)
-        until(f"topic {topic} is there", lambda: self.is_served(topic, partitions), 30)
+        until(f"topic {topic} is there", lambda: self.partitions(topic) == list(range(partitions)), 30)
 
     def delete(self, *topics: str) -> None:
         for topic, done in self.admin.delete_topics(list(topics)).items():
@@ -57,17 +57,8 @@ class Kafka:
     def grow(self, topic: str, partitions: int) -> None:
         """Adds partitions, up to `partitions` in all."""
         self.admin.create_partitions([NewPartitions(topic, partitions)])[topic].result(20)
-        until(f"{topic} has {partitions} partitions", lambda: self.is_served(topic, partitions), 30)
+        until(f"{topic} has {partitions} partitions", lambda: self.partitions(topic) == list(range(partitions)), 30)
         self.renew_producer()
-
-    def is_served(self, topic: str, partitions: int) -> bool:
-        """Whether each partition's leader answers: the cluster names a leader a moment before the broker takes office."""
-        try:
-            return sorted(self.watermarks(topic)) == list(range(partitions))
-        except KafkaException as e:
-            if e.args[0].code() in (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART):
-                return False
-            raise
 
     def delete_records(self, topic: str, before: dict[int, int]) -> None:
         """What retention does: offsets below `before` are gone."""
@@ -101,11 +92,24 @@ class Kafka:
         return {p: high for p, (_, high) in self.watermarks(topic).items()}
 
     def watermarks(self, topic: str) -> dict[int, tuple[int, int]]:
+        """Of a topic that was made just now too: the cluster names a leader a moment before the broker takes office."""
         consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "firn-e2e-reader"})
+        marks: dict[int, tuple[int, int]] = {}
+
+        def answered() -> bool:
+            try:
+                marks.update({p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=20) for p in self.partitions(topic)})
+            except KafkaException as e:
+                if e.args[0].code() in (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE):
+                    return False
+                raise
+            return True
+
         try:
-            return {p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=20) for p in self.partitions(topic)}
+            until(f"the leaders of {topic} answer", answered, 30)
         finally:
             consumer.close()
+        return marks
 
     def everything(self, topic: str) -> list[Sent]:
         """All messages of a topic, in the order of each partition."""
