@@ -2,14 +2,14 @@
 
 use super::avro::{Registered, ValuePlans, Writers, is_avro};
 use super::blocks::{Blocks, KnownBlock, Message};
-use super::connect::{Block, DOCUMENT, SourceField, document};
+use super::connect::{Block, DOCUMENT, SourceField};
 use super::cursor::Cursor;
-use super::envelope::{Envelope, Kind, Skip, scan};
+use super::envelope::{Kind, Skip, scan};
 use super::fault::{Fallible, Reject, not_json, reason, reject};
 use super::flat::Format;
 use super::images::{Image, Images, JsonImage};
-use super::infer::{self, Inference};
-use super::key::{Key, KeySide, Keys, NEW_KEY, no_key, open_key};
+use super::infer::Inference;
+use super::key::{KeySide, Keys, NEW_KEY};
 use super::object::{ObjectReader, Take, Unknown};
 use super::plan::{Table, check};
 use super::reader::Wire;
@@ -84,13 +84,13 @@ pub struct Decoder {
     pub(super) rows: Option<Rows>,
     /// Counts calls of `set_schema`.
     pub(super) tables_set: u64,
-    values: Blocks,
+    pub(super) values: Blocks,
     pub(super) avro: ValuePlans,
     pub(super) writers: Writers,
     pub(super) keys: Keys,
-    source: SourceReader,
+    pub(super) source: SourceReader,
     pub(super) notes: Notes,
-    inference: Inference,
+    pub(super) inference: Inference,
     unavailable_rows: u64,
     infinite_rows: u64,
     pub(super) asking_lsn: Option<i64>,
@@ -188,24 +188,6 @@ impl Decoder {
             self.writers.forget_missing();
         }
         pushed
-    }
-
-    /// The table that a rejected record without schema block would fit, where types may be inferred.
-    #[cold]
-    fn wider(&mut self, record: &Record<'_>, fault: &Reject) -> Option<RowSchema> {
-        let table = self.table.as_ref()?;
-        let value = record.value.filter(|value| !is_avro(value))?;
-        if fault.reason != reason::BAD_VALUE || !self.options.infers() {
-            return None;
-        }
-        let message = self.values.open(record.topic, value).ok().filter(|m| !m.has_block)?;
-        let mut payload = message.payload.clone();
-        let envelope = scan(&mut payload, &mut self.source, self.options.format, record, Cursor::skip).ok()?;
-        let fields = infer::fields(&envelope.after?).ok()?;
-        if !table.is_too_narrow(&fields) {
-            return None;
-        }
-        self.inference.schema(&self.options, &fields, &[], Some(table), self.tables_set).ok()
     }
 
     fn try_push(&mut self, record: &Record<'_>) -> Fallible<Pushed> {
@@ -329,76 +311,6 @@ impl Decoder {
             known.fitted.choose(scanned.position.lsn, fields, make);
         }
         Ok(())
-    }
-
-    /// What to answer to a row that no reader fits.
-    #[cold]
-    fn ask(&mut self, record: &Record<'_>, message: &Message<'_>, envelope: &Envelope<Cursor<'_>>) -> Fallible<Pushed> {
-        self.asking_lsn = envelope.position.lsn.filter(|_| message.has_block);
-        let key = self.key_fields(record)?;
-        if !message.has_block {
-            if self.options.infers() {
-                let fields = self.inferred_fields(envelope)?;
-                let table = self.table.as_ref();
-                let schema = self.inference.schema(&self.options, &fields, &key, table, self.tables_set)?;
-                return Ok(Pushed::NeedsSchema(schema));
-            }
-            if self.options.declared.is_empty() {
-                let how = "the record has no schema block and the table does not exist: declare the columns, set infer_types = true, or set schemas.enable=true";
-                return Err(reject(reason::NO_SCHEMA, how));
-            }
-            let names: Vec<String> = key.into_iter().map(|k| k.name).collect();
-            return Ok(Pushed::NeedsSchema(self.options.declared_schema(&names)));
-        }
-        let Some(known) = self.values.latest() else { return Err(reject(reason::NO_SCHEMA, "no schema block")) };
-        let fields: Vec<_> = match &known.block {
-            Block::Row(fields) if !envelope.flat => fields.clone(),
-            Block::Plain(fields) if envelope.flat => {
-                fields.iter().filter(|f| self.options.is_rows_own(&f.name)).cloned().collect()
-            }
-            _ => return Err(reject(reason::NOT_DEBEZIUM, "the schema block is of another format than the payload")),
-        };
-        known.fitted.ask(self.tables_set)?;
-        Ok(Pushed::NeedsSchema(self.options.row_schema(&fields, &key, self.table.as_ref())))
-    }
-
-    /// The fields of the record's key; of unknown type where it has no schema block. None where it has no key.
-    pub(super) fn key_fields(&mut self, record: &Record<'_>) -> Fallible<Vec<SourceField>> {
-        let key = match record.key {
-            Some(key) => open_key(&mut self.keys, &self.writers, &self.options, record.topic, key)?,
-            None => None,
-        };
-        let key = match key {
-            Some(Key::Json(message)) => message,
-            Some(Key::Avro(_)) => return Ok(self.keys.avro.fields().to_vec()),
-            Some(Key::Value(_)) => return Ok(Vec::new()),
-            None if self.options.mode == Mode::Upsert && self.options.key_columns.is_none() => return Err(no_key()),
-            None => return Ok(Vec::new()),
-        };
-        if key.has_block {
-            return Ok(match self.keys.blocks.latest().map(|known| &known.block) {
-                Some(Block::Plain(fields) | Block::Row(fields)) => fields.clone(),
-                None => Vec::new(),
-            });
-        }
-        infer::fields(&key.payload)
-    }
-
-    /// The columns of a record without schema block, by its values.
-    fn inferred_fields(&self, envelope: &Envelope<Cursor<'_>>) -> Fallible<Vec<SourceField>> {
-        let Some(after) = &envelope.after else { return Ok(Vec::new()) };
-        if envelope.is_document() {
-            return Ok(vec![document()]);
-        }
-        let mut fields = infer::fields(after)?;
-        if envelope.flat {
-            let own = |name: &str| match &self.table {
-                Some(table) => table.is_rows_own(name, &self.options),
-                None => self.options.is_rows_own(name),
-            };
-            fields.retain(|f| own(&f.name));
-        }
-        Ok(fields)
     }
 
     /// A null value: the end of a deleted row, or (where that is how the topic tells it) the delete itself.

@@ -3,7 +3,7 @@
 //! One value proves little. So a type is taken that the column's other values surely fit, or are rejected by: every whole number is a
 //! long, never a double later; objects and arrays are the text of their JSON; a null says nothing and its column waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::connect::{Encoding, SourceField};
 use super::cursor::Cursor;
@@ -11,13 +11,21 @@ use super::decoder::DecodeOptions;
 use super::fault::{Fallible, reason, reject};
 use super::plan::Table;
 use crate::change::{Column, ColumnType, RowSchema, origin};
+use crate::lineage::same_name;
 
 /// The members of the object here that have a value. Whole numbers that fit are int here.
+///
+/// # Errors
+/// `not_json`; `duplicate_field` when two members would be one column.
 pub(super) fn fields(object: &Cursor<'_>) -> Fallible<Vec<SourceField>> {
     let (mut object, mut found, mut scratch) = (object.clone(), Vec::new(), Vec::new());
+    let mut seen = HashSet::new();
     let mut more = object.open_object()?;
     while more {
         let name = object.name()?.decoded(&mut scratch)?.to_owned();
+        if !seen.insert(name.to_lowercase()) {
+            return Err(reject(reason::DUPLICATE_FIELD, format!("field {name} stands twice in the record")));
+        }
         if let Some(natural) = type_of(object.raw()?) {
             found.push(SourceField { name, natural, encoding: Encoding::Json });
         }
@@ -64,7 +72,7 @@ impl Inference {
         table: Option<&Table>,
         tables_set: u64,
     ) -> Fallible<RowSchema> {
-        let only_in_key = key.iter().filter(|k| fields.iter().all(|f| f.name != k.name));
+        let only_in_key = key.iter().filter(|k| fields.iter().all(|f| !same_name(&f.name, &k.name)));
         let mut columns = Vec::new();
         for field in only_in_key.chain(fields) {
             let have = table.and_then(|t| t.schema.columns.get(t.column_of(&field.name)?));

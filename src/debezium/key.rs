@@ -14,6 +14,7 @@ use super::plan::Table;
 use super::rows::Rows;
 use super::value::Notes;
 use crate::change::{DeleteImage, Mode};
+use crate::lineage::same_name;
 use crate::record::Record;
 
 /// Header of the delete of a changed key: the row's new key.
@@ -35,6 +36,8 @@ pub(super) enum Key<'k> {
     Avro(AvroKey<'k>),
     /// One value without a name, as JSON: the declared key column's.
     Value(Cow<'k, str>),
+    /// There is one, and it can't be read: of another kind than the table's key, or damaged.
+    Foreign(&'k [u8]),
 }
 
 #[cold]
@@ -42,8 +45,8 @@ pub(super) fn no_key() -> Box<Reject> {
     reject(reason::NO_KEY, "upsert needs a record key and this record has none: declare key columns, or use append")
 }
 
-/// The key, `None` where there is none. Where the table does not go by the record key, a key of another kind (a text beside several
-/// key columns) is none; where it does, that is an error.
+/// The key, `None` where there is none. Where the table does not go by the record key, one that can't be read is [`Key::Foreign`];
+/// where it does, that is an error.
 pub(super) fn open_key<'k>(
     keys: &mut Keys,
     writers: &Writers,
@@ -70,10 +73,9 @@ pub(super) fn open_key<'k>(
         }
     };
     let opened = open();
-    let needed = options.mode == Mode::Upsert && options.key_columns.is_none();
     match opened {
-        Err(_) if has_one_column && !is_avro(key) => Ok(plain_text(key)),
-        Err(_) if !needed => Ok(None),
+        Err(_) if has_one_column && !is_avro(key) => Ok(Some(plain_text(key).unwrap_or(Key::Foreign(key)))),
+        Err(_) if !options.goes_by_record_key() => Ok(Some(Key::Foreign(key))),
         opened => opened,
     }
 }
@@ -82,18 +84,42 @@ pub(super) fn open_key<'k>(
 #[cold]
 fn plain_text(key: &[u8]) -> Option<Key<'_>> {
     let text = std::str::from_utf8(key).ok().filter(|text| !text.is_empty())?;
-    // What the string converter makes of a key with named fields: for people, not for reading.
-    if text.starts_with("Struct{") {
+    if text.starts_with(STRUCT) {
         return None;
     }
     serde_json::to_string(text).ok().map(|json| Key::Value(Cow::Owned(json)))
 }
 
+/// How the string converter begins a key with named fields: its values are for people, not for reading.
+const STRUCT: &str = "Struct{";
+
+/// Whether the string converter's text of a key has a field of this name.
+fn struct_names(key: &[u8], column: &str) -> bool {
+    let text = std::str::from_utf8(key).ok().and_then(|text| text.strip_prefix(STRUCT));
+    let mut fields = text.into_iter().flat_map(|text| text.split(',')).filter_map(|field| field.split_once('='));
+    fields.any(|(name, _)| same_name(name, column))
+}
+
 const OTHER_FIELDS: &str = "the record key has other fields than the table's key";
 
+/// The record's key columns are not the table's.
 #[cold]
-fn other_key(why: &str) -> Box<Reject> {
+pub(super) fn other_key() -> Box<Reject> {
+    misfit(OTHER_FIELDS)
+}
+
+#[cold]
+fn misfit(why: &str) -> Box<Reject> {
     reject(reason::INCOMPATIBLE_SCHEMA, why)
+}
+
+/// Whether a delete has a record key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum HasKey {
+    No,
+    Yes,
+    /// One that can't be read, but says that it is of the table's key columns.
+    Named,
 }
 
 /// What a record's key says, for the table that is set.
@@ -118,7 +144,7 @@ impl<'r> KeySide<'_, 'r> {
 
     /// In upsert mode: the key must be there, and of the table's key columns.
     pub(super) fn check(&mut self) -> Fallible<()> {
-        if self.options.mode != Mode::Upsert || self.options.key_columns.is_some() {
+        if !self.options.goes_by_record_key() {
             return Ok(());
         }
         let Some(key) = self.open()? else { return Err(no_key()) };
@@ -134,11 +160,11 @@ impl<'r> KeySide<'_, 'r> {
                     object.skip()?;
                     more = object.more(b'}')?;
                 }
-                if whole && known == self.table.keys.len() { Ok(()) } else { Err(other_key(OTHER_FIELDS)) }
+                if whole && known == self.table.keys.len() { Ok(()) } else { Err(other_key()) }
             }
             Key::Avro(_) => self.fit_writer(),
-            // Only where key columns are declared.
-            Key::Value(_) => Ok(()),
+            // Only where the table does not go by the record key.
+            Key::Value(_) | Key::Foreign(_) => Ok(()),
         }
     }
 
@@ -178,23 +204,23 @@ impl<'r> KeySide<'_, 'r> {
 
     /// The reader of the latest block.
     fn fit_block(&mut self) -> Fallible<&ObjectReader> {
-        let Some(known) = self.keys.blocks.latest() else { return Err(other_key("")) };
+        let Some(known) = self.keys.blocks.latest() else { return Err(misfit("")) };
         let (Block::Plain(fields) | Block::Row(fields)) = &known.block;
         known.fitted.fit(self.tables_set, || {
             Self::members(self.table, self.options, fields).map(|m| ObjectReader::new(m, Unknown::Skipped))
         });
-        known.fitted.reader.as_ref().map_err(|why| other_key(why))
+        known.fitted.reader.as_ref().map_err(|why| misfit(why))
     }
 
     fn fit_writer(&mut self) -> Fallible<()> {
         let members = |fields: &[SourceField]| Self::members(self.table, self.options, fields);
-        self.keys.avro.fit(self.tables_set, members).map_err(other_key)
+        self.keys.avro.fit(self.tables_set, members).map_err(misfit)
     }
 
     /// Reads the key columns that have no value yet from the record key; false if there is none that can be read.
     pub(super) fn read(&mut self, like: Option<&ObjectReader>, rows: &mut Rows, notes: &mut Notes) -> Fallible<bool> {
         let message = match self.open()? {
-            None => return Ok(false),
+            None | Some(Key::Foreign(_)) => return Ok(false),
             Some(Key::Json(message)) => message,
             Some(Key::Avro(key)) => {
                 self.fit_writer()?;
@@ -248,22 +274,37 @@ impl<'r> KeySide<'_, 'r> {
         rows: &mut Rows,
         notes: &mut Notes,
     ) -> Fallible<()> {
+        let has_key = match self.open()? {
+            None => HasKey::No,
+            // Its fields are named, if not to be read.
+            Some(Key::Foreign(key)) if self.table.key_names().all(|name| struct_names(key, name)) => HasKey::Named,
+            Some(_) => HasKey::Yes,
+        };
+        let vouched = self.options.delete_image == DeleteImage::Before;
         // Without a key a delete can only name its row by the whole of it, and the source sends the whole then.
-        let keyless = self.options.mode == Mode::Append && self.open()?.is_none();
-        let whole = self.options.delete_image == DeleteImage::Before || keyless;
+        let whole = vouched || self.options.mode == Mode::Append && has_key == HasKey::No;
         if whole && let Some(before) = before {
             before.read(rows, Take::All, notes)?;
         }
-        if !rows.has_keys() || self.table.keys.is_empty() && !whole {
-            self.read(Some(like), rows, notes)?;
+        let mut is_named = whole || !self.table.keys.is_empty();
+        if !rows.has_keys() || !is_named {
+            is_named |= self.read(Some(like), rows, notes)?;
         }
+        // Columns that are not of the source's key may be fillers in `before`: null, 0, an empty text, the DEFAULT.
         if !rows.has_keys()
+            && (vouched || has_key != HasKey::Yes)
             && let Some(before) = before
         {
             before.read(rows, Take::MissingKeys, notes)?;
         }
-        if !rows.has_keys() && self.options.mode == Mode::Upsert {
-            let how = "the delete names no key: its before lacks the key columns; set REPLICA IDENTITY FULL";
+        if !is_named || !rows.has_keys() && (self.options.mode == Mode::Upsert || has_key != HasKey::No) {
+            let how = match has_key {
+                HasKey::No => "the delete names no key: its before lacks the key columns; set REPLICA IDENTITY FULL",
+                _ => {
+                    "the delete's record key does not name the table's key columns, and its before need not have their values: \
+                     take key columns of the record key, or set REPLICA IDENTITY FULL and delete_image = \"before\""
+                }
+            };
             return Err(reject(reason::NO_KEY, how));
         }
         if self.options.mode == Mode::Upsert

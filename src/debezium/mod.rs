@@ -9,11 +9,12 @@
 //! - `images`: from images and key to a row. `unavailable`: what stands for values that were not sent.
 //! - `table_event`: what concerns a whole table.
 //! - `plan`: which field goes where. `fitted`: the plan of a writer's records, older ones too. `infer`: types where nothing else tells
-//!   them. `reader`, `object`, `value`: how it gets there. `columns`, `rows`: where it ends.
+//!   them. `ask`: what the table lacks. `reader`, `object`, `value`: how it gets there. `columns`, `rows`: where it ends.
 //! - `time`, `decimal`: conversions. `fault`: why a record was rejected.
 //!
 //! Must not know: Kafka's client, Iceberg, the configuration file.
 
+mod ask;
 mod avro;
 mod blocks;
 mod columns;
@@ -38,7 +39,7 @@ mod time;
 mod unavailable;
 mod value;
 
-pub use avro::{Registered, schema_id};
+pub use avro::{Registered, schema_id, value_schema_id};
 pub use decoder::{DecodeOptions, Decoder, Pushed};
 pub use envelope::Skip;
 pub use fault::{Reject, reason};

@@ -5,7 +5,7 @@ use super::decoder::DecodeOptions;
 use super::flat;
 use super::object::{Member, NOWHERE, ObjectReader, Unknown};
 use super::reader::{Fit, Reader, Wire, any_reader, reader};
-use crate::change::{Column, ColumnType, RowSchema, origin, origin_columns};
+use crate::change::{Column, ColumnType, Mode, RowSchema, origin, origin_columns};
 use crate::lineage::{Lineage, same_name};
 
 /// The table that rows are made for.
@@ -163,6 +163,10 @@ impl Table {
         }
     }
 
+    pub(super) fn key_names(&self) -> impl Iterator<Item = &str> {
+        self.key_names.iter().map(String::as_str)
+    }
+
     pub(super) fn is_key_column(&self, name: &str) -> bool {
         self.key_names.iter().any(|key| key == name) || self.column_of(name).is_some_and(|at| self.keys.contains(&at))
     }
@@ -216,7 +220,8 @@ impl DecodeOptions {
     /// come first.
     pub(super) fn row_schema(&self, fields: &[SourceField], key: &[SourceField], table: Option<&Table>) -> RowSchema {
         let is_key = |name: &str| self.is_key(name, key);
-        let only_in_key = key.iter().filter(|k| is_key(&k.name) && fields.iter().all(|f| f.name != k.name));
+        let is_new = |k: &SourceField| fields.iter().all(|f| !same_name(&f.name, &k.name));
+        let only_in_key = key.iter().filter(|k| is_key(&k.name) && is_new(k));
         let columns = only_in_key.chain(fields).map(|field| {
             let held = || {
                 let table = table?;
@@ -247,8 +252,13 @@ impl DecodeOptions {
     pub(super) fn is_key(&self, name: &str, key: &[SourceField]) -> bool {
         match &self.key_columns {
             Some(names) => names.iter().any(|n| n == name),
-            None => key.iter().any(|k| k.name == name),
+            None => key.iter().any(|k| same_name(&k.name, name)),
         }
+    }
+
+    /// Whether rows are told apart by the record key's own fields.
+    pub fn goes_by_record_key(&self) -> bool {
+        self.mode == Mode::Upsert && self.key_columns.is_none()
     }
 
     /// Whether columns of records without schema block may get the types of their values.

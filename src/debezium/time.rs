@@ -137,14 +137,14 @@ pub(super) fn timestamp(value: i64, unit: Unit) -> Fallible<Finite<i64>> {
 pub(super) enum Zone {
     /// An instant: the zone is needed and applied.
     Applied,
-    /// A local time: a zone (Debezium's isostring mode appends `Z`) is read over.
+    /// A local time: `Z` (Debezium's isostring mode appends it) is read over. Any other zone says that it is none.
     Ignored,
 }
 
 /// `2024-02-29T10:34:56.123456Z` in µs since the epoch.
 pub(super) fn parse_timestamp(text: &str, zone: Zone) -> Fallible<i64> {
     iso_timestamp(text.as_bytes(), zone).ok_or_else(|| {
-        let zoned = if zone == Zone::Applied { " with a zone" } else { "" };
+        let zoned = if zone == Zone::Applied { " with a zone" } else { " without an offset" };
         bad_value(format!("{:?} is no timestamp{zoned} within range", excerpt(text)))
     })
 }
@@ -157,11 +157,11 @@ pub(super) fn parse_date(text: &str) -> Fallible<i32> {
         .ok_or_else(|| bad_value(format!("{:?} is no date within range", excerpt(text))))
 }
 
-/// `10:34:56.123456`, also with a zone (read over), in µs since midnight.
+/// `10:34:56.123456`, also `10:34:56Z`, in µs since midnight.
 pub(super) fn parse_time(text: &str) -> Fallible<i64> {
     iso_time(text.as_bytes())
-        .and_then(|(us, rest)| iso_zone(rest).map(|_| us))
-        .ok_or_else(|| bad_value(format!("{:?} is no time of day", excerpt(text))))
+        .and_then(|(us, rest)| matches!(iso_zone(rest)?, None | Some(0)).then_some(us))
+        .ok_or_else(|| bad_value(format!("{:?} is no time of day without an offset", excerpt(text))))
 }
 
 fn iso_timestamp(text: &[u8], zone: Zone) -> Option<i64> {
@@ -172,8 +172,8 @@ fn iso_timestamp(text: &[u8], zone: Zone) -> Option<i64> {
     };
     let offset_s = match (iso_zone(rest)?, zone) {
         (Some(offset), Zone::Applied) => offset,
-        (None, Zone::Applied) => return None,
-        (_, Zone::Ignored) => 0,
+        (None | Some(0), Zone::Ignored) => 0,
+        (None, Zone::Applied) | (Some(_), Zone::Ignored) => return None,
     };
     days.checked_mul(DAY_US)?.checked_add(us)?.checked_sub(offset_s * 1_000_000)
 }
@@ -288,6 +288,18 @@ mod tests {
         assert_eq!(parse_timestamp(text, Zone::Applied).ok(), want);
     }
 
+    #[rstest]
+    #[case("2024-02-29T10:34:56", true)]
+    #[case("2024-02-29T10:34:56Z", true)]
+    #[case("2024-02-29T10:34:56+00:00", true)]
+    #[case("2024-02-29T10:34:56+02:00", false)]
+    #[case("2024-02-29T10:34:56-00:30", false)]
+    fn a_local_time_has_no_offset(#[case] text: &str, #[case] is_local: bool) {
+        assert_eq!(parse_timestamp(text, Zone::Ignored).ok(), is_local.then_some(1_709_202_896_000_000));
+        let time = text.trim_start_matches("2024-02-29T");
+        assert_eq!(parse_time(time).ok(), is_local.then_some(38_096_000_000));
+    }
+
     #[test]
     fn dates_agree_with_chrono_over_eight_thousand_years() {
         let mut day = chrono::NaiveDate::from_ymd_opt(-999, 1, 1).unwrap();
@@ -335,7 +347,8 @@ mod tests {
     #[case("00:00:00", Some(0))]
     #[case("23:59:59.999999", Some(DAY_US - 1))]
     #[case("12:34Z", Some(45_240_000_000))]
-    #[case("04:41:12.131415+02", Some(16_872_131_415))]
+    #[case("04:41:12.131415+00", Some(16_872_131_415))]
+    #[case::no_local_time("04:41:12.131415+02", None)]
     #[case("24:00:00Z", None)]
     #[case("1:2:3", None)]
     fn times_of_day_are_read(#[case] text: &str, #[case] want: Option<i64>) {

@@ -197,7 +197,10 @@ pub(super) fn read(
             put(v, nulls, value);
         }
         (Reader::DecimalText(scale), Values::Text(_)) => {
-            let text = text_value(cursor, notes)?.map(|t| decimal::unscaled(t)?.to_text(*scale)).transpose()?;
+            let text = match cursor.peek() {
+                b'-' | b'0'..=b'9' => Some(cursor.number()?.to_owned()),
+                _ => text_value(cursor, notes)?.map(|t| decimal::unscaled(t)?.to_text(*scale)).transpose()?,
+            };
             push_optional_text(column, text.as_deref())?;
         }
         (Reader::VariableDecimalText, Values::Text(_)) => {
@@ -441,17 +444,20 @@ fn decimal_value(
         (DecimalForm::Variable, _) | (DecimalForm::Any(_), b'{') => {
             variable(cursor, notes)?.map(|(have, value)| unscaled(&value, have)).transpose()
         }
-        (DecimalForm::Written | DecimalForm::Any(_), b'-' | b'0'..=b'9') => written(cursor.number()?).map(Some),
+        // Connect writes a decimal so with decimal.format=NUMERIC.
+        (_, b'-' | b'0'..=b'9') => written(cursor.number()?).map(Some),
         (from, _) => {
             let Some(text) = text_value(cursor, notes)? else { return Ok(None) };
             let infinite = decimal::is_infinite(text);
             match from {
                 DecimalForm::Unscaled(have) => unscaled(&decimal::unscaled(text)?, have).map(Some),
                 _ if infinite => notes.not_finite(None),
-                // Base64 has neither sign nor point.
-                DecimalForm::Any(false) if !text.contains(['.', '-']) => {
-                    unscaled(&decimal::unscaled(text)?, i32::from(scale)).map(Some)
+                // Base64 has neither sign nor point. But a column whose numbers are written has some without, which are base64 too.
+                DecimalForm::Any(false) if text.contains(['.', '-']) => {
+                    let how = "is a written number: declare encodings = { ... = \"text\" } for its column";
+                    Err(bad_value(format!("{:?} {how}", excerpt(text))))
                 }
+                DecimalForm::Any(false) => unscaled(&decimal::unscaled(text)?, i32::from(scale)).map(Some),
                 _ => written(text).map(Some),
             }
         }

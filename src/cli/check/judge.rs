@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use iceberg::spec::TableMetadata;
 
 use super::report::Finding;
-use crate::change::ColumnType;
+use crate::change::{ColumnType, DeleteImage};
 use crate::config::error::nearest;
 use crate::config::{Config, Mode, TableConfig};
 use crate::position::Checkpoint;
@@ -129,6 +129,19 @@ pub(super) fn table(wanted: &TableConfig, metadata: &TableMetadata) -> Vec<Findi
         findings.push(Finding::ok(subject, format!("{mode}, {} columns", schema.as_struct().fields().len())));
     }
     findings
+}
+
+/// Deletes whose key is taken from `before`: only the source knows whether it sends the whole of it.
+pub(super) fn deletes(wanted: &TableConfig) -> Option<Finding> {
+    let vouched = wanted.mode == Mode::Upsert && !wanted.key.is_empty() && wanted.delete_image == DeleteImage::Before;
+    vouched.then(|| {
+        Finding::warn(
+            format!("table {}", wanted.ident()),
+            "takes the key of a delete from its before (delete_image = \"before\")",
+            "make sure that the source sends all of it (REPLICA IDENTITY FULL; MySQL: binlog_row_image=full): else a filler can \
+             name another row",
+        )
+    })
 }
 
 /// Whether firn may change a column of type `have` to `want` in place: Iceberg's promotions.

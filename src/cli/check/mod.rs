@@ -191,6 +191,7 @@ async fn tables(
     topics.dedup();
     let mut findings = Vec::new();
     for wanted in topics.into_iter().filter_map(|t| config.table_for(t)) {
+        findings.extend(judge::deletes(&wanted));
         findings.extend(one_table(&wanted, catalog, logs.get(&wanted.topic)).await);
     }
     findings

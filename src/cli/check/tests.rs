@@ -45,6 +45,17 @@ fn topics_are_compared_with_what_there_is(
 }
 
 #[rstest]
+#[case::vouched("mode = 'upsert'\nkey = ['email']\ndelete_image = 'before'", true)]
+#[case::by_the_record_key("mode = 'upsert'\ndelete_image = 'before'", false)]
+#[case::not_from_before("mode = 'upsert'\nkey = ['email']", false)]
+#[case::append("key = ['email']\ndelete_image = 'before'", false)]
+fn keys_from_before_need_a_source_that_sends_them(#[case] rule: &str, #[case] warned: bool) {
+    let wanted = config(&format!("topics = ['s.a.t']\n{rule}")).table_for("s.a.t").unwrap();
+    let found = judge::deletes(&wanted).map(|f| said(&[f]));
+    assert_eq!(found.is_some_and(|text| text.contains("REPLICA IDENTITY FULL")), warned);
+}
+
+#[rstest]
 #[case::behind(5, 0, 9, "ok    position s.a.t  4 records behind")]
 #[case::ahead(10, 0, 9, "FAIL  position s.a.t/0  the table is at offset 10, the log ends at 9")]
 #[case::gone(2, 3, 9, "FAIL  position s.a.t/0  the table is at offset 2, the log begins at 3: 1 offsets are gone")]

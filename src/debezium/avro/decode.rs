@@ -211,7 +211,10 @@ impl Decoder {
             }
             _ => return Err(other_format()),
         };
-        plan.fitted.ask(self.tables_set)?;
+        self.check_key(&fields, &key)?;
+        if let Some(plan) = self.avro.0.latest() {
+            plan.fitted.ask(self.tables_set)?;
+        }
         Ok(Pushed::NeedsSchema(self.options.row_schema(&fields, &key, self.table.as_ref())))
     }
 }

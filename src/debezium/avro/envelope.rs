@@ -1,5 +1,6 @@
 //! Debezium's envelope as Avro: what each field of the record is stands in the writer's schema, and is looked up once.
 
+use super::super::connect::Block;
 use super::super::envelope::{Envelope, Seen, flattened, kind_of};
 use super::super::fault::Fallible;
 use super::super::flat::{self, Added, Format, Meta};
@@ -17,7 +18,7 @@ pub(in super::super) struct EnvelopePlan {
     members: Vec<Member>,
     /// What the names of the members alone say.
     seen: Seen,
-    /// The record of `after`, else of `before`.
+    /// What `after` is: a record, or the text of a document (MongoDB).
     pub(super) after: Option<NodeId>,
     pub(super) before: Option<NodeId>,
 }
@@ -25,7 +26,7 @@ pub(in super::super) struct EnvelopePlan {
 #[derive(Clone, Debug)]
 enum Member {
     Before { optional: Option<Optional>, record: NodeId },
-    After { optional: Option<Optional>, record: NodeId },
+    After { optional: Option<Optional>, image: NodeId },
     Source { optional: Option<Optional>, fields: Vec<SourceField> },
     Word { optional: Option<Optional>, text: Text, word: Word },
     Added { optional: Option<Optional>, field: Added, value: AddedValue },
@@ -69,7 +70,7 @@ enum SourceWord {
 }
 
 impl EnvelopePlan {
-    pub(super) fn new(schema: &Schema) -> Self {
+    pub(super) fn new(schema: &Schema, block: &Block) -> Self {
         let (optional, root) = schema.optional(schema.root);
         let fields = schema.fields(root).unwrap_or_default();
         let mut plan = Self { optional, members: Vec::new(), seen: Seen::default(), after: None, before: None };
@@ -96,7 +97,12 @@ impl EnvelopePlan {
                 }
                 ("after", Some(_), _) => {
                     plan.after = Some(node);
-                    Member::After { optional, record: node }
+                    Member::After { optional, image: node }
+                }
+                // Elsewhere it is a column of this name.
+                ("after", None, Some(_)) if matches!(block, Block::Row(_)) => {
+                    plan.after = Some(node);
+                    Member::After { optional, image: node }
                 }
                 ("source", Some(fields), _) => {
                     plan.seen.source = true;
@@ -143,11 +149,11 @@ impl EnvelopePlan {
                         schema.skip(*record, cursor, 0)?;
                     }
                 }
-                Member::After { optional, record } => {
+                Member::After { optional, image } => {
                     if has_value(*optional, cursor)? {
                         new = Some(cursor.clone());
                         match format {
-                            Format::Flattened => schema.skip(*record, cursor, 0)?,
+                            Format::Flattened => schema.skip(*image, cursor, 0)?,
                             _ => after(cursor)?,
                         }
                     }

@@ -22,5 +22,5 @@ mod value;
 mod writers;
 
 pub(super) use decode::{AvroKey, KeyPlans, ValuePlans};
-pub use writers::{Registered, schema_id};
+pub use writers::{Registered, schema_id, value_schema_id};
 pub(super) use writers::{Writers, is_avro};

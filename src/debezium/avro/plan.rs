@@ -1,5 +1,6 @@
 //! From a writer's schema and a table to a plan: for each field, in the order of the bytes, which column takes it and how.
 
+use super::super::connect::DOCUMENT;
 use super::super::object::Member;
 use super::super::reader::{BytesForm, DecimalForm, Reader};
 use super::super::time::{Unit, Zone};
@@ -106,27 +107,34 @@ pub(super) enum VariablePart {
 }
 
 impl ImagePlan {
-    /// For the writer's record `id`, whose fields `members` take.
+    /// For the writer's record `id`, whose fields `members` take; or for a document's text, which the member of that name takes.
     ///
     /// # Errors
     /// The sentence that says which field cannot be read.
     pub(super) fn of_row(schema: &Schema, id: NodeId, members: &[Member]) -> Result<Self, String> {
-        Self::new(schema, id, members).map(|plan| Self { is_row: true, ..plan })
+        let document = members.iter().find(|m| m.name == DOCUMENT).filter(|_| text(schema.kind(id)).is_some());
+        let places = match document {
+            Some(member) => vec![place(schema, id, member)?],
+            None => Self::new(schema, id, members)?.places,
+        };
+        Ok(Self { places, is_row: true })
     }
 
     fn new(schema: &Schema, id: NodeId, members: &[Member]) -> Result<Self, String> {
         let fields = schema.fields(id).ok_or("the image is no record")?;
-        let place = |field: &super::schema::Field| {
-            let Some(member) = members.iter().find(|m| m.name == field.name) else {
-                return Ok(Place::Nowhere(field.node));
-            };
-            let step =
-                step(schema, field.node, &member.reader).map_err(|why| format!("column {}: {why}", field.name))?;
-            let (name, column, key, node) = (member.name.clone(), member.column, member.key, field.node);
-            Ok(Place::Column { name, column, key, node, step })
-        };
-        Ok(Self { places: fields.iter().map(place).collect::<Result<_, String>>()?, is_row: false })
+        let places = fields.iter().map(|field| match members.iter().find(|m| m.name == field.name) {
+            Some(member) => place(schema, field.node, member),
+            None => Ok(Place::Nowhere(field.node)),
+        });
+        Ok(Self { places: places.collect::<Result<_, String>>()?, is_row: false })
     }
+}
+
+/// How the value `node` goes to a member's column.
+fn place(schema: &Schema, node: NodeId, member: &Member) -> Result<Place, String> {
+    let step = step(schema, node, &member.reader).map_err(|why| format!("column {}: {why}", member.name))?;
+    let (name, column, key) = (member.name.clone(), member.column, member.key);
+    Ok(Place::Column { name, column, key, node, step })
 }
 
 fn step(schema: &Schema, id: NodeId, reader: &Reader) -> Result<Step, String> {

@@ -39,9 +39,9 @@ pub(in super::super) struct Writer {
 #[derive(Debug, Default)]
 pub(in super::super) struct Writers {
     known: Vec<(i32, Result<Arc<Writer>, Reject>)>,
-    /// The id that the registry was asked for last and does not have. Not kept for longer than the record in hand: the registry may
-    /// get it yet.
-    missing: Option<(i32, String)>,
+    /// The ids of the record in hand (its value's, its key's) that the registry does not have. Not kept for longer: it may get them
+    /// yet.
+    missing: Vec<(i32, String)>,
 }
 
 /// Whether bytes are in a registry's wire format: no JSON begins with this byte.
@@ -67,7 +67,12 @@ pub(super) fn split(bytes: &[u8]) -> Fallible<(i32, &[u8])> {
 
 /// The id of the registered schema that a record's value was written with, else its key; `None` where neither names one.
 pub fn schema_id(record: &Record<'_>) -> Option<i32> {
-    record.value.and_then(id_of).or_else(|| record.key.and_then(id_of))
+    value_schema_id(record).or_else(|| record.key.and_then(id_of))
+}
+
+/// The id of the registered schema that a record's value was written with.
+pub fn value_schema_id(record: &Record<'_>) -> Option<i32> {
+    record.value.and_then(id_of)
 }
 
 impl Writers {
@@ -76,7 +81,7 @@ impl Writers {
     pub(in super::super) fn lacks(&self, bytes: Option<&[u8]>) -> Option<i32> {
         let id = id_of(bytes?)?;
         let known = self.known.iter().any(|(known, _)| *known == id);
-        (!known && self.missing.as_ref().is_none_or(|(missing, _)| *missing != id)).then_some(id)
+        (!known && self.missing.iter().all(|(missing, _)| *missing != id)).then_some(id)
     }
 
     pub(in super::super) fn learn(&mut self, id: i32, registered: &Registered) {
@@ -88,7 +93,7 @@ impl Writers {
                 detail: format!("schema {id} is of type {kind}; firn reads AVRO from a registry, and JSON without one"),
             }),
             Registered::Unknown(told) => {
-                self.missing = Some((id, told.clone()));
+                self.missing.push((id, told.clone()));
                 return;
             }
         };
@@ -98,7 +103,7 @@ impl Writers {
     }
 
     pub(in super::super) fn forget_missing(&mut self) {
-        self.missing = None;
+        self.missing.clear();
     }
 
     /// # Errors
@@ -114,8 +119,8 @@ impl Writers {
 
     #[cold]
     fn unknown(&self, id: i32) -> Box<Reject> {
-        let told = self.missing.as_ref().map_or("", |(_, told)| told.as_str());
-        reject(reason::UNKNOWN_SCHEMA_ID, format!("the registry has no schema of id {id}: {told}"))
+        let told = self.missing.iter().find(|(missing, _)| *missing == id).map_or("", |(_, told)| told.as_str());
+        reject(reason::UNKNOWN_SCHEMA_ID, format!("no schema of id {id}: {told}"))
     }
 }
 
@@ -123,7 +128,7 @@ impl Writer {
     fn read(text: &str, references: &[String]) -> Fallible<Self> {
         let schema = Schema::parse(text, references)?;
         let block = block_of(&connect_schema(&schema)?);
-        let envelope = EnvelopePlan::new(&schema);
+        let envelope = EnvelopePlan::new(&schema, &block);
         Ok(Self { schema, block, envelope })
     }
 }

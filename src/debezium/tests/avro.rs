@@ -271,7 +271,11 @@ fn keys_and_values_may_come_in_different_formats() {
     // A tombstone before there is a table is one of a row that was never there.
     assert_eq!((upsert.rows.len(), upsert.rejected.len() + upsert.skipped.len()), (0, plain.len()));
     let append = decode(Mode::Append, &plain);
-    assert!(append.rejected.is_empty() && append.rows.len() > 20 && append.table.key_indices().is_empty());
+    assert!(append.rows.len() > 20 && append.table.key_indices().is_empty());
+    // Which row a delete takes is in its key alone.
+    let deletes = decode(Mode::Append, &avro).rows.iter().filter(|row| row.op == Op::Delete).count();
+    assert!(deletes > 0 && append.rejected.len() == deletes, "{:?}", append.rejected);
+    assert!(append.rejected.iter().all(|(_, reject)| reject.reason == reason::NO_KEY));
 }
 
 #[test]
@@ -292,7 +296,11 @@ fn an_unknown_id_costs_its_record_and_is_asked_for_again() {
     assert!(matches!(decoder.push(&unknown.record()), Pushed::Row(_)));
     assert_eq!(decoder.finish().num_rows(), 1);
     // The same of a key: where the table goes by another one, it is not missed.
-    let mut key = avro[5].clone();
+    let of_row = |r: &&Captured| {
+        r.avro.as_ref().is_some_and(|e| e.value.is_some())
+            && decode(Mode::Append, &[(*r).clone()]).rows[0].op != Op::Delete
+    };
+    let mut key = avro.iter().skip(5).find(of_row).unwrap().clone();
     key.avro.as_mut().unwrap().key.as_mut().unwrap()[1..5].copy_from_slice(&4712i32.to_be_bytes());
     let out = drive(&mut decoder, None, &[key.clone()]);
     assert_eq!(out.rejected[0].1.reason, reason::UNKNOWN_SCHEMA_ID);
@@ -540,6 +548,22 @@ fn references_bring_the_names_that_a_schema_uses() {
 }
 
 #[test]
+fn ids_that_the_registry_does_not_have_are_asked_for_once_a_record() {
+    let record =
+        Record { topic: "t", key: Some(&[0, 0, 0, 0, 2, 2]), value: Some(&[0, 0, 0, 0, 1, 2]), ..Record::default() };
+    let mut decoder = Decoder::new(DecodeOptions { mode: Mode::Upsert, ..DecodeOptions::default() });
+    for _ in 0..2 {
+        for id in [1, 2] {
+            assert_eq!(decoder.push(&record), Pushed::NeedsWriterSchema(id));
+            decoder.learn(id, &Registered::Unknown("none".to_owned()));
+        }
+        let Pushed::Rejected(reject) = decoder.push(&record) else { panic!() };
+        assert_eq!(reject.reason, reason::UNKNOWN_SCHEMA_ID);
+        assert!(reject.detail.contains("id 1: none"), "{reject}");
+    }
+}
+
+#[test]
 fn damage_of_each_kind_is_named() {
     let reason_of = |kind: &str, value: Datum| one(kind, value, DecodeOptions::default()).unwrap_err();
     for (kind, value, named) in [
@@ -567,6 +591,48 @@ fn damage_of_each_kind_is_named() {
     }
     assert!(matches!(decoder.push(&whole), Pushed::Row(_)));
     assert_eq!(decoder.finish().num_rows(), 1);
+}
+
+#[test]
+fn a_document_is_its_text_in_avro_too() {
+    let text_of = r#"["null",{"type":"string","connect.name":"io.debezium.data.Json"}]"#;
+    let envelope = format!(
+        r#"{{"type":"record","name":"Envelope","fields":[{{"name":"before","type":{text_of}}},{{"name":"after","type":{text_of}}},
+            {{"name":"op","type":"string"}}]}}"#
+    );
+    let row =
+        r#"{"type":"record","name":"Row","fields":[{"name":"after","type":"string"},{"name":"__op","type":"string"}]}"#;
+    let key = r#"{"type":"record","name":"Key","fields":[{"name":"id","type":"string"}]}"#;
+    let avro = |schema: &str| Registered::Avro { schema: schema.to_owned(), references: vec![] };
+    let registry = Arc::new(HashMap::from([(1, avro(&envelope)), (2, avro(key)), (3, avro(row))]));
+    let record = |offset: i64, value: Datum| {
+        let key = datum().raw(&[0, 0, 0, 0, 2]).text("7");
+        let encoded = Encoded { key: Some(key.0), value: Some(value.0), registry: Arc::clone(&registry) };
+        let (topic, headers) = ("t".to_owned(), CapturedHeaders::default());
+        Captured { topic, partition: 0, offset, timestamp: None, key: None, value: None, headers, avro: Some(encoded) }
+    };
+    let envelope = || datum().raw(&[0, 0, 0, 0, 1]).long(0);
+    let document = r#"{"_id": "7", "n": 1}"#;
+    let records = [
+        record(0, envelope().long(1).text(document).text("c")),
+        record(1, envelope().long(1).text("{}").text("u")),
+        record(2, envelope().long(0).text("d")),
+        record(3, envelope().long(0).text("u")),
+    ];
+    let out =
+        drive(&mut Decoder::new(DecodeOptions { mode: Mode::Upsert, ..DecodeOptions::default() }), None, &records);
+    let columns: Vec<(&str, bool)> = out.table.columns.iter().map(|c| (c.name.as_str(), c.key)).collect();
+    assert_eq!(columns, [("id", true), ("document", false)], "{:?}", out.rejected);
+    let documents: Vec<&Cell> = out.rows.iter().map(|r| r.get("document")).collect();
+    assert_eq!(documents, [&text(document), &text("{}"), &Cell::Null]);
+    assert_eq!(
+        (out.rejected[0].0, out.rejected[0].1.reason),
+        (3, reason::NOT_DEBEZIUM),
+        "an update without the document"
+    );
+    // A flattened row's column of this name is a column.
+    let out = decode(Mode::Append, &[record(0, datum().raw(&[0, 0, 0, 0, 3]).text("x").text("c"))]);
+    assert_eq!(out.rows[0].get("after"), &text("x"), "{:?}", out.rejected);
 }
 
 #[test]

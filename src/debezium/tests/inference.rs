@@ -152,3 +152,42 @@ fn a_whole_capture_needs_no_declaration() {
         assert!(out.table.columns.iter().any(|c| c.key));
     }
 }
+
+#[rstest]
+#[case::other_key(r#"{"x":1}"#, r#"{"id":1,"new":5}"#, None, reason::INCOMPATIBLE_SCHEMA)]
+#[case::part_of_it_null(r#"{"id":null}"#, r#"{"id":1,"new":5}"#, None, reason::INCOMPATIBLE_SCHEMA)]
+#[case::one_field_more(r#"{"id":1,"x":1}"#, r#"{"id":1,"new":5}"#, None, reason::INCOMPATIBLE_SCHEMA)]
+#[case::no_key("null", r#"{"id":1,"new":5}"#, None, reason::NO_KEY)]
+#[case::without_the_declared_one(r#"{"x":1}"#, r#"{"v":1,"new":5}"#, Some("id"), reason::INCOMPATIBLE_SCHEMA)]
+#[case::a_new_field_twice(r#"{"id":1}"#, r#"{"id":1,"new":5,"new":6}"#, None, reason::DUPLICATE_FIELD)]
+#[case::in_another_case(r#"{"id":1}"#, r#"{"id":1,"new":5,"NEW":null}"#, None, reason::DUPLICATE_FIELD)]
+#[case::wider_under_another_key(r#"{"x":1}"#, r#"{"id":1,"v":5000000000}"#, None, reason::BAD_VALUE)]
+fn no_columns_are_asked_for_a_record_that_none_make_fit(
+    #[case] key: &str,
+    #[case] after: &str,
+    #[case] declared: Option<&str>,
+    #[case] want: &str,
+) {
+    let key_columns = declared.map(|name| vec![name.to_owned()]);
+    let bad = captured(0, key, &envelope(after));
+    let good = captured(1, r#"{"ID":1}"#, &envelope(r#"{"id":1,"v":5000000000,"new":7}"#));
+    for exists in [true, false] {
+        let mut decoder = Decoder::new(DecodeOptions { key_columns: key_columns.clone(), ..options(Mode::Upsert) });
+        if exists {
+            let columns = vec![Column::key("id", T::Long), Column::new("v", T::Int)];
+            decoder.set_schema(&RowSchema { columns }).unwrap();
+        }
+        match decoder.push(&bad.record()) {
+            Pushed::Rejected(reject) if exists => assert_eq!(reject.reason, want, "{reject}"),
+            Pushed::Rejected(_) => {}
+            // A table is made for the first key that comes.
+            Pushed::NeedsSchema(asked) => assert!(!exists && asked.columns.iter().any(|c| c.key)),
+            pushed => panic!("{pushed:?}"),
+        }
+        // It has used up no question of those that follow.
+        let Pushed::NeedsSchema(asked) = decoder.push(&good.record()) else { panic!() };
+        assert_eq!(columns(&asked), ["*id long", "v long", "new long"]);
+        decoder.set_schema(&asked).unwrap();
+        assert_eq!(decoder.push(&good.record()), Pushed::Row(Op::Create));
+    }
+}

@@ -122,7 +122,7 @@ fn keys_of_every_type_are_compared_by_value() {
         (T::Boolean, ("true", "true"), "false"),
         (T::Double, ("1", "1.0"), "1.5"),
         (T::Float, ("1", "1.0"), "1.5"),
-        (T::Decimal { precision: 5, scale: 2 }, ("\"1.50\"", "1.5"), "1.51"),
+        (T::Decimal { precision: 5, scale: 2 }, ("\"AJY=\"", "1.5"), "1.51"),
         (T::TimestampTz, ("\"2024-01-01T00:00:00Z\"", "\"2024-01-01T01:00:00+01:00\""), "\"2024-01-01T00:00:01Z\""),
         (T::Binary, ("\"AP8=\"", "\"AP8=\""), "\"AA==\""),
         (list, ("[1,2]", "[1, 2]"), "[1,2,3]"),
@@ -132,5 +132,75 @@ fn keys_of_every_type_are_compared_by_value() {
         let key = |v: &str| format!(r#"{{"id":{v}}}"#).into_bytes();
         assert_eq!(reason_of(push(&mut decoder, &key(same.1), &value)), "row", "{column_type}");
         assert_eq!(reason_of(push(&mut decoder, &key(other), &value)), "key_mismatch", "{column_type}");
+    }
+}
+
+/// What an append table keeps of a delete whose `before` has a value for each column, with this record key.
+fn appended_delete(options: DecodeOptions, flagged: bool, key: Option<&[u8]>) -> Result<Vec<Cell>, &'static str> {
+    let mut decoder = Decoder::new(DecodeOptions { mode: Mode::Append, ..options });
+    let id = Column { key: flagged, ..Column::new("id", ColumnType::Int) };
+    decoder.set_schema(&RowSchema { columns: vec![id, Column::new("n", ColumnType::Int)] }).unwrap();
+    let value = br#"{"before":{"id":7,"n":0},"after":null,"op":"d"}"#.as_slice();
+    match decoder.push(&Record { topic: "t", key, value: Some(value), ..Record::default() }) {
+        Pushed::Row(Op::Delete) => {}
+        pushed => return Err(reason_of(pushed)),
+    }
+    let batch = decoder.finish();
+    let rows = rows_of(&batch.rows, &batch.ops);
+    Ok(vec![rows[0].get("id").clone(), rows[0].get("n").clone()])
+}
+
+#[rstest]
+#[case::of_the_string_converter(b"Struct{id=7}")]
+#[case::extracted(b"7")]
+#[case::text(b"abc")]
+#[case::damaged(br#"{"id":"#)]
+#[case::no_utf8(b"\xff")]
+#[case::avro_without_an_id(&[0, 0, 1])]
+fn fillers_are_no_values_beside_a_key_that_cannot_be_read(#[case] key: &[u8]) {
+    let (id, filler) = (Cell::Int(7), Cell::Int(0));
+    // It says that it has the column, or is its value.
+    let names = key == b"Struct{id=7}";
+    let refused = if key == br#"{"id":"# { Err("not_json") } else { Err("no_key") };
+    for flagged in [false, true] {
+        let options = DecodeOptions::default;
+        let want = if names && flagged { Ok(vec![id.clone(), Cell::Null]) } else { refused.clone() };
+        assert_eq!(appended_delete(options(), flagged, Some(key)), want);
+        // The whole of `before` only where the source sends the whole: without a key, or because the user says so.
+        for none in [None, Some(b"null".as_slice())] {
+            assert_eq!(appended_delete(options(), flagged, none), Ok(vec![id.clone(), filler.clone()]));
+        }
+        let whole = DecodeOptions { delete_image: DeleteImage::Before, ..options() };
+        assert_eq!(appended_delete(whole, flagged, Some(key)), Ok(vec![id.clone(), filler.clone()]));
+    }
+    let declared = |name: &str| DecodeOptions { key_columns: Some(vec![name.to_owned()]), ..DecodeOptions::default() };
+    let want = if names || key == b"7" { Ok(vec![id, Cell::Null]) } else { refused.clone() };
+    assert_eq!(appended_delete(declared("id"), false, Some(key)), want);
+    if key != b"7" {
+        assert_eq!(appended_delete(declared("n"), false, Some(key)), refused);
+    }
+}
+
+#[rstest]
+#[case::other_column(br#"{"id":7}"#, "no_key")]
+#[case::of_the_string_converter(b"Struct{id=7}", "no_key")]
+#[case::unreadable(&[0, 0, 1], "no_key")]
+#[case::its_own(br#"{"id":7,"email":"a"}"#, "row")]
+#[case::named(b"Struct{id=7,email=a}", "row")]
+#[case::none(b"null", "row")]
+fn a_delete_does_not_go_by_fillers(#[case] key: &[u8], #[case] want: &str) {
+    let mut options = DecodeOptions {
+        mode: Mode::Upsert,
+        key_columns: Some(vec!["email".to_owned(), "id".to_owned()]),
+        ..DecodeOptions::default()
+    };
+    let columns = vec![Column::key("email", ColumnType::String), Column::new("id", ColumnType::Int)];
+    let delete = r#"{"before":{"id":7,"email":"a"},"after":null,"op":"d"}"#;
+    for image in [DeleteImage::Key, DeleteImage::Before] {
+        options.delete_image = image;
+        let mut decoder = Decoder::new(options.clone());
+        decoder.set_schema(&RowSchema { columns: columns.clone() }).unwrap();
+        let vouched = image == DeleteImage::Before;
+        assert_eq!(reason_of(push(&mut decoder, key, delete)), if vouched { "row" } else { want });
     }
 }
