@@ -35,6 +35,9 @@ impl Status {
     }
 }
 
+/// Header of a letter whose value was too large for where it is kept: the value's length in bytes.
+const VALUE_OMITTED: &str = "firn.value-omitted";
+
 /// One letter. `target`, `topic_id` and `origin` are its identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Letter {
@@ -97,6 +100,25 @@ impl Letter {
             value: self.value.as_deref(),
             headers: Some(&self.headers),
         }
+    }
+
+    /// Without its value, and with a word on that.
+    #[must_use]
+    pub fn without_value(mut self) -> Self {
+        if let Some(value) = self.value.take() {
+            self.headers.push((VALUE_OMITTED.to_owned(), value.len().to_string().into_bytes()));
+        }
+        self
+    }
+
+    /// The header by which it says that its record had a value which is not kept.
+    pub fn value_omitted(&self) -> Option<&(String, Vec<u8>)> {
+        self.headers.iter().find(|(name, _)| name == VALUE_OMITTED)
+    }
+
+    /// Whether a header of this name is the letter's own, none of its record's.
+    pub fn is_own_header(name: &str) -> bool {
+        name == VALUE_OMITTED
     }
 
     /// With another status.

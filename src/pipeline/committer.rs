@@ -84,6 +84,11 @@ async fn settle(table: &TableHandle, parts: Vec<Part>) {
     }
     // Before the rows: a commit that lands after a crash here finds the letter already there, under the same key.
     while let Err(e) = table.dead_letters.write(&table.name, &rejected).await {
+        if !e.is_transient() {
+            table.settled(acks.len(), bytes);
+            table.lake.discard(staged).await;
+            return table.stop(format!("dead letters: {e}"));
+        }
         tracing::warn!(table = %table.name, "dead letters can't be written, waiting: {e}");
         table.trouble(format!("dead letters: {e}"));
         tokio::time::sleep(UNDECIDED_WAIT).await;

@@ -3,6 +3,8 @@
 mod assignment;
 mod decode;
 mod table_event;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,6 +51,7 @@ pub struct Feed {
     runtime: Handle,
     worker: usize,
     decoder: Decoder,
+    goes_by_record_key: bool,
     /// [`FLUSH_ROWS`], or fewer where a commit takes fewer.
     flush_rows: usize,
     stager: Option<Stager>,
@@ -85,6 +88,7 @@ impl Feed {
     pub fn new(handle: Arc<TableHandle>, runtime: Handle, worker: usize) -> Self {
         let options = handle.decode_options();
         let columns = runtime.block_on(declared::agree(&handle.lake, &options.declared));
+        let goes_by_record_key = options.goes_by_record_key();
         let mut decoder = Decoder::new(options);
         if let Some(columns) = &columns
             && let Err(e) = decoder.set_table(columns.rows(), columns.lineage())
@@ -98,6 +102,7 @@ impl Feed {
             runtime,
             worker,
             decoder,
+            goes_by_record_key,
             stager: None,
             truncates: Vec::new(),
             columns,
@@ -320,6 +325,7 @@ impl Feed {
     fn write_letters(&mut self) {
         match self.runtime.block_on(self.handle.dead_letters.write(&self.handle.name, self.rejects.letters())) {
             Ok(()) => drop(self.rejects.take_letters()),
+            Err(e) if !e.is_transient() => self.stop(&format!("dead letters: {e}")),
             Err(e) => self.suspend(&format!("dead letters: {e}")),
         }
     }

@@ -2,9 +2,22 @@
 //! passed the end they had when the growth was seen, so that a key's older changes are in the table first.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::tables::TableHandle;
 use crate::position::{Checkpoint, TopicPartition};
+
+/// Asks the broker how many partitions a topic has now.
+#[derive(Clone)]
+pub struct PartitionCount(pub Arc<Count>);
+
+type Count = dyn Fn(&str) -> Result<i32, String> + Send + Sync;
+
+impl std::fmt::Debug for PartitionCount {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PartitionCount")
+    }
+}
 
 /// For each topic that grew: the ends of its older partitions when it was seen.
 #[derive(Debug, Default)]

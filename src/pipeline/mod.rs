@@ -25,6 +25,7 @@ mod wiring;
 mod worker;
 mod writer_schemas;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ use crate::config::Config;
 use crate::registry::{Registry, RegistryError};
 use crate::serve::{self, Server, Status};
 use crate::source::kafka::{self, ClientSettings, KafkaSource, SourceError};
+use growth::PartitionCount;
 use letters::DeadLetters;
 pub use sweep::{SweepError, Swept, sweep};
 use tables::{Servers, Tables};
@@ -117,26 +119,40 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
         catalog,
         dead_letters: Arc::new(dead_letters),
         writer_schemas: Arc::new(writer_schemas),
+        partition_count: PartitionCount(Arc::new({
+            let kafka = kafka.clone();
+            move |topic| kafka::partition_count(&kafka, topic).map_err(|e| e.to_string())
+        })),
     };
     let tables = Arc::new(Tables::new(config, servers, runtime, senders, status));
 
-    let mut threads = Vec::new();
+    let (ended, endings) = tokio::sync::mpsc::unbounded_channel();
     for (id, acks) in receivers.into_iter().enumerate() {
         let positions: Arc<dyn kafka::Positions> = Arc::clone(&tables) as _;
         let source = KafkaSource::join(&kafka, &group, id, positions)?;
         let worker = Worker::new(id, source, Arc::clone(&tables), acks, topics.clone(), shutdown.clone());
-        let thread = std::thread::Builder::new().name(format!("firn-worker-{id}")).spawn(move || worker.run())?;
-        threads.push((id, thread));
+        let ended = ended.clone();
+        std::thread::Builder::new().name(format!("firn-worker-{id}")).spawn(move || {
+            let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| worker.run()));
+            // Nobody waits for it any more when another one broke.
+            let _ = ended.send((id, outcome));
+        })?;
     }
-    let ended = tokio::task::spawn_blocking(move || {
-        threads.into_iter().try_for_each(|(id, thread)| match thread.join() {
-            Ok(outcome) => outcome.map_err(Error::Source),
-            Err(_) => Err(Error::WorkerPanicked(id)),
-        })
-    });
-    let outcome = ended.await.unwrap_or(Err(Error::WorkerPanicked(0)));
+    drop(ended);
+    let outcome = all(endings).await;
     discovery.abort();
     outcome
+}
+
+/// How a worker ended: `Err` is a panic.
+type Ending = (usize, std::thread::Result<Result<(), SourceError>>);
+
+/// Waits for all workers, or for the first that breaks: what it read stands still then, and its tables' commits wait for it.
+async fn all(mut endings: tokio::sync::mpsc::UnboundedReceiver<Ending>) -> Result<(), Error> {
+    while let Some((id, outcome)) = endings.recv().await {
+        outcome.map_err(|_| Error::WorkerPanicked(id))??;
+    }
+    Ok(())
 }
 
 /// Of the configured registry, if there is one; nothing is asked of it yet.
@@ -177,4 +193,23 @@ async fn discover(
 async fn stopped_within(shutdown: &mut watch::Receiver<bool>, wait: Duration) -> bool {
     // A sender that is gone means the end as well.
     tokio::time::timeout(wait, shutdown.wait_for(|stop| *stop)).await.is_ok()
+}
+
+#[cfg(test)]
+mod endings {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_that_breaks_is_noticed_while_the_others_run() {
+        let (ended, endings) = tokio::sync::mpsc::unbounded_channel::<Ending>();
+        let running = ended.clone();
+        ended.send((2, Ok(Ok(())))).unwrap();
+        ended.send((1, Err(Box::new("a bug")))).unwrap();
+        assert!(matches!(all(endings).await, Err(Error::WorkerPanicked(1))));
+        drop(running);
+        let (ended, endings) = tokio::sync::mpsc::unbounded_channel();
+        (0..3).for_each(|id| ended.send((id, Ok(Ok(())))).unwrap());
+        drop(ended);
+        all(endings).await.unwrap();
+    }
 }

@@ -37,7 +37,7 @@ impl Rejects {
                 self.met.push(MetLetter { origin: letter.origin.clone(), before_row, key });
             }
         }
-        self.bytes += letter.key.as_ref().map_or(0, Vec::len) + letter.value.as_ref().map_or(0, Vec::len);
+        self.bytes += bytes_of(&letter);
         self.letters.push(letter);
     }
 
@@ -61,6 +61,14 @@ impl Rejects {
         self.met.clear();
         std::mem::take(&mut self.letters)
     }
+}
+
+/// What a letter holds, also a tiny one; with the key that is kept of it.
+fn bytes_of(letter: &Rejected) -> usize {
+    let len = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+    let headers: usize = letter.headers.iter().map(|(k, v)| size_of::<(String, Vec<u8>)>() + k.len() + v.len()).sum();
+    let texts = letter.detail.len() + letter.origin.at.topic.len() + letter.topic_id.as_ref().map_or(0, String::len);
+    size_of::<Rejected>() + size_of::<MetLetter>() + texts + 2 * len(&letter.key) + len(&letter.value) + headers
 }
 
 #[cfg(test)]
@@ -88,6 +96,7 @@ mod tests {
         let mut rejects = Rejects::default();
         rejects.push(letter, 3, Some(&table), || DecodeOptions { mode, ..DecodeOptions::default() }, &|_| None);
         assert_eq!(rejects.letters().len(), 1);
+        assert!(rejects.bytes() > size_of::<Rejected>(), "the record itself has a few bytes only");
         rejects.take_met()
     }
 

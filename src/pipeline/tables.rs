@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::committer::{self, Ack, Part, positions};
 use super::epoch::{Epochs, Triggers};
-use super::growth::Growth;
+use super::growth::{Growth, PartitionCount};
 use super::letters::DeadLetters;
 use super::meter::{self, Meter, Rows};
 use super::share::Limits;
@@ -43,6 +43,7 @@ pub struct TableHandle {
     pub limits: Limits,
     pub dead_letters: Arc<DeadLetters>,
     pub writer_schemas: Arc<WriterSchemas>,
+    pub partition_count: PartitionCount,
     /// Parts handed over and not settled, and their files' bytes.
     in_flight: AtomicUsize,
     staged_bytes: AtomicU64,
@@ -234,6 +235,7 @@ pub struct Servers {
     pub catalog: Arc<dyn firn_catalog::Catalog>,
     pub dead_letters: Arc<DeadLetters>,
     pub writer_schemas: Arc<WriterSchemas>,
+    pub partition_count: PartitionCount,
 }
 
 /// All tables of the process.
@@ -248,6 +250,7 @@ pub struct Tables {
     growth: Mutex<Growth>,
     /// What the open parts of each worker hold.
     memory_bytes: Vec<AtomicUsize>,
+    kafka_lost: AtomicBool,
 }
 
 impl Tables {
@@ -268,6 +271,7 @@ impl Tables {
             status,
             handles: Mutex::default(),
             growth: Mutex::default(),
+            kafka_lost: AtomicBool::new(false),
         }
     }
 
@@ -290,11 +294,24 @@ impl Tables {
     }
 
     pub fn kafka_trouble(&self, detail: &str) {
-        self.status.set_consumer(ConsumerState::Lost { error: detail.to_owned() });
+        self.status.lost(detail.to_owned());
+        self.kafka_lost.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the last that was heard of Kafka is trouble.
+    pub fn is_kafka_lost(&self) -> bool {
+        self.kafka_lost.load(Ordering::Relaxed)
+    }
+
+    /// A record came, or an answer.
+    pub fn kafka_answered(&self) {
+        self.kafka_lost.store(false, Ordering::Relaxed);
+        self.status.found();
     }
 
     /// The group answered a worker.
     pub fn assigned(&self, partitions: usize) {
+        self.kafka_lost.store(false, Ordering::Relaxed);
         self.status.set_consumer(ConsumerState::Assigned { partitions });
     }
 
@@ -361,6 +378,7 @@ impl Tables {
             },
             dead_letters: Arc::clone(&self.servers.dead_letters),
             writer_schemas: Arc::clone(&self.servers.writer_schemas),
+            partition_count: self.servers.partition_count.clone(),
             in_flight: AtomicUsize::new(0),
             staged_bytes: AtomicU64::new(0),
             config,

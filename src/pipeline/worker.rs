@@ -79,6 +79,9 @@ impl Worker {
         let Self { source, feeds, tables, .. } = self;
         match source.poll(timeout)? {
             Event::Record(polled) => {
+                if tables.is_kafka_lost() {
+                    tables.kafka_answered();
+                }
                 let record: Record<'_> = polled.record();
                 if let Some(feed) = feeds.get_mut(record.topic) {
                     feed.push(&record);
@@ -190,6 +193,10 @@ impl Worker {
         if now >= self.next_retry {
             self.next_retry = now + RETRY;
             self.retry_held();
+            // An idle topic brings no record that would show it.
+            if self.tables.is_kafka_lost() && self.source.answers() {
+                self.tables.kafka_answered();
+            }
             for feed in self.feeds.values() {
                 feed.report(&self.source);
             }
@@ -244,14 +251,23 @@ impl Worker {
         self.assigned(placed.into_iter().filter(|a| a.position.is_some() || a.misplaced.is_some()).collect());
     }
 
-    /// The client met an offset that the log doesn't hold: find which table, stop that one alone.
+    /// The client met an offset that the log doesn't hold, and has given up that partition until it is told a position anew. It
+    /// doesn't say which.
     fn verify_positions(&mut self) {
         for feed in self.feeds.values_mut().filter(|f| !f.handle().is_stopped()) {
-            for (at, _, misplaced) in self.source.check_positions(&feed.positions()) {
-                match misplaced {
-                    Some(Misplaced::Unknown { .. }) | None => {}
-                    Some(m) => feed.stop(&explain(&at, &m)),
+            let positions = feed.positions();
+            match given_up(self.source.check_positions(&positions)) {
+                GivenUp::Stop(reason) => feed.stop(&reason),
+                GivenUp::Suspend(reason) => feed.suspend(&reason),
+                GivenUp::Seek => {
+                    if let Err(e) = self.source.seek(&positions) {
+                        feed.suspend(&format!("seek: {e}"));
+                    }
                 }
+            }
+            // A seek lets go of a pause; what waits is read on from its table's position.
+            if feed.holds() {
+                self.source.pause(&feed.partitions());
             }
         }
     }
@@ -293,6 +309,29 @@ fn restart(feed: &mut Feed, source: &KafkaSource) {
     }
 }
 
+/// What is to be done with a topic's partitions when the client has given one of them up.
+#[derive(Debug, PartialEq, Eq)]
+enum GivenUp {
+    /// One stands outside the log.
+    Stop(String),
+    /// Nobody knows: to be tried again from the table's checkpoint.
+    Suspend(String),
+    /// All stand inside the log (by now): go on from there.
+    Seek,
+}
+
+fn given_up(looked: Vec<(TopicPartition, i64, Option<Misplaced>)>) -> GivenUp {
+    let mut todo = GivenUp::Seek;
+    for (at, _, misplaced) in looked {
+        match misplaced {
+            None => {}
+            Some(m @ Misplaced::Unknown { .. }) => todo = GivenUp::Suspend(explain(&at, &m)),
+            Some(m) => return GivenUp::Stop(explain(&at, &m)),
+        }
+    }
+    todo
+}
+
 /// The named errors of a position outside the log.
 fn explain(at: &TopicPartition, misplaced: &Misplaced) -> String {
     match misplaced {
@@ -308,6 +347,27 @@ fn explain(at: &TopicPartition, misplaced: &Misplaced) -> String {
         ),
         Misplaced::Unknown { detail } => {
             format!("{at}: the broker does not say where the log begins and ends: {detail}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_that_the_client_gave_up_is_read_again_unless_its_position_is_gone() {
+        let at = |partition, misplaced| (TopicPartition::new("t", partition), 9, misplaced);
+        let silent = || Misplaced::Unknown { detail: "NOT_LEADER".to_owned() };
+        let gone = || Misplaced::BehindLog { position: 1, low: 3 };
+        assert_eq!(given_up(vec![at(0, None), at(1, None)]), GivenUp::Seek);
+        for looked in [vec![at(0, Some(silent())), at(1, None)], vec![at(0, None), at(1, Some(silent()))]] {
+            assert!(matches!(given_up(looked), GivenUp::Suspend(why) if why.contains("NOT_LEADER")));
+        }
+        for looked in
+            [vec![at(0, Some(silent())), at(1, Some(gone()))], vec![at(0, Some(gone())), at(1, Some(silent()))]]
+        {
+            assert!(matches!(given_up(looked), GivenUp::Stop(why) if why.contains("offsets gone")));
         }
     }
 }

@@ -78,9 +78,9 @@ impl Client {
         Ok(Self { http, urls, basic, bearer: settings.bearer_token.clone() })
     }
 
-    /// Asks the addresses in turn, until one gives an answer that says something.
+    /// Asks the addresses in turn, until one has it. That there is none counts only once all were asked: one may be behind another.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<Answer<T>, RegistryError> {
-        let mut failed = RegistryError::Unavailable("no address".to_owned());
+        let mut answered = Err(RegistryError::Unavailable("no address".to_owned()));
         for base in &self.urls {
             let mut url = base.clone();
             if let Ok(mut segments) = url.path_segments_mut() {
@@ -88,11 +88,13 @@ impl Client {
             }
             let place = place(base);
             match answer(self.with_credentials(self.http.get(url)), &place).await {
-                Ok(answer) => return Ok(answer),
-                Err(e) => failed = e,
+                Ok(found @ Answer::Found(_)) => return Ok(found),
+                Ok(nothing) => answered = Ok(nothing),
+                Err(e) if answered.is_err() => answered = Err(e),
+                Err(_) => {}
             }
         }
-        Err(failed)
+        answered
     }
 
     fn with_credentials(&self, request: RequestBuilder) -> RequestBuilder {

@@ -101,6 +101,19 @@ async fn the_next_address_is_asked_where_one_is_away() {
 }
 
 #[tokio::test]
+async fn a_schema_is_there_if_one_of_the_addresses_has_it() {
+    let none = r#"{"error_code":40403,"message":"none"}"#;
+    let (leader, _) = serve(&[("/schemas/ids/1", 200, r#"{"schema":"S"}"#), ("/schemas/ids/2", 404, none)]).await;
+    let (behind, _) = serve(&[("/schemas/ids/1", 404, none), ("/schemas/ids/2", 404, none)]).await;
+    let (broken, _) = serve(&[("/schemas/ids/2", 503, "")]).await;
+    for urls in [[&behind, &leader, &broken], [&broken, &behind, &leader], [&leader, &broken, &behind]] {
+        let registry = Registry::new(&settings(&urls.map(String::as_str))).unwrap();
+        assert!(matches!(registry.schema(1).await, Ok(Found::Avro { .. })));
+        assert_eq!(registry.schema(2).await, Ok(Found::Nothing("none".into())));
+    }
+}
+
+#[tokio::test]
 async fn credentials_are_sent_and_never_printed() {
     let (url, fake) = serve(&[("/schemas/ids/1", 403, "")]).await;
     let basic = Settings { basic_auth: Some("user:s3cret:x".into()), ..settings(&[&url]) };

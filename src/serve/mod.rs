@@ -148,7 +148,17 @@ mod tests {
         let (code, reason) = get(address, "/readyz").await;
         assert!(code == 503 && reason.contains("consumer"), "{reason}");
 
+        // Trouble goes by with the next sign of life, and what was before it counts again.
+        let ready = async || get(address, "/readyz").await.0;
+        status.lost("a broker is away".to_owned());
+        status.found();
+        assert_eq!(ready().await, 503, "there are no partitions yet");
         status.set_consumer(ConsumerState::Assigned { partitions: 2 });
+        for trouble in ["a broker is away", "another one"] {
+            status.lost(trouble.to_owned());
+            assert!(get(address, "/readyz").await.1.contains(trouble));
+        }
+        status.found();
         status.update("s.a.t", |t| t.table = "a.t".to_owned());
         assert_eq!(get(address, "/readyz").await.0, 200);
         status.update("s.a.t", |t| t.state = TableState::Stopped { reason: "<too many bad records>".to_owned() });

@@ -12,6 +12,8 @@ pub struct Status(Mutex<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     consumer: ConsumerState,
+    /// What it was before it was lost.
+    before_lost: ConsumerState,
     /// By topic.
     tables: BTreeMap<String, TableStatus>,
 }
@@ -114,6 +116,23 @@ pub struct Snapshot {
 impl Status {
     pub fn set_consumer(&self, state: ConsumerState) {
         self.inner().consumer = state;
+    }
+
+    /// The brokers, or some of them, can't be reached.
+    pub fn lost(&self, error: String) {
+        let mut inner = self.inner();
+        let former = std::mem::replace(&mut inner.consumer, ConsumerState::Lost { error });
+        if !matches!(former, ConsumerState::Lost { .. }) {
+            inner.before_lost = former;
+        }
+    }
+
+    /// The brokers answer: the consumer is what it was before it was lost.
+    pub fn found(&self) {
+        let mut inner = self.inner();
+        if matches!(inner.consumer, ConsumerState::Lost { .. }) {
+            inner.consumer = inner.before_lost.clone();
+        }
     }
 
     /// Changes what is known of `topic`'s table, which is added when new.

@@ -112,9 +112,11 @@ def test_an_unknown_schema_id_is_a_dead_letter(trial: Trial) -> None:
             assert firn.terminate() == 0, firn.tail()
 
 
-def test_avro_without_a_registry_stops_the_table(trial: Trial) -> None:
+def test_avro_without_a_registry_is_dead_letters_that_stop_the_table(trial: Trial) -> None:
     trial.kafka.create(trial.topic(), partitions=1)
-    trial.kafka.send(trial.topic(), [(b"\x00\x00\x00\x00\x01\x02", b"\x00\x00\x00\x00\x02\x02")])
-    with trial.firn(trial.config(trial.topic())) as firn:
+    trial.kafka.send(trial.topic(), [(b"\x00\x00\x00\x00\x01\x02", b"\x00\x00\x00\x00\x02\x02")] * 2)
+    config = trial.config(trial.topic())
+    config["dead_letters"] |= {"min_rows": 2}
+    with trial.firn(config) as firn:
         firn.wait_until_it_says("stopped", trial.topic(), "registry.url")
         assert not trial.lake.exists(trial.table())

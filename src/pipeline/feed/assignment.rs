@@ -1,6 +1,6 @@
 //! Partitions come and go; the topic must stay the one that the table's offsets belong to.
 
-use super::super::growth;
+use super::super::{declared, growth};
 use super::Feed;
 use crate::position::TopicPartition;
 use crate::source::kafka::Assigned;
@@ -9,7 +9,8 @@ impl Feed {
     /// A partition was assigned and will be read from `position`.
     ///
     /// # Errors
-    /// When the topic is not the one that the table's offsets belong to, or that this feed began with.
+    /// When the topic is not the one that the table's offsets belong to, or that this feed began with; when the table has no key that
+    /// rows could go by.
     pub fn begin(&mut self, assigned: &Assigned, position: i64) -> Result<(), String> {
         let known = self.handle.standing();
         if self.partition_count != Some(assigned.partition_count) {
@@ -23,6 +24,13 @@ impl Feed {
         self.topic_id = known.and_then(|k| k.topic_id).or(self.topic_id.take());
         self.check_topic_id(assigned.topic_id.as_deref())?;
         self.topic_id = assigned.topic_id.clone().or(self.topic_id.take());
+        // Another process may have made the table since, and the partition's tombstones are of its rows.
+        if self.columns.is_none() {
+            let options = self.handle.decode_options();
+            if let Some(columns) = self.runtime.block_on(declared::agree(&self.handle.lake, &options.declared)) {
+                self.set_columns(columns)?;
+            }
+        }
         self.places.begin(assigned.at.partition, position);
         Ok(())
     }

@@ -2,9 +2,9 @@
 
 use super::Feed;
 use crate::change::RowSchema;
-use crate::debezium::Pushed;
+use crate::debezium::{Pushed, value_schema_id};
 use crate::lineage::{Asker, TypeChange};
-use crate::pipeline::writer_schemas::Lack;
+use crate::pipeline::writer_schemas::NotNow;
 use crate::record::Record;
 use crate::sink::lake::{LakeError, TableColumns};
 
@@ -82,19 +82,19 @@ impl Feed {
     }
 
     fn learn(&mut self, id: i32, record: &Record<'_>) -> bool {
-        match self.runtime.block_on(self.handle.writer_schemas.get(id)) {
+        let schemas = &self.handle.writer_schemas;
+        // Where rows do not go by the key, it may be another converter's bytes that only look like an id.
+        let is_needed = self.goes_by_record_key || value_schema_id(record) == Some(id);
+        let answer = match is_needed {
+            true => self.runtime.block_on(schemas.settled(id)),
+            false => self.runtime.block_on(schemas.get(id)),
+        };
+        match answer {
             Ok(registered) => {
                 self.decoder.learn(id, &registered);
                 true
             }
-            Err(Lack::NoRegistry) => {
-                self.stop(&format!(
-                    "record {} is Avro, written with the registered schema {id}, and no registry is configured: set registry.url",
-                    record.origin()
-                ));
-                false
-            }
-            Err(Lack::NotNow(why)) => {
+            Err(NotNow(why)) => {
                 self.wait_before(&format!("record {}: {why}", record.origin()));
                 false
             }

@@ -15,9 +15,22 @@ impl Feed {
         }
         // The flush may have ended the part.
         self.epoch.get_or_insert_with(|| self.handle.epochs.join(self.handle.now_ms()));
-        let only_partition = self.partition_count == Some(1);
+        let only_partition = match self.is_only_partition() {
+            Ok(only) => only,
+            Err(why) => {
+                return self.suspend(&format!("a TRUNCATE, and how many partitions there are is not known: {why}"));
+            }
+        };
         let origin = record.origin();
         self.truncates.push(Truncate { at: origin.at, offset: origin.offset, fence, only_partition });
+    }
+
+    /// Whether the topic has one partition only: now, for another process may have been given one that was added since this feed began.
+    fn is_only_partition(&self) -> Result<bool, String> {
+        match self.partition_count {
+            Some(1) => Ok((self.handle.partition_count.0)(&self.handle.topic)? == 1),
+            _ => Ok(false),
+        }
     }
 
     /// Hands the stager what waits for it.

@@ -10,8 +10,9 @@ use tokio::runtime::Handle;
 use crate::config::{Config, DeadLetterTarget};
 use crate::letter::{Choice, Letter, LetterId};
 use crate::record::Rejected;
+use crate::sink::lake::LakeError;
 use crate::sink::lake::letters::{Contents, DeadLetterTable};
-use crate::source::kafka::ClientSettings;
+use crate::source::kafka::{ClientSettings, SendError};
 use topic::LetterTopic;
 
 use super::Error;
@@ -21,6 +22,25 @@ use super::wiring::dead_letter_spec;
 pub enum DeadLetters {
     Table(Box<DeadLetterTable>),
     Topic(Box<LetterTopic>),
+}
+
+/// Why letters are not durable.
+#[derive(Debug, thiserror::Error)]
+pub enum Unwritten {
+    #[error(transparent)]
+    Table(#[from] LakeError),
+    #[error(transparent)]
+    Topic(#[from] SendError),
+}
+
+impl Unwritten {
+    /// Whether the same letters may go later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Unwritten::Table(e) => e.is_transient(),
+            Unwritten::Topic(e) => matches!(e, SendError::Unacknowledged(_)),
+        }
+    }
 }
 
 impl DeadLetters {
@@ -45,7 +65,7 @@ impl DeadLetters {
     ///
     /// # Errors
     /// When they are not durable; nothing that follows them may be committed then.
-    pub async fn write(&self, target: &str, rejected: &[Rejected]) -> Result<(), String> {
+    pub async fn write(&self, target: &str, rejected: &[Rejected]) -> Result<(), Unwritten> {
         let letters: Vec<Letter> = rejected.iter().map(|r| Letter::new(target, r)).collect();
         self.put(&letters).await
     }
@@ -54,10 +74,10 @@ impl DeadLetters {
     ///
     /// # Errors
     /// When they are not durable.
-    pub async fn put(&self, letters: &[Letter]) -> Result<(), String> {
+    pub async fn put(&self, letters: &[Letter]) -> Result<(), Unwritten> {
         match self {
-            DeadLetters::Table(table) => table.write(letters).await.map_err(|e| e.to_string()),
-            DeadLetters::Topic(topic) => topic.send(letters).await,
+            DeadLetters::Table(table) => Ok(table.write(letters).await?),
+            DeadLetters::Topic(topic) => Ok(topic.send(letters).await?),
         }
     }
 

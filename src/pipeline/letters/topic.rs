@@ -1,14 +1,15 @@
 //! Letters as messages: key and value as they came, the rest as headers.
 //!
 //! A topic can't be overwritten: a letter is what its newest message says. So a status is one more message with the same identity,
-//! key and value; and a letter that was written twice is one letter.
+//! key and value; and a letter that was written twice is one letter. A value that the topic does not take is left out, and the letter
+//! says so: it can't be replayed.
 
 use std::collections::BTreeMap;
 
 use crate::letter::{Letter, LetterId, Status};
 use crate::position::TopicPartition;
 use crate::record::{Origin, Record};
-use crate::source::kafka::{ClientSettings, Producer, SourceError, list_topics, read_log, watermarks};
+use crate::source::kafka::{ClientSettings, Producer, SendError, SourceError, list_topics, read_log, watermarks};
 
 /// What the headers of a letter begin with; the record's own headers follow them under their own names.
 const PREFIX: &str = "firn.";
@@ -29,13 +30,23 @@ impl LetterTopic {
 
     /// # Errors
     /// When the brokers don't acknowledge all of them.
-    pub async fn send(&self, letters: &[Letter]) -> Result<(), String> {
+    pub async fn send(&self, letters: &[Letter]) -> Result<(), SendError> {
         let sent = letters.iter().map(|letter| async move {
-            let headers = headers(letter);
-            let headers: Vec<(&str, &[u8])> = headers.iter().map(|(k, v)| (k.as_str(), v.as_slice())).collect();
-            self.producer.send(&self.topic, letter.key.as_deref(), letter.value.as_deref(), &headers).await
+            match self.send_one(letter).await {
+                Err(SendError::TooLarge(why)) if letter.value.is_some() => {
+                    tracing::warn!(record = %letter.origin, "a dead letter is kept without its value: {why}");
+                    self.send_one(&letter.clone().without_value()).await
+                }
+                sent => sent,
+            }
         });
         futures::future::try_join_all(sent).await.map(|_| ())
+    }
+
+    async fn send_one(&self, letter: &Letter) -> Result<(), SendError> {
+        let headers = headers(letter);
+        let headers: Vec<(&str, &[u8])> = headers.iter().map(|(k, v)| (k.as_str(), v.as_slice())).collect();
+        self.producer.send(&self.topic, letter.key.as_deref(), letter.value.as_deref(), &headers).await
     }
 
     /// The letters that are taken as they stand now, by target and origin.
@@ -134,7 +145,7 @@ fn letter_of(record: &Record<'_>) -> Option<Letter> {
         status: text("status").and_then(|s| Status::of(&s)).unwrap_or_default(),
         status_ms: number("status-ts"),
         status_detail: text("status-detail").unwrap_or_default(),
-        headers: headers.iter().filter(|(name, _)| !name.starts_with(PREFIX)).cloned().collect(),
+        headers: headers.iter().filter(|(n, _)| !n.starts_with(PREFIX) || Letter::is_own_header(n)).cloned().collect(),
     })
 }
 
@@ -174,6 +185,17 @@ mod tests {
         let bare =
             Letter { topic_id: None, schema_id: None, status_ms: None, status_detail: String::new(), ..letter() };
         assert_eq!(back(&bare), bare);
+        let omitted = Letter { value: Some(vec![0; 7]), ..letter() }.without_value();
+        assert_eq!(back(&omitted), omitted);
+        assert_eq!(
+            (omitted.value.as_ref(), omitted.value_omitted().map(|(_, bytes)| bytes.as_slice())),
+            (None, Some(&b"7"[..]))
+        );
+        assert_eq!(
+            (omitted.clone().without_value(), letter().without_value()),
+            (omitted, letter()),
+            "a tombstone had none"
+        );
         assert_eq!(letter_of(&Record::default()), None, "a message of others");
     }
 

@@ -1,5 +1,6 @@
 //! Letters through the pipeline's decoder.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +10,12 @@ use tokio::runtime::Handle;
 
 use crate::batch::ChangeBatch;
 use crate::change::{Mode, Op, RowSchema, origin};
-use crate::debezium::{DecodeOptions, Decoder, Pushed, Registered};
+use crate::debezium::{DecodeOptions, Decoder, Pushed, Registered, reason};
 use crate::letter::Letter;
 use crate::lineage::Asker;
 use crate::pipeline::declared;
 use crate::pipeline::keys::KeyReader;
-use crate::pipeline::writer_schemas::{Lack, WriterSchemas};
+use crate::pipeline::writer_schemas::{NotNow, WriterSchemas};
 use crate::record::Record;
 use crate::sink::lake::{LakeError, LakeTable, Stager, TableColumns};
 
@@ -95,13 +96,7 @@ impl<'a> Reader<'a> {
                     .to_owned(),
             ),
             Pushed::Rejected(reject) => rejected(reject.reason, reject.detail),
-            Pushed::NeedsWriterSchema(id) => rejected(
-                "unknown_schema_id",
-                format!(
-                    "it is Avro, written with the registered schema {id}, and no registry is configured: set registry.url"
-                ),
-            ),
-            Pushed::NeedsSchema(_) => rejected(
+            Pushed::NeedsSchema(_) | Pushed::NeedsWriterSchema(_) => rejected(
                 "incompatible_schema",
                 "the record's schema does not fit the table's columns even after the table was brought up to date"
                     .to_owned(),
@@ -132,7 +127,7 @@ pub async fn rows(
 /// How often a registry that is away is asked, each time for half a second.
 const ASKED: usize = 20;
 
-/// Decodes a record once the writer schemas that it names are known; where no registry is configured they are still asked for.
+/// Decodes a record once the writer schemas that it names are known.
 ///
 /// # Errors
 /// When the registry does not answer.
@@ -140,24 +135,22 @@ fn push(decoder: &mut Decoder, record: &Record<'_>, schemas: &WriterSchemas) -> 
     loop {
         let pushed = decoder.push(record);
         let Pushed::NeedsWriterSchema(id) = pushed else { return Ok(pushed) };
-        match ask(schemas, id) {
-            Ok(registered) => decoder.learn(id, &registered),
-            Err(Lack::NoRegistry) => return Ok(pushed),
-            Err(Lack::NotNow(why)) => return Err(format!("registry: {why}")),
-        }
+        decoder.learn(id, &*ask(schemas, id)?);
     }
 }
 
-fn ask(schemas: &WriterSchemas, id: i32) -> Result<Arc<Registered>, Lack> {
-    let mut answer = Err(Lack::NoRegistry);
-    for _ in 0..ASKED {
-        answer = tokio::task::block_in_place(|| Handle::current().block_on(schemas.get(id)));
-        if !matches!(answer, Err(Lack::NotNow(_))) {
-            break;
+/// # Errors
+/// When the registry does not answer.
+fn ask(schemas: &WriterSchemas, id: i32) -> Result<Arc<Registered>, String> {
+    let mut asked = 0;
+    loop {
+        match tokio::task::block_in_place(|| Handle::current().block_on(schemas.get(id))) {
+            Ok(registered) => return Ok(registered),
+            Err(NotNow(why)) if asked == ASKED => return Err(format!("registry: {why}")),
+            Err(_) => asked += 1,
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-    answer
 }
 
 fn lsn_of(batch: &ChangeBatch) -> Option<i64> {
@@ -202,17 +195,30 @@ impl<'a> LogKeys<'a> {
     }
 
     /// What the record changes: from its key alone where that tells, else from the whole record.
-    pub fn changes(&mut self, record: &Record<'_>) -> Changes {
+    ///
+    /// # Errors
+    /// When the registry does not tell a schema that it was written with: two keys of one row may have schemas of different ids, so
+    /// their bytes tell nothing.
+    pub fn changes(&mut self, record: &Record<'_>) -> Result<Changes, String> {
         let schemas = self.schemas;
         let of_key = |key: Option<u128>| key.map_or(Changes::Untold, Changes::Key);
-        if let Some(rows) = self.keys.read(self.table, record, &|id| ask(schemas, id).ok()) {
-            return of_key(self.stager.key_hashes(&rows).ok().and_then(|hashes| hashes.first().copied()));
+        let away = RefCell::new(None);
+        let schema = |id| ask(schemas, id).map_err(|why| away.replace(Some(why))).ok();
+        let rows = self.keys.read(self.table, record, &schema);
+        if let Some(why) = away.into_inner() {
+            return Err(why);
         }
-        match push(&mut self.decoder, record, schemas) {
-            Ok(Pushed::Row(_)) => of_key(key_of(&mut self.stager, &self.decoder.finish())),
-            Ok(Pushed::Truncate(_)) => Changes::Everything,
+        if let Some(rows) = rows {
+            return Ok(of_key(self.stager.key_hashes(&rows).ok().and_then(|hashes| hashes.first().copied())));
+        }
+        Ok(match push(&mut self.decoder, record, schemas)? {
+            Pushed::Row(_) => of_key(key_of(&mut self.stager, &self.decoder.finish())),
+            Pushed::Truncate(_) => Changes::Everything,
+            Pushed::Rejected(reject) if reject.reason == reason::UNKNOWN_SCHEMA_ID => {
+                return Err(format!("record {}: {}", record.origin(), reject.detail));
+            }
             _ => Changes::Untold,
-        }
+        })
     }
 }
 

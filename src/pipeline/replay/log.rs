@@ -8,13 +8,19 @@ use super::decode::{Changes, LogKeys};
 use crate::letter::Status;
 use crate::position::TopicPartition;
 use crate::record::{Origin, Record};
-use crate::source::kafka::{ClientSettings, is_compacted, read_log};
+use crate::source::kafka::{ClientSettings, is_compacted, offsets_since, read_log, watermarks};
 
 /// Where records are read again.
 #[async_trait]
 pub trait Log: Sync {
     /// Why the log proves nothing, if so: a compacted one has lost changes without a trace.
     async fn lossy(&self, topic: &str) -> Option<String>;
+
+    /// The first offset whose record is not older; where there is none, the log's end. May block.
+    ///
+    /// # Errors
+    /// When the log begins there, and may have lost some before; when Kafka does not answer.
+    fn since(&self, at: &TopicPartition, timestamp_ms: i64) -> Result<i64, String>;
 
     /// Gives `take` the records of `[from, to)`. May block.
     ///
@@ -43,25 +49,38 @@ impl Log for KafkaLog<'_> {
         }
     }
 
+    fn since(&self, at: &TopicPartition, timestamp_ms: i64) -> Result<i64, String> {
+        let of_one = std::slice::from_ref(at);
+        let found = offsets_since(self.0, of_one, timestamp_ms).map_err(|e| e.to_string())?;
+        let reach = watermarks(self.0, of_one).map_err(|e| e.to_string())?;
+        match (found.first(), reach.first()) {
+            (Some((_, from)), Some((_, low, high))) if 0 < *from && from == low && from < high => {
+                Err(format!("{at}: Kafka's log begins only at offset {low}"))
+            }
+            (Some((_, from)), Some(_)) => Ok(*from),
+            _ => Err(format!("{at}: no answer")),
+        }
+    }
+
     fn read(&self, at: &TopicPartition, from: i64, to: i64, take: &mut dyn FnMut(&Record<'_>)) -> Result<(), String> {
         read_log(self.0, at, from, to, take).map_err(|e| e.to_string())
     }
 }
 
-/// A letter whose key is looked for in `(offset, to)` of its partition.
+/// A letter whose key is looked for in `[from, to)` of a partition.
 #[derive(Debug)]
 pub struct Sought {
-    pub origin: Origin,
     /// The hash of its row's key.
     pub key: u128,
     /// The key as it came.
     pub raw_key: Option<Vec<u8>>,
+    pub from: i64,
     pub to: i64,
     /// The offset of a later change.
     pub later: Option<i64>,
 }
 
-/// Looks for later changes of these letters' keys, all of one partition. `others` are all letters of the table: a record that became
+/// Looks for later changes of these letters' keys in one partition. `others` are all letters of the table: a record that became
 /// a letter is a change only once that letter is replayed.
 ///
 /// # Errors
@@ -73,19 +92,22 @@ pub async fn seek(
     others: &HashMap<Origin, Status>,
     keys: &mut LogKeys<'_>,
 ) -> Result<(), String> {
-    let range = sought.iter().map(|s| s.origin.offset + 1).min().zip(sought.iter().map(|s| s.to).max());
+    let range = sought.iter().map(|s| s.from).min().zip(sought.iter().map(|s| s.to).max());
     let Some((from, to)) = range else { return Ok(()) };
     if let Some(why) = log.lossy(&at.topic).await {
         return Err(why);
     }
+    let mut untold = None;
     let mut take = |record: &Record<'_>| {
-        if others.get(&record.origin()).is_some_and(|status| *status != Status::Replayed) {
+        // One is enough to leave the rest open, and each would wait for the registry.
+        if untold.is_some() || others.get(&record.origin()).is_some_and(|status| *status != Status::Replayed) {
             return;
         }
-        let changes = keys.changes(record);
-        for s in
-            sought.iter_mut().filter(|s| s.later.is_none() && s.origin.offset < record.offset && record.offset < s.to)
-        {
+        let changes = match keys.changes(record) {
+            Ok(changes) => changes,
+            Err(why) => return untold = Some(why),
+        };
+        for s in sought.iter_mut().filter(|s| s.later.is_none() && (s.from..s.to).contains(&record.offset)) {
             let same = match changes {
                 Changes::Key(key) => key == s.key,
                 Changes::Everything => true,
@@ -97,5 +119,6 @@ pub async fn seek(
             }
         }
     };
-    tokio::task::block_in_place(|| log.read(at, from, to, &mut take))
+    tokio::task::block_in_place(|| log.read(at, from, to, &mut take))?;
+    untold.map_or(Ok(()), Err)
 }

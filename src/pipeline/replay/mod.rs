@@ -135,7 +135,7 @@ impl Letterbox {
             let now_ms = epoch_ms();
             let closed: Vec<Letter> =
                 letters.into_iter().map(|l| l.turned(Status::Discarded, now_ms, detail)).collect();
-            self.letters.put(&closed).await.map_err(Error::Letters)?;
+            self.letters.put(&closed).await.map_err(|e| Error::Letters(e.to_string()))?;
             let outcome = |l: &Letter| Outcome { id: l.id(), status: l.status, detail: detail.to_owned() };
             outcomes.extend(closed.iter().map(outcome));
         }

@@ -11,7 +11,7 @@ use crate::letter::{Choice, Letter, LetterId, Status};
 use crate::pipeline::letters::DeadLetters;
 use crate::pipeline::tables::epoch_ms;
 use crate::pipeline::writer_schemas::WriterSchemas;
-use crate::position::TopicPartition;
+use crate::position::{Checkpoint, TopicPartition};
 use crate::record::Origin;
 use crate::sink::lake::letters::{Contents, PendingLetter, Replay, Standing};
 use crate::sink::lake::{CommitFailure, LakeTable, Staged};
@@ -24,6 +24,9 @@ const ROUNDS: usize = 20;
 
 /// Calls of `commit` before a replay of unknown outcome is left to the next one; each of them tries for a while itself.
 const UNDECIDED: usize = 5;
+
+/// By so much the clocks of two producers of one topic may differ.
+const CLOCKS_DIFFER_MS: i64 = 600_000;
 
 pub struct TableReplay<'a> {
     pub name: &'a str,
@@ -111,7 +114,7 @@ impl TableReplay<'_> {
             let status = *settled.get(&letter.origin)?;
             standing.pending.find(&letter.origin).is_none().then(|| letter.turned(status, now_ms, ""))
         });
-        self.letters.put(&turned.collect::<Vec<_>>()).await
+        self.letters.put(&turned.collect::<Vec<_>>()).await.map_err(|e| e.to_string())
     }
 
     async fn judge(&self, letters: &[Letter], standing: &Standing) -> Result<Vec<Verdict>, String> {
@@ -122,6 +125,8 @@ impl TableReplay<'_> {
             let mut key = None;
             verdicts.push(if !belongs(letter, standing) {
                 stay("it is of another topic of this name, which was deleted since")
+            } else if letter.value_omitted().is_some() {
+                stay("its value was too large for the topic of dead letters and is not kept: write the row by hand, or discard it")
             } else if standing.checkpoint.next(&letter.origin.at).is_none_or(|next| next <= letter.origin.offset) {
                 stay("the table has not come to its offset yet: try again once it has")
             } else {
@@ -189,29 +194,29 @@ impl TableReplay<'_> {
             self.lake.enrol(&unknown).await.map_err(|e| e.to_string())?;
             now = standing().await?;
         }
-        let mut unsaid = BTreeMap::<TopicPartition, Vec<(usize, Sought)>>::new();
+        let mut unsaid = vec![];
         for (i, letter, key) in rows {
             let Some(verdict) = verdicts.get_mut(i) else { continue };
             *verdict = match now.pending.find(&letter.origin).filter(|p| p.key == key) {
                 None => stay("another process changed the table's pending letters: try again"),
                 Some(pending) if pending.later => superseded("a later change of its key was committed"),
                 Some(pending) => {
-                    if pending.noted_from > letter.origin.offset + 1 {
-                        let (origin, raw_key, to) = (letter.origin.clone(), letter.key.clone(), pending.noted_from);
-                        let sought = Sought { origin, key, raw_key, to, later: None };
-                        unsaid.entry(letter.origin.at.clone()).or_default().push((i, sought));
+                    let enrolled = unknown.iter().any(|(origin, _)| *origin == letter.origin);
+                    if enrolled || pending.noted_from > letter.origin.offset + 1 {
+                        unsaid.push((i, letter, pending.clone()));
                     }
                     Verdict::Apply(Some(pending.clone()))
                 }
             };
         }
-        self.look_into_log(unsaid, verdicts).await
+        self.look_into_log(&unsaid, &now.checkpoint, verdicts).await
     }
 
     /// For what came before the pending set noted it.
     async fn look_into_log(
         &self,
-        unsaid: BTreeMap<TopicPartition, Vec<(usize, Sought)>>,
+        unsaid: &[(usize, &Letter, PendingLetter)],
+        checkpoint: &Checkpoint,
         verdicts: &mut [Verdict],
     ) -> Result<(), String> {
         let Some(columns) = self.lake.columns().filter(|_| !unsaid.is_empty()) else { return Ok(()) };
@@ -219,25 +224,64 @@ impl TableReplay<'_> {
         let all = self.letters.read(&all, Contents::Outside).await?;
         let all: HashMap<Origin, Status> = all.into_iter().map(|l| (l.origin, l.status)).collect();
         let mut keys = LogKeys::new(self.lake, &columns, &self.options, self.schemas)?;
-        for (at, sought) in unsaid {
+        let open = |why: &str| {
+            stay(format!(
+                "whether a later change of its key came can't be told: {why}. Discard it, or write the row by hand"
+            ))
+        };
+        let mut partitions = BTreeMap::<TopicPartition, Vec<(usize, Sought)>>::new();
+        for (i, letter, pending) in unsaid {
+            match tokio::task::block_in_place(|| self.ranges(letter, pending.noted_from, checkpoint)) {
+                Ok(ranges) => {
+                    for (at, from, to) in ranges {
+                        let sought = Sought { key: pending.key, raw_key: letter.key.clone(), from, to, later: None };
+                        partitions.entry(at).or_default().push((*i, sought));
+                    }
+                }
+                Err(why) => set(verdicts, *i, open(&why)),
+            }
+        }
+        for (at, sought) in partitions {
             let (places, mut sought): (Vec<usize>, Vec<Sought>) = sought.into_iter().unzip();
             let told = seek(self.log, &at, &mut sought, &all, &mut keys).await;
             for (i, sought) in places.into_iter().zip(sought) {
-                let Some(verdict) = verdicts.get_mut(i) else { continue };
                 match (&told, sought.later) {
                     (_, Some(offset)) => {
-                        *verdict = superseded(format!("a later change of its key came at offset {offset}"));
+                        let later = Origin { at: at.clone(), offset };
+                        set(verdicts, i, superseded(format!("a later change of its key came at {later}")));
                     }
-                    (Err(why), None) => {
-                        *verdict = stay(format!(
-                            "whether a later change of its key came can't be told: {why}. Discard it, or write the row by hand"
-                        ));
-                    }
+                    (Err(why), None) => set(verdicts, i, open(why)),
                     (Ok(()), None) => {}
                 }
             }
         }
         Ok(())
+    }
+
+    /// Where changes of a letter's key may be that came after it: behind it up to the offset from which on they are noted, and in
+    /// partitions that were added since, to which the key may have gone. Which were is not known: all of a higher number are looked
+    /// through from the letter's time on.
+    fn ranges(
+        &self,
+        letter: &Letter,
+        noted_from: i64,
+        checkpoint: &Checkpoint,
+    ) -> Result<Vec<(TopicPartition, i64, i64)>, String> {
+        let own = &letter.origin.at;
+        let mut ranges = vec![];
+        if letter.origin.offset + 1 < noted_from {
+            ranges.push((own.clone(), letter.origin.offset + 1, noted_from));
+        }
+        let since_ms = letter.timestamp_ms.map_or(0, |at_ms| at_ms.saturating_sub(CLOCKS_DIFFER_MS).max(0));
+        let others = checkpoint.topics.get(&own.topic).into_iter().flat_map(|t| &t.partitions);
+        for (partition, position) in others.filter(|(partition, _)| **partition > own.partition) {
+            let at = TopicPartition::new(&own.topic, *partition);
+            let from = self.log.since(&at, since_ms)?;
+            if from < position.next {
+                ranges.push((at, from, position.next));
+            }
+        }
+        Ok(ranges)
     }
 
     /// Commits rows and settled letters to the table.
@@ -328,7 +372,7 @@ impl TableReplay<'_> {
             changed.push(letter.turned(status, now_ms, detail.clone()));
             outcomes.push(Outcome { id, status, detail });
         }
-        self.letters.put(&changed).await?;
+        self.letters.put(&changed).await.map_err(|e| e.to_string())?;
         Ok(outcomes)
     }
 }
@@ -337,6 +381,13 @@ impl TableReplay<'_> {
 fn belongs(letter: &Letter, standing: &Standing) -> bool {
     let known = standing.checkpoint.topics.get(&letter.origin.at.topic).and_then(|t| t.topic_id.as_deref());
     letter.topic_id.as_deref().zip(known).is_none_or(|(letter, table)| letter == table)
+}
+
+/// A later change that was found stays one, whatever else can't be told.
+fn set(verdicts: &mut [Verdict], i: usize, verdict: Verdict) {
+    if let Some(have) = verdicts.get_mut(i).filter(|have| !matches!(have, Verdict::Close(..))) {
+        *have = verdict;
+    }
 }
 
 fn stay(detail: impl Into<String>) -> Verdict {

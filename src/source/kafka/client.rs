@@ -74,7 +74,7 @@ impl ClientSettings {
     }
 }
 
-fn set_unless(c: &mut ClientConfig, key: &str, value: &str) {
+pub(super) fn set_unless(c: &mut ClientConfig, key: &str, value: &str) {
     if c.get(key).is_none() {
         c.set(key, value);
     }

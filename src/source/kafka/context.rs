@@ -43,20 +43,28 @@ impl Context {
             .zip(starts)
             .map(|(at, start)| {
                 let topic_id = ids.get(&at.topic).cloned();
-                let partition_count = counts.get(&at.topic).copied().unwrap_or(at.partition + 1);
-                let (position, high, misplaced) =
-                    match consumer.fetch_watermarks(&at.topic, at.partition, BROKER_ANSWER) {
-                        Err(e) => (None, -1, Some(Misplaced::Unknown { detail: e.to_string() })),
-                        Ok((low, high)) => match start {
-                            Start::Hold => (None, high, None),
-                            Start::Earliest => (Some(low), high, None),
-                            Start::Latest => (Some(high), high, None),
-                            Start::At(next) => match misplaced(next, low, high) {
-                                None => (Some(next), high, None),
-                                Some(m) => (None, high, Some(m)),
-                            },
-                        },
-                    };
+                let looked =
+                    counts.get(&at.topic).copied().ok_or("the broker does not say how many partitions there are");
+                let looked = looked.map_err(str::to_owned).and_then(|count| {
+                    let reach = consumer.fetch_watermarks(&at.topic, at.partition, BROKER_ANSWER);
+                    reach.map(|(low, high)| (count, low, high)).map_err(|e| e.to_string())
+                });
+                let (partition_count, low, high) = match looked {
+                    Ok(looked) => looked,
+                    Err(detail) => {
+                        let misplaced = Some(Misplaced::Unknown { detail });
+                        return Assigned { at, position: None, high: -1, topic_id, partition_count: 0, misplaced };
+                    }
+                };
+                let (position, misplaced) = match start {
+                    Start::Hold => (None, None),
+                    Start::Earliest => (Some(low), None),
+                    Start::Latest => (Some(high), None),
+                    Start::At(next) => match misplaced(next, low, high) {
+                        None => (Some(next), None),
+                        Some(m) => (None, Some(m)),
+                    },
+                };
                 Assigned { at, position, high, topic_id, partition_count, misplaced }
             })
             .collect()

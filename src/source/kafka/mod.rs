@@ -24,14 +24,16 @@ use rdkafka::{Offset, TopicPartitionList};
 pub use client::{ClientSettings, settings};
 use context::Context;
 pub use log::{LogError, is_compacted, read_log};
-pub use producer::Producer;
-pub use topics::{TopicListing, list_topics, offsets_since, watermarks};
+pub use producer::{Producer, SendError};
+pub use topics::{TopicListing, list_topics, offsets_since, partition_count, watermarks};
 
 use crate::position::TopicPartition;
 use crate::record::{Headers, Record};
 
 /// How long a question to the broker (watermarks, topic ids) may take.
 const BROKER_ANSWER: Duration = Duration::from_secs(10);
+/// The same where only the answer itself is of interest: nothing is read meanwhile.
+const LOOK: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -74,7 +76,7 @@ pub enum Misplaced {
     BehindLog { position: i64, low: i64 },
     /// The log ends before the position: the topic was truncated or made anew.
     AheadOfLog { position: i64, high: i64 },
-    /// The broker did not say where the log begins and ends.
+    /// The broker did not say where the log begins and ends, or how many there are.
     Unknown { detail: String },
 }
 
@@ -88,9 +90,9 @@ pub struct Assigned {
     pub high: i64,
     /// Kafka's topic id, where the broker tells it.
     pub topic_id: Option<String>,
-    /// How many partitions the topic has.
+    /// How many partitions the topic has; 0 where the broker does not tell, and the partition is held.
     pub partition_count: i32,
-    /// Set where the position is outside the log: the partition is held.
+    /// Set where the position is outside the log, or nobody knows whether it is: the partition is held.
     pub misplaced: Option<Misplaced>,
 }
 
@@ -258,6 +260,14 @@ impl KafkaSource {
                 Err(e) => (at.clone(), -1, Some(Misplaced::Unknown { detail: e.to_string() })),
             })
             .collect()
+    }
+
+    /// Whether a broker answers now.
+    pub fn answers(&self) -> bool {
+        // Of one topic, wherever it is: the whole list may be long.
+        let subscribed = self.consumer.subscription().ok();
+        let topic = subscribed.as_ref().and_then(|list| list.elements().first().map(|at| at.topic().to_owned()));
+        self.consumer.fetch_metadata(topic.as_deref(), LOOK).is_ok()
     }
 
     /// The current ids of these topics, where the broker tells them.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rdkafka::client::Client;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use super::{BROKER_ANSWER, ClientSettings, SourceError};
@@ -89,6 +89,16 @@ pub fn offsets_since(
             Ok((at.clone(), offset))
         })
         .collect()
+}
+
+/// How many partitions a topic has now.
+///
+/// # Errors
+/// When the cluster does not answer, or has no such topic.
+pub fn partition_count(settings: &ClientSettings, topic: &str) -> Result<i32, SourceError> {
+    let counts = partition_counts(ask(settings)?.client(), &[topic.to_owned()], BROKER_ANSWER);
+    let unknown = || unreachable(settings, KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition));
+    counts.get(topic).copied().ok_or_else(unknown)
 }
 
 /// How many partitions each of these topics has; topics that don't exist are left out.

@@ -19,6 +19,7 @@ use super::*;
 use crate::config::env::Lookup;
 use crate::pipeline::committer::Ack;
 use crate::pipeline::feed::Feed;
+use crate::pipeline::growth::PartitionCount;
 use crate::pipeline::tables::{Servers, TableHandle, Tables};
 use crate::pipeline::writer_schemas::WriterSchemas;
 use crate::position::TopicPartition;
@@ -64,6 +65,8 @@ fn truncate(lsn: &str) -> Message {
 struct World {
     catalog: MemoryCatalog,
     log: Arc<Mutex<Vec<Message>>>,
+    /// Of the partition that the topic got later.
+    added: Vec<Message>,
     /// What the table's rule says beside its topic.
     rule: &'static str,
     /// Where Kafka's log begins.
@@ -72,7 +75,7 @@ struct World {
 
 impl World {
     fn new(rule: &'static str) -> Self {
-        Self { catalog: MemoryCatalog::default(), log: Arc::default(), rule, low: 0 }
+        Self { catalog: MemoryCatalog::default(), log: Arc::default(), added: vec![], rule, low: 0 }
     }
 
     fn upsert() -> Self {
@@ -139,6 +142,7 @@ impl World {
             catalog: Arc::new(self.catalog.clone()),
             dead_letters: Arc::new(self.letters()),
             writer_schemas: Arc::new(WriterSchemas::new(None, Handle::current())),
+            partition_count: PartitionCount(Arc::new(|_| Ok(1))),
         };
         Tables::new(self.config(), servers, Handle::current(), vec![acks], Arc::new(ServeStatus::default()))
     }
@@ -199,6 +203,29 @@ impl World {
         rows
     }
 
+    /// The topic gets a partition, with these messages, which are read and committed.
+    async fn add_partition(&mut self, messages: Vec<Message>) {
+        self.added = messages.clone();
+        let (acks, answers) = mpsc::channel();
+        let (tables, runtime) = (self.tables(acks), Handle::current());
+        tokio::task::spawn_blocking(move || {
+            let (mut feed, _) = begin(&tables, &runtime);
+            let at = TopicPartition::new(TOPIC, 1);
+            feed.handle().own(&at);
+            let (position, topic_id, misplaced) = (Some(0), None, None);
+            feed.begin(&Assigned { at, position, high: 0, topic_id, partition_count: 2, misplaced }, 0).unwrap();
+            for (offset, (key, value)) in messages.iter().enumerate() {
+                let (key, value) = (key.as_deref().map(str::as_bytes), value.as_deref().map(str::as_bytes));
+                let offset = offset as i64;
+                feed.push(&Record { topic: TOPIC, partition: 1, offset, key, value, ..Record::default() });
+            }
+            feed.close_part();
+            assert!(matches!(answers.recv().unwrap(), Ack::Committed { .. }));
+        })
+        .await
+        .unwrap();
+    }
+
     /// Takes the pending set away, as if these letters had found no place in it.
     async fn forget_pending(&self) {
         let table = self.catalog.load(&ident()).await.unwrap();
@@ -214,15 +241,21 @@ impl Log for World {
         None
     }
 
+    fn since(&self, _: &TopicPartition, _: i64) -> Result<i64, String> {
+        Ok(0)
+    }
+
     fn read(&self, at: &TopicPartition, from: i64, to: i64, take: &mut dyn FnMut(&Record<'_>)) -> Result<(), String> {
         if from < self.low {
             return Err(format!("{at}: Kafka's log begins only at offset {}", self.low));
         }
-        for (offset, (key, value)) in self.log.lock().unwrap().iter().enumerate() {
+        let log = if at.partition == 0 { self.log.lock().unwrap().clone() } else { self.added.clone() };
+        for (offset, (key, value)) in log.iter().enumerate() {
             let offset = offset as i64;
             if (from..to).contains(&offset) {
                 take(&Record {
                     topic: TOPIC,
+                    partition: at.partition,
                     offset,
                     key: key.as_deref().map(str::as_bytes),
                     value: value.as_deref().map(str::as_bytes),
@@ -313,6 +346,26 @@ async fn a_replay_overwrites_and_revives_nothing_that_came_later(
     // Once more changes nothing, whether the letter is chosen or not.
     assert_eq!(world.replay().await, []);
     assert_eq!(world.replay_only(vec![1]).await, []);
+    assert_eq!(world.rows().await, rows);
+}
+
+#[rstest]
+#[case::a_delete(vec![delete(7)], Superseded, vec![])]
+#[case::an_update(vec![put(8, 1), put(7, 2)], Superseded, vec![(7, Some(2), 1), (8, Some(1), 0)])]
+#[case::of_another_key(vec![put(8, 1)], Replayed, vec![(7, Some(5_000_000_000), 1), (8, Some(1), 0)])]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_change_may_be_in_a_partition_that_was_added(
+    #[case] added: Vec<Message>,
+    #[case] status: Status,
+    #[case] rows: Vec<(i64, Option<i64>, i64)>,
+) {
+    let mut world = World::upsert();
+    world.feed(vec![vec![put(7, 1), too_large(7)]]).await;
+    world.forget_pending().await;
+    world.add_partition(added).await;
+    world.widen();
+    let outcomes = world.replay().await;
+    assert_eq!(statuses(&outcomes), [(1, status)], "{outcomes:?}");
     assert_eq!(world.rows().await, rows);
 }
 
