@@ -17,7 +17,7 @@ pub struct ChangeBatch {
     pub unavailable: Vec<Unavailable>,
     /// Former keys of rows whose key was changed, one row each: the key columns, named and typed as in `rows`.
     pub former_keys: Option<RecordBatch>,
-    /// The deletes of a changed key, ascending: the row goes on under its new key, and may lack values there.
+    /// The deletes of a changed key and their tombstones, ascending: the row goes on under its new key, and may lack values there.
     pub rekeyed: Vec<u32>,
 }
 

@@ -10,6 +10,7 @@ use firn::batch::{ChangeBatch, Unavailable};
 use firn::change::{Column, ColumnType, Mode, Op, RowSchema, origin, unavailable_column};
 use firn::position::{Span, TopicPartition};
 use firn::sink::lake::{CommitFailure, Committed, LakeTable, Staged, TableSpec};
+use firn::table_event::Truncate;
 use firn_catalog::memory::MemoryCatalog;
 use firn_catalog::storage::fault::{Effect, Fault, Op as Call};
 use firn_catalog::{Catalog, ErrorKind, Patience};
@@ -50,6 +51,11 @@ fn delete(id: i64) -> Change {
     Change { op: Op::Delete, body: None, ..full(id, "", "") }
 }
 
+/// The tombstone behind the delete of a changed key: it says nothing of its place in the source's log.
+fn tombstone(id: i64) -> Change {
+    Change { rekeyed: true, lsn: -1, ..delete(id) }
+}
+
 /// The delete that stands for a changed key, and the row under its new one.
 fn rekeyed(from: i64, to: i64, a: &'static str, lsn: i64) -> [Change; 2] {
     let delete = Change { rekeyed: true, lsn, ..delete(from) };
@@ -71,7 +77,7 @@ fn batch(partition: i32, changes: &[Change]) -> ChangeBatch {
         ("body", text(&|c| c.body.filter(|_| row(c)))),
         (origin::TOPIC, text(&|_| Some(TOPIC))),
         (origin::PARTITION, Arc::new(Int32Array::from(vec![partition; changes.len()]))),
-        (origin::SOURCE_LSN, Arc::new(Int64Array::from_iter_values(changes.iter().map(|c| c.lsn)))),
+        (origin::SOURCE_LSN, Arc::new(Int64Array::from_iter(changes.iter().map(|c| (c.lsn >= 0).then_some(c.lsn))))),
     ];
     let former: Vec<i64> = changes.iter().filter_map(|c| c.former).collect();
     let mut unavailable = vec![];
@@ -128,7 +134,7 @@ impl World {
         let span = Span::new(TopicPartition::new(TOPIC, partition), *next, *next + rows);
         *next += rows;
         let mut stager = self.table.stager().unwrap();
-        let batches: Vec<ChangeBatch> = batches.iter().map(|b| batch(partition, b)).collect();
+        let batches: Vec<ChangeBatch> = batches.iter().map(|b| self.batch(partition, b)).collect();
         let staged = tokio::task::spawn_blocking(move || {
             for batch in batches {
                 stager.write(batch).unwrap();
@@ -136,6 +142,15 @@ impl World {
             stager.close(vec![span]).unwrap()
         });
         staged.await.unwrap()
+    }
+
+    /// Without the columns that the table doesn't have.
+    fn batch(&self, partition: i32, changes: &[Change]) -> ChangeBatch {
+        let batch = batch(partition, changes);
+        match self.spec.origin_columns {
+            true => batch,
+            false => ChangeBatch { rows: batch.rows.project(&[0, 1, 2]).unwrap(), ..batch },
+        }
     }
 
     async fn put(&mut self, batches: &[&[Change]]) -> Committed {
@@ -254,8 +269,6 @@ async fn a_changed_key_takes_its_values_along_within_one_batch() {
         let [d1, c1] = rekeyed(1, 11, "b", 10);
         let [d2, c2] = rekeyed(2, 12, "b", 20);
         let [d4, c4] = rekeyed(4, 3, "b", 30);
-        // A tombstone follows each delete.
-        let tombstone = |id| Change { rekeyed: true, ..delete(id) };
         let changes = [
             d1,
             tombstone(1),
@@ -370,10 +383,15 @@ async fn a_delete_that_is_behind_the_batch_is_waited_for_but_not_for_ever() {
     assert_eq!(world.rows().await.last(), Some(&(12, "d".to_owned(), Some("x".to_owned()), false)));
 }
 
+#[rstest]
+#[case::of_a_row_of_the_table(true)]
+#[case::of_a_row_that_never_was_there(false)]
 #[tokio::test]
-async fn the_delete_of_another_process_is_waited_for() {
+async fn the_delete_of_another_process_is_waited_for(#[case] known: bool) {
     let mut world = World::new().await;
-    world.put_into(0, &[&[at(1, full(1, "a", "one"))]]).await;
+    if known {
+        world.put_into(0, &[&[at(1, full(1, "a", "one"))]]).await;
+    }
     let [d1, c1] = rekeyed(1, 11, "b", 10);
     // It owns partition 1 alone.
     let patience = Patience { attempts: 2, first_wait_ms: 0, max_wait_ms: 0 };
@@ -392,8 +410,168 @@ async fn the_delete_of_another_process_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_former_key_that_the_table_never_had_may_be_in_an_own_partition_that_is_behind() {
+    let mut world = World::new().await;
+    world.table.own([TopicPartition::new(TOPIC, 0), TopicPartition::new(TOPIC, 1)]);
+    let [d1, c1] = rekeyed(1, 11, "b", 10);
+    let staged = world.stage(1, &[std::slice::from_ref(&c1)]).await;
+    let failure = world.table.commit(vec![staged]).await.unwrap_err();
+    assert!(matches!(failure, CommitFailure::Stale(_)), "{failure}");
+    world.next.insert(1, 0);
+    let both = [world.stage(1, &[&[c1]]).await, world.stage(0, &[&[at(5, full(1, "a", "one")), d1]]).await];
+    world.table.commit(both.into()).await.unwrap();
+    world.assert(&[(11, "b", "one")]).await;
+}
+
+/// What the later of two parts of a worker, committed together, looks for in the table is in the earlier one.
+#[rstest]
+#[case::a_row(vec![full(1, "b", "two")], vec![lacks(1, "c")], vec![(1, "c", "two")])]
+#[case::a_row_that_was_held_back(vec![full(1, "b", "two"), lacks(1, "x")], vec![lacks(1, "c")], vec![(1, "c", "two")])]
+#[case::a_chain_over_the_table(vec![lacks(1, "x")], vec![lacks(1, "c")], vec![(1, "c", "one")])]
+#[case::a_row_born_there(vec![full(2, "b", "two")], vec![lacks(2, "c")], vec![(1, "a", "one"), (2, "c", "two")])]
+#[case::a_former_key(
+    vec![at(5, full(1, "b", "two"))],
+    [rekeyed(1, 11, "c", 10).to_vec(), vec![tombstone(1)]].concat(),
+    vec![(11, "c", "two")]
+)]
+#[case::a_former_key_that_was_held_back(
+    vec![at(5, full(1, "b", "two")), at(6, lacks(1, "x"))],
+    rekeyed(1, 11, "c", 10).to_vec(),
+    vec![(11, "c", "two")]
+)]
+#[case::a_former_key_of_the_table(
+    rekeyed(1, 11, "c", 10)[..1].to_vec(),
+    vec![tombstone(1), rekeyed(1, 11, "c", 10)[1].clone()],
+    vec![(11, "c", "one")]
+)]
+#[tokio::test]
+async fn a_part_finds_its_values_in_the_part_before_it(
+    #[case] first: Vec<Change>,
+    #[case] second: Vec<Change>,
+    #[case] expected: Vec<(i64, &str, &str)>,
+) {
+    let mut world = World::new().await;
+    world.put(&[&[at(1, full(1, "a", "one"))]]).await;
+    let parts = vec![world.stage(0, &[&first]).await, world.stage(0, &[&second]).await];
+    let done = world.table.commit(parts).await.unwrap();
+    assert_eq!(done.unavailable.lost_rows, 0);
+    world.assert(&expected).await;
+}
+
+#[rstest]
+#[case::the_same_process(false)]
+#[case::a_process_that_knows_nothing(true)]
+#[tokio::test]
+async fn a_row_that_a_later_part_ended_is_found_when_its_new_key_comes(#[case] restart: bool) {
+    let mut world = World::new().await;
+    world.put(&[&[at(1, full(1, "a", "one")), at(2, full(2, "a", "two"))]]).await;
+    let ([d1, c1], [d2, c2]) = (rekeyed(1, 11, "c", 10), rekeyed(2, 12, "c", 20));
+    let first =
+        world.stage(0, &[&[at(5, full(1, "b", "eins")), at(6, full(2, "b", "zwei")), at(7, lacks(2, "x"))]]).await;
+    let second = world.stage(0, &[&[d1, tombstone(1), d2, tombstone(2)]]).await;
+    world.table.commit(vec![first, second]).await.unwrap();
+    world.assert(&[]).await;
+    if restart {
+        world.restart().await;
+    }
+    world.put_into(1, &[&[c1, c2]]).await;
+    world.assert(&[(11, "c", "eins"), (12, "c", "zwei")]).await;
+}
+
+#[rstest]
+#[case::the_same_process(false)]
+#[case::a_process_that_knows_nothing(true)]
+#[tokio::test]
+async fn a_commit_may_end_between_a_delete_and_its_tombstone(#[case] restart: bool) {
+    let mut world = World::new().await;
+    world.put(&[&[at(1, full(1, "a", "one")), at(2, full(2, "a", "two"))]]).await;
+    let ([d1, c1], [d2, c2]) = (rekeyed(1, 11, "b", 10), rekeyed(2, 12, "b", 20));
+    world.put(&[&[d1]]).await;
+    if restart {
+        world.restart().await;
+    }
+    world.put(&[&[tombstone(1), c1, d2]]).await;
+    if restart {
+        world.restart().await;
+    }
+    world.put(&[&[tombstone(2)], &[c2]]).await;
+    world.assert(&[(11, "b", "one"), (12, "b", "two")]).await;
+}
+
+#[tokio::test]
+async fn a_tombstone_is_not_taken_for_the_delete_of_a_later_change() {
+    let mut world = World::new().await;
+    world.put(&[&[at(1, full(1, "a", "one"))]]).await;
+    let [d1, c1] = rekeyed(1, 11, "b", 10);
+    world.put(&[&[d1]]).await;
+    // The key came back and was changed again: the row and its delete are behind.
+    let [d2, c2] = rekeyed(1, 12, "c", 30);
+    let parts =
+        vec![world.stage(0, &[&[tombstone(1), c1.clone()]]).await, world.stage(1, &[std::slice::from_ref(&c2)]).await];
+    let failure = world.table.commit(parts).await.unwrap_err();
+    assert!(matches!(failure, CommitFailure::Stale(_)), "{failure}");
+    world.next = [(0, 2), (1, 0)].into();
+    let changes = [tombstone(1), c1, at(20, full(1, "a", "eins")), d2, tombstone(1)];
+    let parts = vec![world.stage(0, &[&changes]).await, world.stage(1, &[&[c2]]).await];
+    world.table.commit(parts).await.unwrap();
+    world.assert(&[(11, "b", "one"), (12, "c", "eins")]).await;
+}
+
+#[tokio::test]
+async fn of_one_key_that_is_changed_twice_each_new_row_finds_its_own() {
+    let mut world = World::new().await;
+    world.put(&[&[at(1, full(1, "a", "one"))]]).await;
+    let ([d1, c1], [d2, c2]) = (rekeyed(1, 11, "b", 10), rekeyed(1, 12, "c", 30));
+    // Both new rows come through another worker.
+    let parts = vec![
+        world.stage(0, &[&[d1, tombstone(1), at(20, full(1, "a", "eins")), d2, tombstone(1)]]).await,
+        world.stage(1, &[&[c1, c2]]).await,
+    ];
+    let done = world.table.commit(parts).await.unwrap();
+    assert_eq!(done.unavailable.lost_rows, 0);
+    world.assert(&[(11, "b", "one"), (12, "c", "eins")]).await;
+}
+
+/// A connector that was killed sends what it had sent last once more.
+#[rstest]
+#[case::the_same_process(false)]
+#[case::a_process_that_knows_nothing(true)]
+#[tokio::test]
+async fn a_changed_key_that_is_sent_again_keeps_its_values(#[case] restart: bool) {
+    let mut world = World::new().await;
+    world.put(&[&[at(1, full(1, "a", "one")), at(2, full(2, "a", "two"))]]).await;
+    let ([d1, c1], [d2, c2]) = (rekeyed(1, 11, "b", 10), rekeyed(2, 12, "b", 20));
+    // Key 2 comes back after it was changed.
+    let changes = [d1, tombstone(1), c1, d2, tombstone(2), c2, at(30, full(2, "n", "neu"))];
+    for _ in 0..3 {
+        world.put(&[&changes]).await;
+        world.assert(&[(2, "n", "neu"), (11, "b", "one"), (12, "b", "two")]).await;
+        if restart {
+            world.restart().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_truncate_takes_what_an_earlier_part_holds_back() {
+    let mut world = World::with(TableSpec { origin_columns: false, ..TableSpec::new("db", "t") }).await;
+    world.put(&[&[full(1, "a", "one"), full(2, "a", "two")]]).await;
+    let first = world.stage(0, &[&[lacks(1, "b"), full(3, "a", "three")]]).await;
+    let at = TopicPartition::new(TOPIC, 0);
+    let (mut stager, behind) = (world.table.stager().unwrap(), world.batch(0, &[full(4, "a", "four")]));
+    let second = tokio::task::spawn_blocking(move || {
+        stager.truncate(Truncate { at: at.clone(), offset: 4, fence: None, only_partition: true }).unwrap();
+        stager.write(behind).unwrap();
+        stager.close(vec![Span::new(at, 4, 6)]).unwrap()
+    });
+    world.table.commit(vec![first, second.await.unwrap()]).await.unwrap();
+    world.assert(&[(4, "a", "four")]).await;
+}
+
+#[tokio::test]
 async fn rows_that_were_never_there_are_null_and_named() {
     let mut world = World::new().await;
+    world.table.wait_for_former_keys(Duration::ZERO).await;
     let [_, c] = rekeyed(8, 9, "b", 5);
     let done = world.put(&[&[lacks(1, "a"), c, full(2, "a", "two")]]).await;
     assert_eq!((done.unavailable.restored_rows, done.unavailable.lost_rows), (0, 2));

@@ -179,7 +179,7 @@ impl Cuts {
     /// Of a batch on a base that stands at `before` and will stand at `after`. Rows from before the base's own fence are gone from the
     /// base; a batch may still bring some.
     pub(crate) fn of(batch: &Staged, before: &Checkpoint, after: &Checkpoint) -> Self {
-        let by_columns = batch.layouts.first().is_some_and(|l| l.origin_ids().is_some_and(|ids| ids.orders()));
+        let by_columns = batch.layouts.first().is_some_and(|layout| layout.orders_rows());
         let mut cuts = Self { sole_topic: after.topics.len() == 1, ..Self::default() };
         let fences = after.topics.iter().filter_map(|(topic, t)| Some((topic.clone(), t.truncated?)));
         cuts.batch.extend(fences.filter(|_| by_columns).map(|(topic, fence)| Cut::Fence { topic, fence }));

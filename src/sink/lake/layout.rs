@@ -134,6 +134,11 @@ impl Layout {
         })
     }
 
+    /// Whether a row tells what it came before and after.
+    pub(crate) fn orders_rows(&self) -> bool {
+        self.origin_ids().is_some_and(|ids| ids.offset.is_some() && ids.op.is_some() && ids.lsn.is_some())
+    }
+
     /// Whether files staged under this layout are right in a table that looks like `now`: same ids, names, and types that read as
     /// the table's.
     pub(crate) fn fits(&self, now: &TableMetadata) -> bool {
@@ -180,13 +185,6 @@ pub(crate) struct OriginIds {
     pub(crate) offset: Option<i32>,
     pub(crate) op: Option<i32>,
     pub(crate) lsn: Option<i32>,
-}
-
-impl OriginIds {
-    /// Whether a row tells what it came before and after.
-    pub(crate) fn orders(&self) -> bool {
-        self.offset.is_some() && self.op.is_some() && self.lsn.is_some()
-    }
 }
 
 fn data_location(metadata: &TableMetadata) -> String {

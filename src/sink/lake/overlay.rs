@@ -104,8 +104,8 @@ impl Overlay {
         }
     }
 
-    /// Joins the keys of another worker, whose files are numbered from `first_file` and its held rows from `first_held` on. Workers hold different Kafka partitions and
-    /// so different keys; should one key be in both, one row of it survives all the same.
+    /// Joins the keys of a later part, whose files are numbered from `first_file` and its held rows from `first_held` on. Parts of one
+    /// worker come in their order and may have the same keys; other workers hold other Kafka partitions and so other keys.
     pub(crate) fn join(&mut self, other: Overlay, first_file: u32, first_held: u32) {
         let shift = |place: RowPlace| RowPlace { file: place.file + first_file, ..place };
         for (file, rows) in other.superseded {

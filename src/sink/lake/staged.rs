@@ -74,6 +74,9 @@ impl Staged {
                     message: "a batch of an undecided commit must be committed again alone".to_owned(),
                 });
             }
+            if part.cleared() {
+                whole.forget_held();
+            }
             let (first_file, first_held) = (whole.files.len() as u32, whole.held.count());
             // Parts of one worker come in the order of its partitions' offsets; other workers have other keys.
             for letter in whole.letters.iter_mut().filter(|l| part.overlay.as_ref().is_some_and(|o| o.contains(l.key)))
@@ -83,13 +86,13 @@ impl Staged {
             whole.letters.extend(part.letters);
             whole.files.extend(part.files.into_iter().map(|f| StagedFile { number: f.number + first_file, ..f }));
             whole.overlay = match (whole.overlay.take(), part.overlay) {
-                (Some(mut a), Some(b)) => {
-                    a.join(b, first_file, first_held);
-                    Some(a)
+                (Some(mut overlay), Some(later)) => {
+                    whole.held.join(part.held, first_file, &overlay);
+                    overlay.join(later, first_file, first_held);
+                    Some(overlay)
                 }
                 (a, b) => a.or(b),
             };
-            whole.held.join(part.held, first_file);
             whole.layouts.extend(part.layouts);
             whole.layouts.dedup_by(|a, b| Arc::ptr_eq(a, b));
             whole.generation = whole.generation.min(part.generation);
@@ -100,6 +103,18 @@ impl Staged {
             whole.events.join(part.events, first_file);
         }
         Ok(Some(whole))
+    }
+
+    /// Whether the source table was emptied, and only the order of files tells what was there before: rows held back are in none.
+    fn cleared(&self) -> bool {
+        self.events.truncates().next().is_some() && !self.layouts.iter().all(|layout| layout.orders_rows())
+    }
+
+    fn forget_held(&mut self) {
+        if let Some(overlay) = &mut self.overlay {
+            overlay.forget_held();
+        }
+        self.held = HeldBack::default();
     }
 
     /// The one of its layouts that has all its columns.

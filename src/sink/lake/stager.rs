@@ -324,7 +324,7 @@ impl Stager {
     /// # Errors
     /// `Settings` when nothing tells which rows were there before; storage.
     pub fn truncate(&mut self, truncate: Truncate) -> Result<(), LakeError> {
-        let by_columns = self.layout.origin_ids().is_some_and(|ids| ids.orders());
+        let by_columns = self.layout.orders_rows();
         if !(truncate.only_partition || by_columns && truncate.fence.is_some()) {
             let (why, anew) = match by_columns {
                 false => ("the table has no origin columns (origin_columns = false)", "with origin_columns = true"),

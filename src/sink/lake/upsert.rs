@@ -454,7 +454,7 @@ impl Upserts {
             changes.extend(keys.into_iter().map(|(key, position)| (key, Some(Location { file: number, position }))));
         }
         effect.moved.into_iter().for_each(|(former, site)| self.moved.insert(former, site));
-        self.awaited.forget();
+        self.awaited.forget(batch.held.former_keys());
         changes.sort_unstable_by_key(|(key, _)| *key);
         self.index.apply(&changes)?;
         for number in effect.removed {

@@ -31,7 +31,7 @@ pub(crate) struct Arriving<'a> {
 pub(crate) struct Kept {
     pub(crate) keep: Vec<bool>,
     /// Rows, ascending, that are written deleted: with the key whose changing ended them, without one the marks of such deletes.
-    pub(crate) deleted: Vec<(u32, Option<u128>)>,
+    pub(crate) deleted: Vec<(u32, Option<FormerKey>)>,
 }
 
 /// A row that lacks values, as it came.
@@ -72,7 +72,7 @@ impl HeldBack {
             let state = if changes.ops.get(row) == Some(&Op::Delete) {
                 kept.keep[row] = false;
                 if is_rekeyed {
-                    self.end(*key, lsn, before, &mut copies, &mut kept);
+                    self.end(FormerKey { key: *key, lsn }, before, &mut copies, &mut kept);
                     if lsn.is_some() {
                         kept.keep[row] = true;
                         kept.deleted.push((row as u32, None));
@@ -96,7 +96,7 @@ impl HeldBack {
                 _ => {}
             }
         }
-        kept.deleted.sort_unstable();
+        kept.deleted.sort_unstable_by_key(|(row, _)| *row);
         if !copies.rows.is_empty() {
             let rows = take_record_batch(rows, &UInt32Array::from(copies.rows))?;
             self.bytes += rows.get_array_memory_size();
@@ -105,18 +105,20 @@ impl HeldBack {
         Ok(kept)
     }
 
-    /// A row that is written deleted stands at `place`; it is the one that the changing of `key` ended, or the mark of that.
-    pub(crate) fn deleted_at(&mut self, key: Option<u128>, place: RowPlace) {
+    /// A row that is written deleted stands at `place`; it is the one that the changing of a key ended, or the mark of that.
+    pub(crate) fn deleted_at(&mut self, former: Option<FormerKey>, place: RowPlace) {
         self.needed_files.insert(place.file);
-        if let Some(ended) = key.and_then(|key| self.ended.get_mut(&key)) {
+        if let Some(ended) = former.and_then(|former| self.ended.get_mut(&former)) {
             ended.place = Some(place);
         }
     }
 
-    /// The delete of a changed key: remembers the row that it ended. The tombstone behind it ends nothing.
-    fn end(&mut self, key: u128, lsn: Option<i64>, before: Option<KeyState>, copies: &mut Copies, kept: &mut Kept) {
+    /// The delete of a changed key: remembers the row that it ended. The tombstone behind it ends nothing where the delete came in
+    /// the same batch, and may end nothing where it did not.
+    fn end(&mut self, former: FormerKey, before: Option<KeyState>, copies: &mut Copies, kept: &mut Kept) {
+        let key = former.key;
         let (earlier, place) = match before {
-            None => (Earlier::Stored(key), None),
+            None => (Earlier::Ended { former, proven: former.lsn.is_some() }, None),
             Some(KeyState::At(place)) => {
                 self.needed_files.insert(place.file);
                 (Earlier::Written(place), Some(place))
@@ -126,12 +128,12 @@ impl HeldBack {
                 (Earlier::Held(row), None)
             }
             Some(KeyState::Arriving(row)) => {
-                kept.deleted.push((row, Some(key)));
+                kept.deleted.push((row, Some(former)));
                 (Earlier::Held(self.hold(key, row, Arc::default(), Earlier::Nowhere, None, copies)), None)
             }
             Some(KeyState::Deleted) => return,
         };
-        self.ended.insert(key, Ended { lsn, earlier, place });
+        self.ended.insert(former, Ended { earlier, place });
     }
 
     /// The version before a row that lacks values.
@@ -169,11 +171,14 @@ impl HeldBack {
         }
     }
 
-    /// The row that the delete of this former key ended, if that delete is in the batch.
+    /// The row that the delete of this former key ended, if that delete is in the batch. One without a position may be it.
     pub(super) fn ended(&self, former: FormerKey) -> Option<Earlier> {
-        let ended = self.ended.get(&former.key)?;
-        let same = ended.lsn.zip(former.lsn).is_none_or(|(a, b)| a == b);
-        same.then_some(ended.earlier)
+        let bare = FormerKey { lsn: None, ..former };
+        let ended = self.ended.get(&former).or_else(|| self.ended.get(&bare))?;
+        Some(match ended.earlier {
+            Earlier::Ended { proven, .. } => Earlier::Ended { former, proven },
+            earlier => earlier,
+        })
     }
 
     fn hold(

@@ -14,7 +14,7 @@ const WAIT: Duration = Duration::from_secs(20);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Awaited {
     pub(crate) former: FormerKey,
-    /// Whether its rows are this process's own: then its delete is behind the batch.
+    /// Whether its rows may be this process's own: then its delete may be behind the batch.
     pub(crate) own: bool,
 }
 
@@ -47,8 +47,28 @@ impl Awaiting {
         }
     }
 
-    /// The batch that waited is in the table.
-    pub(crate) fn forget(&mut self) {
-        self.since.clear();
+    /// A batch with rows of these former keys is in the table. Others wait on: the table is committed to meanwhile.
+    pub(crate) fn forget(&mut self, landed: impl Iterator<Item = FormerKey>) {
+        if !self.since.is_empty() {
+            landed.for_each(|former| _ = self.since.remove(&former));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_former_key_is_waited_for_since_it_was_asked_for_first_whatever_is_committed_meanwhile() {
+        let former = |key| FormerKey { key, lsn: Some(9) };
+        let asked = |key| [Awaited { former: former(key), own: false }];
+        let mut awaiting = Awaiting { at_most: Duration::from_millis(40), ..Awaiting::default() };
+        assert!(awaiting.check(&asked(1), "t").is_err());
+        assert!(awaiting.check(&asked(2), "t").is_err());
+        std::thread::sleep(Duration::from_millis(60));
+        awaiting.forget([former(2)].into_iter());
+        assert!(awaiting.check(&asked(1), "t").is_ok());
+        assert!(awaiting.check(&asked(2), "t").is_err(), "the next row that needs it waits again");
     }
 }

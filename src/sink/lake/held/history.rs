@@ -5,7 +5,7 @@
 //! carries: the newest version older than the row of the new key. A changed key's delete leaves its mark in a data file (a deleted row
 //! with the delete's own position), which proves that nothing of the former key is still on its way.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -18,7 +18,7 @@ use iceberg::table::Table;
 use roaring::RoaringBitmap;
 
 use super::Awaited;
-use super::resolve::{End, Recipe, Site};
+use super::resolve::{Delete, End, Recipe, Site};
 use super::stored::read_rows;
 use crate::change::origin;
 use crate::sink::lake::LakeError;
@@ -40,7 +40,7 @@ impl Ownership for Everybody {
 }
 
 /// Asks the table's history where nothing else knew. Answers the former keys that are still to be waited for; their rows stay
-/// without values if nobody does.
+/// without values if nobody does. `others`: whether this process has partitions beside the batch's one.
 ///
 /// # Errors
 /// When the table's files can't be read.
@@ -49,46 +49,46 @@ pub(crate) async fn look_back(
     layout: &Layout,
     manifests: &ManifestCache,
     recipes: &mut [Recipe],
+    others: bool,
 ) -> Result<Vec<Awaited>, LakeError> {
     let (mut awaited, mut keys) = (vec![], HashSet::new());
+    let lsns = lsns_of_last(base, layout, recipes).await?;
     for recipe in recipes.iter_mut() {
-        match &recipe.end {
-            End::Ended { former, live: Some(site) } => {
-                // A row that came to be after the key was changed is another: the one that is meant lies before it.
-                match (lsn_at(base, layout, site).await?, former.lsn) {
-                    (Some(at), Some(until)) if at > until => _ = keys.insert(former.key),
-                    _ => {
-                        awaited.push(Awaited { former: *former, own: true });
-                        recipe.end = End::Nowhere;
-                    }
-                }
+        let End::Before { former, last, delete } = &recipe.end else { continue };
+        match last.as_ref().map(|site| (site, lsns.get(site), former.lsn)) {
+            None => _ = keys.insert(former.key),
+            // A row that came to be after the key was changed is another: the one that is meant lies before it.
+            Some((_, Some(at), Some(until))) if *at > until => _ = keys.insert(former.key),
+            Some((site, ..)) if *delete == Delete::Proven => recipe.end = End::At(site.clone()),
+            Some(_) => {
+                awaited.push(Awaited { former: *former, own: true });
+                recipe.end = End::Nowhere;
             }
-            End::Ended { former, live: None } | End::Removed(former) => _ = keys.insert(former.key),
-            End::Nowhere | End::At(_) => {}
         }
     }
     let versions = versions(base, layout, manifests, &keys).await?;
     for recipe in recipes {
-        let (former, ended) = match recipe.end {
-            End::Ended { former, .. } => (former, true),
-            End::Removed(former) => (former, false),
-            End::Nowhere | End::At(_) => continue,
-        };
+        let End::Before { former, delete, .. } = recipe.end else { continue };
         let (known, until) = match (versions.get(&former.key), former.lsn) {
             (Some(known), Some(until)) => (known.as_slice(), until),
             // Never there; or which of several versions is meant can't be told.
             _ => (&[][..], 0),
         };
+        let marked = known.iter().any(|(lsn, _)| *lsn == until);
+        // Without the delete or its mark, newer versions may be on their way.
+        let waits = match delete {
+            Delete::Proven => false,
+            Delete::Some => !marked && !known.is_empty(),
+            Delete::Missing => !marked,
+        };
         let newest = known.iter().filter(|(lsn, _)| *lsn < until).max_by_key(|(lsn, _)| *lsn);
         recipe.end = match newest {
-            None => End::Nowhere,
-            // Without the mark of the delete, newer versions may be on their way.
-            Some(_) if ended && known.iter().all(|(lsn, _)| *lsn != until) => {
-                awaited.push(Awaited { former, own: false });
-                End::Nowhere
-            }
-            Some((_, site)) => End::At(site.clone()),
+            Some((_, site)) if !waits => End::At(site.clone()),
+            _ => End::Nowhere,
         };
+        if waits {
+            awaited.push(Awaited { former, own: others });
+        }
     }
     Ok(awaited)
 }
@@ -114,11 +114,25 @@ async fn versions(
     Ok(versions)
 }
 
-/// The source position of the row at `site`; `None` where the rows don't tell it.
-async fn lsn_at(base: &Table, layout: &Layout, site: &Site) -> Result<Option<i64>, LakeError> {
-    let Some(field) = lsn_field(layout) else { return Ok(None) };
-    let rows = [site.position].into_iter().collect();
-    Ok(lsns(base, &field, &site.path, &rows).await?.first().copied().flatten())
+/// The source positions of the last rows known, where the rows tell them.
+async fn lsns_of_last(base: &Table, layout: &Layout, recipes: &[Recipe]) -> Result<HashMap<Site, i64>, LakeError> {
+    let Some(field) = lsn_field(layout) else { return Ok(HashMap::new()) };
+    let mut files: BTreeMap<Arc<str>, RoaringBitmap> = BTreeMap::new();
+    for recipe in recipes {
+        if let End::Before { last: Some(site), .. } = &recipe.end {
+            files.entry(Arc::clone(&site.path)).or_default().insert(site.position);
+        }
+    }
+    let mut found = HashMap::new();
+    for (path, rows) in files {
+        if !base.file_io().exists(&path).await? {
+            continue;
+        }
+        let lsns = lsns(base, &field, &path, &rows).await?;
+        let sites = rows.iter().map(|position| Site { path: Arc::clone(&path), position });
+        found.extend(sites.zip(lsns).filter_map(|(site, lsn)| Some((site, lsn?))));
+    }
+    Ok(found)
 }
 
 fn lsn_field(layout: &Layout) -> Option<NestedFieldRef> {

@@ -56,6 +56,10 @@ enum Earlier {
     Held(u32),
     /// In the table, under this key.
     Stored(u128),
+    /// In the table, under a former key that a delete of the batch ended. Where no row has it any more, that delete came again, or is
+    /// the tombstone behind one that was committed before: the row is then where those went. `proven`: by its position the delete is
+    /// the one.
+    Ended { former: FormerKey, proven: bool },
     /// The row that a delete of this former key ended, and no such delete had come.
     Former(FormerKey),
 }
@@ -76,7 +80,6 @@ struct HeldRow {
 /// The row that the delete of a changed key ended.
 #[derive(Clone, Copy, Debug)]
 struct Ended {
-    lsn: Option<i64>,
     earlier: Earlier,
     /// Where it stands in a file of the batch, deleted: a row that lived within one batch is written all the same, so that whoever
     /// needs its values later finds them.
@@ -94,8 +97,8 @@ struct HeldBatch {
 pub(crate) struct HeldBack {
     batches: Vec<HeldBatch>,
     rows: Vec<HeldRow>,
-    /// By former key: the last delete of it as a changed one.
-    ended: HashMap<u128, Ended>,
+    /// The deletes of changed keys. Without a position, the last one of its key.
+    ended: HashMap<FormerKey, Ended>,
     /// Held rows that such a delete ended: they are written, deleted.
     buried: BTreeSet<u32>,
     /// Files of the batch with rows that may be looked for although they are deleted.
@@ -110,7 +113,9 @@ impl HeldBack {
 
     /// Memory held.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.bytes + self.rows.capacity() * size_of::<HeldRow>() + self.ended.capacity() * size_of::<(u128, Ended)>()
+        self.bytes
+            + self.rows.capacity() * size_of::<HeldRow>()
+            + self.ended.capacity() * size_of::<(FormerKey, Ended)>()
     }
 
     /// Whether a row that may be looked for stands in this file of the batch, though none in it lives.
@@ -135,25 +140,52 @@ impl HeldBack {
         self.change_places(|place| moved_to(moved, place));
     }
 
-    /// Joins what another worker holds back; its files are numbered from `first_file` on. Its held rows are numbered on from
-    /// [`HeldBack::count`] as it was before.
-    pub(crate) fn join(&mut self, mut other: HeldBack, first_file: u32) {
+    /// Joins what a later part holds back; its files are numbered from `first_file` on. Its held rows are numbered on from
+    /// [`HeldBack::count`] as it was before. What it looked for in the table may be in the parts `before` it, which it did not see.
+    pub(crate) fn join(&mut self, mut other: HeldBack, first_file: u32, before: &Overlay) {
         let (first_row, first_batch) = (self.count(), self.batches.len() as u32);
         other.change_places(|place| RowPlace { file: place.file + first_file, ..place });
-        let shift = |earlier: Earlier| match earlier {
+        let joined = |earlier: Earlier| match earlier {
             Earlier::Held(row) => Earlier::Held(row + first_row),
+            Earlier::Stored(key) | Earlier::Ended { former: FormerKey { key, .. }, .. } => match before.state(key) {
+                Some(KeyState::At(place)) => Earlier::Written(place),
+                Some(KeyState::Held(row)) => Earlier::Held(row),
+                Some(KeyState::Deleted) => match earlier {
+                    Earlier::Ended { former, .. } => Earlier::Former(former),
+                    _ => Earlier::Nowhere,
+                },
+                Some(KeyState::Arriving(_)) | None => earlier,
+            },
             earlier => earlier,
         };
         self.rows.extend(other.rows.into_iter().map(|held| HeldRow {
             batch: held.batch + first_batch,
-            earlier: shift(held.earlier),
+            earlier: joined(held.earlier),
             ..held
         }));
-        self.ended.extend(other.ended.into_iter().map(|(key, e)| (key, Ended { earlier: shift(e.earlier), ..e })));
+        for (former, ended) in other.ended {
+            let earlier = joined(ended.earlier);
+            match (ended.earlier, earlier) {
+                (Earlier::Ended { .. }, Earlier::Written(place)) => _ = self.needed_files.insert(place.file),
+                (Earlier::Ended { .. }, Earlier::Held(row)) => _ = self.buried.insert(row),
+                // The key had no row any more: this delete ended nothing.
+                (_, Earlier::Former(_)) => continue,
+                _ => {}
+            }
+            self.ended.insert(former, Ended { earlier, ..ended });
+        }
         self.needed_files.extend(other.needed_files.into_iter().map(|file| file + first_file));
         self.buried.extend(other.buried.into_iter().map(|row| row + first_row));
         self.batches.extend(other.batches);
         self.bytes += other.bytes;
+    }
+
+    /// Former keys whose rows its rows need.
+    pub(crate) fn former_keys(&self) -> impl Iterator<Item = FormerKey> + '_ {
+        self.rows.iter().filter_map(|row| match row.earlier {
+            Earlier::Former(former) | Earlier::Ended { former, .. } => Some(former),
+            _ => None,
+        })
     }
 
     /// Rows held, those included that nobody needs any more.

@@ -50,13 +50,23 @@ impl Moved {
 pub(super) enum End {
     Nowhere,
     At(Site),
-    /// In the row that the delete of a changed key ended, known to the table's history at best; `live` is a row that has the key now.
-    Ended {
+    /// In the last row of the key before a source position. `last` is the last one known, which may be a newer one; else the table's
+    /// history may know.
+    Before {
         former: FormerKey,
-        live: Option<Site>,
+        last: Option<Site>,
+        delete: Delete,
     },
-    /// In a row that another writer deleted: the last one of the key before a source position.
-    Removed(FormerKey),
+}
+
+/// What the batch has of the delete that ended a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Delete {
+    /// That very delete, so nothing of the former key is still on its way; or there was none.
+    Proven,
+    /// One without a position: it may be another.
+    Some,
+    Missing,
 }
 
 /// How a row becomes whole.
@@ -77,7 +87,7 @@ impl HeldBack {
         let keys: BTreeSet<u128> = all
             .filter_map(|earlier| match earlier {
                 Earlier::Stored(key) => Some(key),
-                Earlier::Former(former) => Some(former.key),
+                Earlier::Ended { former, .. } | Earlier::Former(former) => Some(former.key),
                 _ => None,
             })
             .collect();
@@ -129,13 +139,23 @@ impl HeldBack {
                 Earlier::Written(place) => site(place, path),
                 Earlier::Stored(key) => match answers.get(&key) {
                     Some(Stored::Live(site)) => End::At(site.clone()),
-                    Some(Stored::Deleted) => End::Removed(FormerKey { key, lsn: held.lsn }),
+                    Some(Stored::Deleted) => {
+                        let former = FormerKey { key, lsn: held.lsn };
+                        End::Before { former, last: None, delete: Delete::Proven }
+                    }
                     None => End::Nowhere,
                 },
-                Earlier::Former(former) => match (moved.sites.get(&former), answers.get(&former.key)) {
-                    (Some(site), _) => End::At(site.clone()),
-                    (None, Some(Stored::Live(site))) => End::Ended { former, live: Some(site.clone()) },
-                    (None, None | Some(Stored::Deleted)) => End::Ended { former, live: None },
+                Earlier::Ended { former, proven } => {
+                    let last = live(answers, former.key).or_else(|| moved.sites.get(&former).cloned());
+                    let delete = if proven || last.is_some() { Delete::Proven } else { Delete::Some };
+                    match last.is_none() && former.lsn.is_none() {
+                        true => End::Nowhere,
+                        false => End::Before { former, last, delete },
+                    }
+                }
+                Earlier::Former(former) => match moved.sites.get(&former) {
+                    Some(site) => End::Before { former, last: Some(site.clone()), delete: Delete::Proven },
+                    None => End::Before { former, last: live(answers, former.key), delete: Delete::Missing },
                 },
             };
             break;
@@ -150,21 +170,25 @@ impl HeldBack {
         buried: &'a HashMap<u32, Site>,
         path: impl Fn(u32) -> Option<Arc<str>> + 'a,
     ) -> impl Iterator<Item = (FormerKey, Site)> + 'a {
-        self.ended.iter().filter_map(move |(key, ended)| {
+        self.ended.iter().filter_map(move |(former, ended)| {
             let end = match (ended.place, ended.earlier) {
                 (Some(place), _) | (None, Earlier::Written(place)) => site(place, &path),
                 (None, Earlier::Held(row)) => End::At(buried.get(&row)?.clone()),
-                (None, Earlier::Stored(key)) => match answers.get(&key)? {
-                    Stored::Live(site) => End::At(site.clone()),
-                    Stored::Deleted => End::Nowhere,
-                },
+                (None, Earlier::Ended { former, .. }) => End::At(live(answers, former.key)?),
                 (None, _) => End::Nowhere,
             };
             match end {
-                End::At(site) => Some((FormerKey { key: *key, lsn: ended.lsn }, site)),
+                End::At(site) => Some((*former, site)),
                 _ => None,
             }
         })
+    }
+}
+
+fn live(answers: &HashMap<u128, Stored>, key: u128) -> Option<Site> {
+    match answers.get(&key) {
+        Some(Stored::Live(site)) => Some(site.clone()),
+        Some(Stored::Deleted) | None => None,
     }
 }
 

@@ -94,7 +94,7 @@ impl StoredRows {
     pub(super) async fn next(&mut self) -> Result<Option<RecordBatch>, LakeError> {
         let Some(batch) = self.batches.try_next().await? else { return Ok(None) };
         let rows = batch.num_rows();
-        let refuse = |name: &str, e: ArrowError| LakeError::Storage(format!("{}: column {name}: {e}", self.path));
+        let refuse = |name: &str, e: ArrowError| ArrowError::CastError(format!("{}: column {name}: {e}", self.path));
         let mut columns = Vec::with_capacity(self.fields.len());
         for (field, to) in self.fields.iter().zip(self.types.fields()) {
             let column = match at(batch.schema_ref().fields(), field.id, &field.name) {
@@ -179,7 +179,7 @@ fn absent(field: &NestedFieldRef, to: &DataType, rows: usize) -> Result<ArrayRef
         Some(Literal::Primitive(L::UInt128(v))) => Arc::new(FixedSizeBinaryArray::from(vec![&v.to_be_bytes()])),
         Some(other) => {
             let how = "an initial default of this kind can't be read here";
-            return Err(LakeError::Storage(format!("column {}: {how}: {other:?}", field.name)));
+            return Err(ArrowError::NotYetImplemented(format!("column {}: {how}: {other:?}", field.name)).into());
         }
     };
     let one = cast_with_options(&one, to, &CastOptions { safe: false, ..Default::default() })?;

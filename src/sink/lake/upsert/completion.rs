@@ -26,7 +26,8 @@ impl Upserts {
         let path = |number: u32| paths.get(&number).cloned();
         let answers = self.stored(base, &batch.held.questions()).await?;
         let mut recipes = batch.held.recipes(overlay, &answers, &self.moved, path);
-        let awaited = look_back(base, layout, &self.manifests, &mut recipes).await?;
+        let others = self.owned.len() > 1;
+        let awaited = look_back(base, layout, &self.manifests, &mut recipes, others).await?;
         self.awaited.check(&awaited, &layout.table)?;
         let completed = complete(base, layout, batch, &recipes).await?;
         let moved = batch.held.sites_of_ended(&answers, &completed.buried, path).collect();
