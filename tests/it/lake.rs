@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, Int64Type};
+use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use firn::batch::ChangeBatch;
 use firn::change::Mode;
 use firn::change::{Column, ColumnType, Op, RowSchema};
 use firn::position::{Checkpoint, Span, TopicPartition};
 use firn::sink::lake::{CommitFailure, Committed, LakeError, LakeTable, Staged, TableSpec};
 use firn_catalog::memory::MemoryCatalog;
-use firn_catalog::{Catalog, ManifestCache, live};
+use firn_catalog::storage::fault::{Effect, Fault, Op as Call};
+use firn_catalog::{Catalog, ErrorKind, ManifestCache, live};
 use futures::TryStreamExt;
 use iceberg::expr::Reference;
 use iceberg::spec::{Datum, FormatVersion, NullOrder, SortDirection, Transform};
@@ -278,4 +281,79 @@ async fn long_values_are_found_by_a_filter() {
         let batches: Vec<RecordBatch> = scan.to_arrow().await.unwrap().try_collect().await.unwrap();
         assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 1);
     }
+}
+
+/// A row of a table whose key is `id` and `d`.
+fn composite(id: i64, d: f64, v: &str) -> ChangeBatch {
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", Arc::new(Int64Array::from(vec![id]))),
+        ("d", Arc::new(Float64Array::from(vec![d]))),
+        ("v", Arc::new(StringArray::from(vec![v]))),
+    ];
+    ChangeBatch::new(RecordBatch::try_from_iter(columns).unwrap(), vec![Op::Create])
+}
+
+async fn composite_rows(table: &Table) -> Vec<(i64, f64, String)> {
+    let batches: Vec<RecordBatch> =
+        table.scan().build().unwrap().to_arrow().await.unwrap().try_collect().await.unwrap();
+    let mut rows = vec![];
+    for batch in batches {
+        let column = |name: &str| batch.column_by_name(name).unwrap();
+        let (id, d) = (column("id").as_primitive::<Int64Type>(), column("d").as_primitive::<Float64Type>());
+        let v = column("v").as_string::<i32>();
+        rows.extend((0..batch.num_rows()).map(|i| (id.value(i), d.value(i), v.value(i).to_owned())));
+    }
+    rows.sort_by(|a, b| a.partial_cmp(b).unwrap());
+    rows
+}
+
+#[rstest]
+#[case::of_the_records(true, &[])]
+#[case::declared_later(false, &["id", "d"])]
+#[case::of_records_that_came_later(false, &[])]
+#[tokio::test]
+async fn a_key_with_a_float_is_the_same_after_a_restart(#[case] from_the_start: bool, #[case] declared: &[&str]) {
+    let catalog = MemoryCatalog::default();
+    let made = spec(Mode::Upsert);
+    let columns = |with_float: bool| {
+        let d = if with_float { Column::key("d", ColumnType::Double) } else { Column::new("d", ColumnType::Double) };
+        RowSchema { columns: vec![Column::key("id", ColumnType::Long), d, Column::new("v", ColumnType::String)] }
+    };
+    let key = |table: &LakeTable| -> Vec<String> {
+        let rows = table.columns().unwrap().rows().clone();
+        rows.columns.into_iter().filter(|c| c.key).map(|c| c.name).collect()
+    };
+    let first = open(&catalog, made.clone()).await;
+    first.ensure_schema(&columns(from_the_start)).await.unwrap();
+    if !from_the_start && declared.is_empty() {
+        first.ensure_schema(&columns(true)).await.unwrap();
+    }
+    // No record tells these processes their key.
+    let spec = TableSpec { key: declared.iter().map(|name| (*name).to_owned()).collect(), ..made };
+    for (offset, batch) in
+        [composite(1, 2.0, "a"), composite(1, 3.0, "b"), composite(1, 3.0, "c")].into_iter().enumerate()
+    {
+        let table = open(&catalog, spec.clone()).await;
+        assert_eq!(key(&table), ["id", "d"], "found");
+        table.checkpoint().await.unwrap();
+        assert_eq!(key(&table), ["id", "d"], "read again");
+        let staged = stage(&table, vec![batch], vec![span(0, offset as i64, offset as i64 + 1)]).await;
+        table.commit(vec![staged]).await.unwrap();
+    }
+    let rows = composite_rows(&load(&catalog, &spec).await).await;
+    assert_eq!(rows, [(1, 2.0, "a".to_owned()), (1, 3.0, "c".to_owned())]);
+}
+
+#[tokio::test]
+async fn storage_that_goes_away_while_a_file_is_read_does_not_fail_the_batch() {
+    let (catalog, spec) = (MemoryCatalog::default(), spec(Mode::Upsert));
+    let table = open(&catalog, spec.clone()).await;
+    table.ensure_schema(&columns(&["v"])).await.unwrap();
+    put(&table, &[(1, Some("a")), (2, Some("a"))], 0).await;
+    // It has to read the keys first.
+    let other = open(&catalog, spec.clone()).await;
+    catalog.faults().add(Fault::on([Call::Get], Effect::Fail(ErrorKind::Unavailable)).path("/data/").times(2));
+    put(&other, &[(1, Some("b"))], 2).await;
+    assert_eq!(catalog.faults().pending(), 0);
+    assert_eq!(count(&load(&catalog, &spec).await).await, 2);
 }

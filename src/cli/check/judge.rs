@@ -9,7 +9,7 @@ use crate::change::{ColumnType, DeleteImage};
 use crate::config::error::nearest;
 use crate::config::{Config, Mode, TableConfig};
 use crate::position::Checkpoint;
-use crate::sink::lake::MODE;
+use crate::sink::lake::{MODE, key_columns};
 use crate::source::kafka::inspect::{Cluster, Watermarks};
 
 /// Partition -> how far its log reaches.
@@ -100,9 +100,9 @@ pub(super) fn table(wanted: &TableConfig, metadata: &TableMetadata) -> Vec<Findi
             ));
         }
     }
-    let keys: Vec<&str> = schema.identifier_field_ids().filter_map(|id| schema.name_by_field_id(id)).collect();
+    let keys = key_columns(metadata);
     if wanted.mode == Mode::Upsert && !wanted.key.is_empty() && !keys.is_empty() {
-        let mut have = keys.clone();
+        let mut have: Vec<&str> = keys.iter().map(String::as_str).collect();
         have.sort_unstable();
         let mut want: Vec<&str> = wanted.key.iter().map(String::as_str).collect();
         want.sort_unstable();

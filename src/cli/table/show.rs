@@ -11,7 +11,7 @@ use super::super::{Failure, Output, print};
 use super::utc;
 use crate::position::Checkpoint;
 use crate::sink::lake::letters::{PENDING, REPLAYED};
-use crate::sink::lake::{CHECKPOINT, COLUMNS, SCHEMA_HISTORY, SchemaChange, schema_history};
+use crate::sink::lake::{CHECKPOINT, COLUMNS, KEY, SCHEMA_HISTORY, SchemaChange, key_columns, schema_history};
 
 /// What the current snapshot's summary says of the table's size.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -96,7 +96,7 @@ fn shown(table: &Table) -> Shown {
     let term = |id: i32, transform: iceberg::spec::Transform| {
         crate::config::PartitionBy { column: column(id), transform }.to_string()
     };
-    let keys: Vec<i32> = schema.identifier_field_ids().collect();
+    let keys = key_columns(metadata);
     let checkpoint = metadata.properties().get(CHECKPOINT).and_then(|json| Checkpoint::from_json(json).ok());
     let positions = checkpoint.iter().flat_map(|c| &c.topics);
     Shown {
@@ -128,7 +128,7 @@ fn shown(table: &Table) -> Shown {
                 name: f.name.clone(),
                 column_type: f.field_type.to_string(),
                 required: f.required,
-                key: keys.contains(&f.id),
+                key: keys.contains(&f.name),
                 doc: f.doc.clone(),
             })
             .collect(),
@@ -192,7 +192,7 @@ fn text(t: &Shown) -> String {
     }
     line("properties", "");
     // These stand above, in words; letters have a command of their own.
-    let told = [CHECKPOINT, COLUMNS, SCHEMA_HISTORY, PENDING, REPLAYED];
+    let told = [CHECKPOINT, COLUMNS, KEY, SCHEMA_HISTORY, PENDING, REPLAYED];
     for (name, value) in t.properties.iter().filter(|(name, _)| !told.contains(&name.as_str())) {
         line("", &format!("{name} = {value}"));
     }

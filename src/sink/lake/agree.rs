@@ -16,7 +16,7 @@ use crate::sink::lake::evolution::{
 use crate::sink::lake::layout::{Layout, TableColumns};
 use crate::sink::lake::resume::MODE;
 use crate::sink::lake::schema::to_iceberg;
-use crate::sink::lake::{LakeError, LakeTable};
+use crate::sink::lake::{KEY, LakeError, LakeTable, row_key};
 
 /// Rounds of "load, work out the columns, swap" before a table whose columns keep moving is given up. Each round is lost only when
 /// another process changed the table meanwhile.
@@ -57,7 +57,7 @@ impl LakeTable {
         let mut last = None;
         for _ in 0..SCHEMA_ROUNDS {
             let (table, fits) = match self.load().await? {
-                None => match self.create(&record, asker).await {
+                None => match self.create(&record, &key_columns, asker).await {
                     Ok(table) => (table, true),
                     Err(e) if e.is_race() => {
                         last = Some(e);
@@ -76,7 +76,7 @@ impl LakeTable {
             };
             let table = match fits {
                 true => table,
-                false => match self.evolve(table, &record, asker).await {
+                false => match self.evolve(table, &record, &key_columns, asker).await {
                     Ok(table) => table,
                     Err(e) if e.is_race() => {
                         last = Some(e);
@@ -96,11 +96,14 @@ impl LakeTable {
         Err(last.unwrap_or_else(|| self.spec.settings("the table's columns keep changing: try again")))
     }
 
-    async fn create(&self, record: &RowSchema, asker: Option<&Asker>) -> Result<Table, LakeError> {
+    async fn create(&self, record: &RowSchema, key: &[String], asker: Option<&Asker>) -> Result<Table, LakeError> {
         refuse_collisions(&self.spec.to_string(), record)?;
         let schema = to_iceberg(record, self.spec.mode)?;
         let mut properties = self.spec.properties.clone();
         properties.insert(MODE.to_owned(), self.spec.mode.as_str().to_owned());
+        if self.spec.mode == Mode::Upsert {
+            properties.insert(KEY.to_owned(), row_key::to_json(&schema, key));
+        }
         let changes = vec![ColumnChange::Created { columns: record.columns.len() }];
         let change = schema_change(schema.schema_id(), None, asker, changes);
         properties.insert(SCHEMA_HISTORY.to_owned(), with_change(&properties, change));
@@ -119,21 +122,37 @@ impl LakeTable {
         Ok(self.catalog.create(namespace, creation).await?)
     }
 
-    async fn evolve(&self, table: Table, record: &RowSchema, asker: Option<&Asker>) -> Result<Table, LakeError> {
+    async fn evolve(
+        &self,
+        table: Table,
+        record: &RowSchema,
+        key: &[String],
+        asker: Option<&Asker>,
+    ) -> Result<Table, LakeError> {
         let metadata = table.metadata();
         let name = self.spec.to_string();
         let (mode, type_change, dropped_column) = (self.spec.mode, self.spec.type_change, self.spec.dropped_column);
         let rules = Rules { mode, type_change, dropped_column };
         let base = Base::of(&name, metadata)?;
-        let Some(evolved) = evolve(&base, record, asker.and_then(|a| a.lsn), rules)? else { return Ok(table) };
-        let Evolved { schema, remembered, changes } = evolved;
+        let evolved = evolve(&base, record, asker.and_then(|a| a.lsn), rules)?;
+        let schema: &Schema = evolved.as_ref().map_or(metadata.current_schema().as_ref(), |evolved| &evolved.schema);
+        let noted = (mode == Mode::Upsert).then(|| row_key::to_note(metadata, schema, key)).flatten();
+        let mut properties: HashMap<String, String> = noted.map(|key| (KEY.to_owned(), key)).into_iter().collect();
+        let mut updates = vec![];
+        let mut what = format!("the key is ({})", key.join(", "));
+        if let Some(Evolved { schema, remembered, changes }) = evolved {
+            what = changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let after = metadata.current_snapshot_id();
+            let change = schema_change(next_schema_id(metadata, &schema), after, asker, changes);
+            properties.insert(SCHEMA_HISTORY.to_owned(), with_change(metadata.properties(), change));
+            properties.insert(COLUMNS.to_owned(), remembered.to_json());
+            updates.extend([TableUpdate::AddSchema { schema }, TableUpdate::SetCurrentSchema { schema_id: -1 }]);
+        }
+        if properties.is_empty() {
+            return Ok(table);
+        }
+        updates.push(TableUpdate::SetProperties { updates: properties });
         let record = asker.map_or_else(String::new, |a| a.origin.to_string());
-        let what = changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let change = schema_change(next_schema_id(metadata, &schema), metadata.current_snapshot_id(), asker, changes);
-        let properties = HashMap::from([
-            (SCHEMA_HISTORY.to_owned(), with_change(metadata.properties(), change)),
-            (COLUMNS.to_owned(), remembered.to_json()),
-        ]);
         let requirements = [
             TableRequirement::UuidMatch { uuid: metadata.uuid() },
             TableRequirement::CurrentSchemaIdMatch { current_schema_id: metadata.current_schema_id() },
@@ -143,11 +162,6 @@ impl LakeTable {
                 r#ref: MAIN_BRANCH.to_owned(),
                 snapshot_id: metadata.current_snapshot_id(),
             },
-        ];
-        let updates = [
-            TableUpdate::AddSchema { schema },
-            TableUpdate::SetCurrentSchema { schema_id: -1 },
-            TableUpdate::SetProperties { updates: properties },
         ];
         let table = self.catalog.swap(&table, &requirements, &updates).await?;
         tracing::info!(table = %self.spec, record, "columns changed: {what}");

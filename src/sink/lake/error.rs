@@ -58,6 +58,8 @@ impl LakeError {
             LakeError::Catalog(e) => matches!(e.kind(), K::Unavailable | K::Conflict | K::OutcomeUnknown),
             LakeError::Storage(_) | LakeError::Awaited { .. } => true,
             LakeError::Iceberg(e) => e.kind() == iceberg::ErrorKind::Unexpected,
+            // Iceberg's reader hands what storage failed with through Parquet's; damaged files fail otherwise.
+            LakeError::Parquet(parquet::errors::ParquetError::External(e)) => e.is::<iceberg::Error>(),
             _ => false,
         }
     }

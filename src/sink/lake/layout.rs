@@ -16,7 +16,7 @@ use crate::change::{RowSchema, origin};
 use crate::lineage::Lineage;
 use crate::sink::lake::evolution::{Remembered, fixed};
 use crate::sink::lake::parquet_file::data_properties;
-use crate::sink::lake::{LakeError, TableSpec, schema};
+use crate::sink::lake::{LakeError, TableSpec, row_key, schema};
 
 /// One version of a table's layout.
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ impl TableColumns {
 }
 
 impl Layout {
-    /// The layout of `table` as it is now. `key_columns` are the declared ones; without any, the table's identifier fields.
+    /// The layout of `table` as it is now. `key_columns` are the records'; empty until one came.
     ///
     /// # Errors
     /// When an upsert table has no key, or a key column is missing.
@@ -64,24 +64,7 @@ impl Layout {
         let fields = schema.as_struct().fields();
         let key = match spec.mode {
             Mode::Append => vec![],
-            Mode::Upsert => {
-                let mut key = vec![];
-                for name in key_columns {
-                    key.push(
-                        schema::find(fields, name)
-                            .ok_or_else(|| spec.settings(format!("the key column {name} is missing in the table")))?,
-                    );
-                }
-                if key.is_empty() {
-                    let ids: Vec<i32> = schema.identifier_field_ids().collect();
-                    key = (0..fields.len()).filter(|i| ids.contains(&fields[*i].id)).collect();
-                }
-                if key.is_empty() {
-                    return Err(spec.settings("upsert needs a key: declare the key columns, or use mode append"));
-                }
-                key.sort_unstable();
-                key
-            }
+            Mode::Upsert => row_key::places(metadata, spec, key_columns)?,
         };
         for column in &mut rows.columns {
             column.key = key.iter().any(|i| fields[*i].name == column.name);

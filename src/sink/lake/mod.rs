@@ -35,6 +35,7 @@ mod ownership;
 mod parquet_file;
 mod planner;
 mod resume;
+mod row_key;
 mod scan;
 mod schema;
 mod sorted_file;
@@ -52,6 +53,7 @@ pub use evolution::{AskingRecord, COLUMNS, ColumnChange, SCHEMA_HISTORY, SchemaC
 pub use held::Unavailable;
 pub use layout::TableColumns;
 pub use resume::{CHECKPOINT, GENERATION, LAST_SNAPSHOT_ID, MODE};
+pub use row_key::{KEY, key_columns};
 pub use spec::TableSpec;
 pub use staged::Staged;
 pub(crate) use staged::StagedFile;

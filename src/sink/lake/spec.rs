@@ -14,13 +14,15 @@ use crate::change::Mode;
 use crate::lineage::{DroppedColumn, TypeChange};
 use crate::sink::lake::LakeError;
 
-/// The settings of one table. All but the names apply when the table is created; an existing table keeps its own.
+/// The settings of one table. All but the names and the key apply when the table is created; an existing table keeps its own.
 #[derive(Clone, Debug)]
 pub struct TableSpec {
     /// E.g. `["inventory"]`.
     pub namespace: Vec<String>,
     pub name: String,
     pub mode: Mode,
+    /// The columns that are declared to be the key; empty where the records tell it.
+    pub key: Vec<String>,
     /// Terms such as `day(created_at)`, `bucket(16, id)`, `truncate(4, name)`, `identity(country)`, or a bare column.
     pub partition_by: Vec<String>,
     /// Terms such as `id`, `created_at desc nulls last`, `bucket(16, id) asc`.
@@ -54,6 +56,7 @@ impl TableSpec {
             namespace: vec![namespace.into()],
             name: name.into(),
             mode: Mode::Append,
+            key: vec![],
             partition_by: vec![],
             sort_by: vec![],
             format_version: 2,
