@@ -4,6 +4,8 @@
 //! |---|---|
 //! | is older than the snapshot by its LSN | the snapshot would have brought it again |
 //! | came before the snapshot's first record, by Kafka's timestamps | a transaction that was under way during the snapshot follows it with an older LSN |
+//!
+//! Where a partition's log begins after the snapshot did, nobody can tell what came before it: the rows of that partition stay.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -52,6 +54,8 @@ pub struct Swept {
     pub rows: u64,
     /// Keys of some of them.
     pub keys: Vec<String>,
+    /// Partitions whose log begins after the snapshot did: their rows stay, whatever the snapshot found.
+    pub unjudged: Vec<i32>,
     /// The commit that removed them; `None` where nothing was removed.
     pub snapshot_id: Option<i64>,
 }
@@ -86,7 +90,13 @@ pub async fn sweep(
             "no snapshot of the source came through {topic}: there is nothing to compare with"
         )));
     };
-    let sweep = limits(config, &topic, &standing, snapshot).await?;
+    let (sweep, unjudged) = limits(config, &topic, &standing, snapshot).await?;
+    if sweep.before.is_empty() {
+        return Err(refused(format!(
+            "the log of {topic} begins after its last snapshot did (retention), so which rows came before that can't be told: have \
+             the source read anew, and sweep while the log still has all of that snapshot"
+        )));
+    }
     if let Some(why) = sweep.refused(&standing) {
         return Err(refused(format!("not yet: {why}; let `firn run` catch up and try again")));
     }
@@ -97,6 +107,7 @@ pub async fn sweep(
         snapshot_lsn: snapshot.lsn,
         rows: ghosts.rows,
         keys: ghosts.keys,
+        unjudged,
         snapshot_id: None,
     };
     if dry_run || ghosts.rows == 0 {
@@ -121,13 +132,13 @@ pub async fn sweep(
     }
 }
 
-/// Where the topic ends now, and where the snapshot begins in each partition.
+/// Where the topic ends now, and where the snapshot begins in each partition whose log tells; the others.
 async fn limits(
     config: &Config,
     topic: &str,
     standing: &Checkpoint,
     snapshot: SourceSnapshot,
-) -> Result<Sweep, SweepError> {
+) -> Result<(Sweep, Vec<i32>), SweepError> {
     let settings: ClientSettings =
         kafka::settings(&config.kafka.bootstrap_servers, config.kafka.properties.iter(), NO_FETCH);
     let known = standing.topics.get(topic).map_or(0, |t| t.partition_count);
@@ -145,7 +156,40 @@ async fn limits(
     if count < known {
         return Err(SweepError::Refused(format!("topic {topic} has {count} partitions, the table knows {known}")));
     }
+    let (before, unjudged) = beginnings(&ends, since);
     let ends: BTreeMap<i32, i64> = ends.into_iter().map(|(at, _, high)| (at.partition, high)).collect();
-    let before = since.into_iter().map(|(at, offset)| (at.partition, offset)).collect();
-    Ok(Sweep { topic: topic.to_owned(), snapshot, before, ends })
+    Ok((Sweep { topic: topic.to_owned(), snapshot, before, ends }, unjudged))
+}
+
+/// Where the snapshot begins in each partition that still has the record before it, or never lost one; the others. `since` are the
+/// first offsets that are not older than it.
+fn beginnings(
+    logs: &[(TopicPartition, i64, i64)],
+    since: Vec<(TopicPartition, i64)>,
+) -> (BTreeMap<i32, i64>, Vec<i32>) {
+    let low: BTreeMap<&TopicPartition, i64> = logs.iter().map(|(at, low, _)| (at, *low)).collect();
+    let (mut before, mut unjudged) = (BTreeMap::new(), vec![]);
+    for (at, offset) in since {
+        match low.get(&at) {
+            Some(low) if *low == 0 || offset > *low => _ = before.insert(at.partition, offset),
+            _ => unjudged.push(at.partition),
+        }
+    }
+    (before, unjudged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_whose_log_begins_after_the_snapshot_is_not_judged() {
+        let at = |partition| TopicPartition::new("t", partition);
+        // Whole; cut, but the record before the snapshot is there; cut behind it; emptied; never written to.
+        let logs = [(at(0), 0, 90), (at(1), 10, 90), (at(2), 50, 90), (at(3), 70, 70), (at(4), 0, 0)];
+        let since = vec![(at(0), 0), (at(1), 11), (at(2), 50), (at(3), 70), (at(4), 0)];
+        assert_eq!(beginnings(&logs, since), ([(0, 0), (1, 11), (4, 0)].into(), vec![2, 3]));
+        // All that it has is older: nothing came since.
+        assert_eq!(beginnings(&[(at(0), 10, 90)], vec![(at(0), 90)]), ([(0, 90)].into(), vec![]));
+    }
 }

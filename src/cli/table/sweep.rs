@@ -33,7 +33,10 @@ pub(super) async fn run(args: &SweepArgs, output: Output) -> Result<(), Failure>
     let mut text = match swept.snapshot_id {
         Some(id) => format!("removed {} rows from {} in snapshot {id}\n", swept.rows, swept.table),
         None if swept.rows == 0 => {
-            format!("nothing to remove: the snapshot at LSN {} found every row\n", swept.snapshot_lsn)
+            format!(
+                "nothing to remove: the snapshot at LSN {} found every row that can be judged\n",
+                swept.snapshot_lsn
+            )
         }
         None => format!("{} rows of {} would be removed\n", swept.rows, swept.table),
     };
@@ -43,6 +46,13 @@ pub(super) async fn run(args: &SweepArgs, output: Output) -> Result<(), Failure>
     let more = swept.rows.saturating_sub(swept.keys.len() as u64);
     if more > 0 {
         text += &format!("  and {more} more\n");
+    }
+    if !swept.unjudged.is_empty() {
+        let partitions = swept.unjudged.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        text += &format!(
+            "not judged: the rows of partitions {partitions} of {}, whose logs begin after the snapshot did\n",
+            swept.topic
+        );
     }
     print::text(&text)
 }
