@@ -12,6 +12,7 @@ use firn::sink::lake::letters::{MetLetter, PENDING, PendingLetter, Replay, Stand
 use firn::sink::lake::{CommitFailure, LakeTable, Staged, TableSpec};
 use firn_catalog::Catalog;
 use firn_catalog::memory::MemoryCatalog;
+use iceberg::{TableRequirement, TableUpdate};
 use tokio::runtime::Handle;
 
 const TOPIC: &str = "t";
@@ -163,4 +164,46 @@ async fn a_replay_worked_out_before_a_later_change_is_stale() {
     table.commit(vec![staged.replaying(closed)]).await.unwrap();
     assert_eq!((standing(&table).await.replays, standing(&table).await.pending.len()), (1, 0));
     assert!(matches!(table.commit(vec![again]).await.unwrap_err(), CommitFailure::Stale(_)));
+}
+
+#[tokio::test]
+async fn enrolling_moves_the_head_so_that_nobody_lands_who_planned_before() {
+    let catalog = MemoryCatalog::default();
+    let table = open(&catalog).await;
+    let first = stage(&table, 0, vec![Letter(1), Change(2, Some("a"))]).await;
+    table.commit(vec![first]).await.unwrap();
+    let before = (catalog.load(&table.spec().ident().unwrap()).await.unwrap(), table.checkpoint().await.unwrap());
+    table.enrol(&[(origin(0), 7)]).await.unwrap();
+    let after = (catalog.load(&table.spec().ident().unwrap()).await.unwrap(), table.checkpoint().await.unwrap());
+    assert_ne!(after.0.metadata().current_snapshot_id(), before.0.metadata().current_snapshot_id());
+    assert_eq!(after.1, before.1);
+    assert_eq!(pending(&table, 0).await.map(|p| (p.key, p.noted_from)), Some((7, 2)));
+    let on = stage(&table, 2, vec![Change(2, Some("b"))]).await;
+    assert_eq!(table.commit(vec![on]).await.unwrap().foreign_snapshots, 0);
+}
+
+#[tokio::test]
+async fn a_set_of_another_kind_is_not_believed_after_changes_that_it_missed() {
+    let catalog = MemoryCatalog::default();
+    let table = open(&catalog).await;
+    let first = stage(&table, 0, vec![Letter(1), Change(2, Some("a"))]).await;
+    table.commit(vec![first]).await.unwrap();
+    let stored = async || {
+        let loaded = catalog.load(&table.spec().ident().unwrap()).await.unwrap();
+        let set = loaded.metadata().properties()[PENDING].clone();
+        (loaded, set)
+    };
+    let (base, own) = stored().await;
+    let mut other: serde_json::Value = serde_json::from_str(&own).unwrap();
+    other["probe"] = "of another version".into();
+    let updates = [TableUpdate::SetProperties { updates: [(PENDING.to_owned(), other.to_string())].into() }];
+    let uuid = TableRequirement::UuidMatch { uuid: base.metadata().uuid() };
+    catalog.swap(&base, &[uuid], &updates).await.unwrap();
+    let change = stage(&table, 2, vec![Change(1, None)]).await;
+    table.commit(vec![change]).await.unwrap();
+    let set: serde_json::Value = serde_json::from_str(&stored().await.1).unwrap();
+    assert_eq!(
+        (&set["letters"], &set["probe"]),
+        (&serde_json::json!([]), &serde_json::from_str::<serde_json::Value>(&own).unwrap()["probe"])
+    );
 }

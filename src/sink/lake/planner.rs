@@ -159,7 +159,8 @@ impl BatchPlanner<'_> {
         let mut properties = vec![];
         if let (Some(_), Some(layout)) = (&self.upserts, self.batch.layouts.first()) {
             let key_ids = layout.key_ids();
-            let before = PendingSet::read(metadata.properties().get(PENDING).map(String::as_str), &key_ids);
+            let stored = metadata.properties().get(PENDING);
+            let before = PendingSet::read(stored.map(String::as_str), &key_ids);
             if let Some(reason) = self.batch.replay.as_ref().and_then(|replay| before.refuses(replay)) {
                 return Err(Stop::Stale(reason));
             }
@@ -168,8 +169,10 @@ impl BatchPlanner<'_> {
             if let Some(replay) = &self.batch.replay {
                 after.settle(replay);
             }
-            if after != before {
-                properties.push((PENDING.to_owned(), after.to_json(&key_ids)));
+            let json = after.to_json(&key_ids);
+            // A set of another kind goes too: from here on it would miss changes, and its own kind would believe it.
+            if stored.map_or(!after.is_empty(), |stored| *stored != json) {
+                properties.push((PENDING.to_owned(), json));
             }
         }
         let replayed = match &self.batch.replay {

@@ -143,6 +143,10 @@ impl LakeTable {
         }
     }
 
+    pub(super) fn patience(&self) -> Patience {
+        self.patience
+    }
+
     pub fn spec(&self) -> &TableSpec {
         &self.spec
     }

@@ -9,6 +9,7 @@
 //!   replay if that was lost.
 
 mod columns;
+mod enrol;
 mod met;
 pub(crate) mod pending;
 mod present;

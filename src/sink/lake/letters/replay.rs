@@ -5,7 +5,6 @@
 //! the process died before it could.
 
 use iceberg::spec::TableMetadata;
-use iceberg::{TableRequirement, TableUpdate};
 use serde::{Deserialize, Serialize};
 
 use crate::change::Mode;
@@ -110,9 +109,6 @@ impl Staged {
     }
 }
 
-/// Rounds of "load, enrol, swap"; each is lost only when another process changed the table meanwhile.
-const ROUNDS: usize = 20;
-
 impl LakeTable {
     /// What the table says of its letters now; `None` when it doesn't exist or firn never committed to it.
     ///
@@ -123,7 +119,7 @@ impl LakeTable {
         self.standing_in(table.metadata())
     }
 
-    fn standing_in(&self, metadata: &TableMetadata) -> Result<Option<Standing>, LakeError> {
+    pub(super) fn standing_in(&self, metadata: &TableMetadata) -> Result<Option<Standing>, LakeError> {
         let name = self.spec().to_string();
         let Some(checkpoint) = standing(&name, metadata)? else { return Ok(None) };
         let stored = Stored::of(&name, metadata)?;
@@ -138,35 +134,6 @@ impl LakeTable {
         }))
     }
 
-    /// Has the keys of these letters noted by every commit from now on. What the log has of them up to here is the caller's to look
-    /// at: [`PendingLetter::noted_from`] says up to where.
-    ///
-    /// # Errors
-    /// When the catalog can't be reached, or the table keeps changing.
-    pub async fn enrol(&self, letters: &[(Origin, u128)]) -> Result<(), LakeError> {
-        let key_ids = self.key_ids();
-        let mut last = None;
-        for _ in 0..ROUNDS {
-            let Some(table) = self.load().await? else { break };
-            let Some(Standing { checkpoint, mut pending, .. }) = self.standing_in(table.metadata())? else { break };
-            let enrolled = letters.iter().filter_map(|(origin, key)| {
-                let noted_from = checkpoint.next(&origin.at)?;
-                Some(PendingLetter { origin: origin.clone(), key: *key, noted_from, later: false })
-            });
-            pending.make_place(enrolled);
-            let requirement = TableRequirement::UuidMatch { uuid: table.metadata().uuid() };
-            let updates = [(PENDING.to_owned(), pending.to_json(&key_ids))].into();
-            let set = TableUpdate::SetProperties { updates };
-            match self.catalog().swap(&table, &[requirement], &[set]).await.map_err(LakeError::Catalog) {
-                Ok(_) => return Ok(()),
-                // Whether or not it landed, the next round finds the set as it is.
-                Err(e) if e.is_race() => last = Some(e),
-                Err(e) => return Err(e),
-            }
-        }
-        Err(last.unwrap_or_else(|| self.spec().settings("the table is gone")))
-    }
-
     /// Which of these records have a row of their own in the table, deleted ones included. Empty where rows don't say where they
     /// came from.
     ///
@@ -178,7 +145,7 @@ impl LakeTable {
     }
 
     /// Field ids of the key columns; none in append mode.
-    fn key_ids(&self) -> Vec<i32> {
+    pub(super) fn key_ids(&self) -> Vec<i32> {
         match self.spec().mode {
             Mode::Append => vec![],
             Mode::Upsert => self.layout().map(|layout| layout.key_ids()).unwrap_or_default(),
