@@ -104,6 +104,7 @@ impl From<crate::pipeline::Error> for Failure {
             Error::Catalog(c) if of_catalog(c) == Code::Unreachable => Code::Unreachable,
             Error::Source(SourceError::Unreachable { .. }) => Code::Unreachable,
             Error::Source(SourceError::Client(_)) | Error::Listen(_) => Code::Usage,
+            Error::NoTopic(_) | Error::Lake(_) => Code::Failed,
             _ => Code::Stopped,
         };
         Self::from_error(code, &e)

@@ -9,6 +9,7 @@ mod dead_letters;
 mod demo;
 mod exit;
 mod generate;
+mod index;
 mod print;
 mod query;
 mod run;
@@ -73,6 +74,9 @@ enum Command {
     /// Look at the catalog's tables
     #[command(subcommand)]
     Table(table::TableCommand),
+    /// Compare the stored primary-key indexes with their tables
+    #[command(subcommand)]
+    Index(index::IndexCommand),
     /// Look at rejected records, put them into their tables once the cause is mended
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLetterCommand),
@@ -122,6 +126,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
                 Command::Run(_) => Ok(()),
                 Command::Check(args) => check::run(&args, output).await,
                 Command::Table(command) => table::run(&command, output).await,
+                Command::Index(command) => index::run(&command, output).await,
                 Command::DeadLetters(command) => Box::pin(dead_letters::run(&command, output)).await,
                 Command::Query(args) => query::run(&args, output).await,
                 Command::Config(command) => config::run(&command, output),

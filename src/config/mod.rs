@@ -37,7 +37,7 @@ pub use kafka::{ConnectConfig, KafkaConfig, Start};
 pub use lake::{LakeConfig, TableRule};
 pub use layout::{PartitionBy, SortBy};
 pub use naming::Selection;
-pub use process::{DeadLetterTarget, DeadLettersConfig, LogConfig, LogFormat, MemoryConfig, ServeConfig};
+pub use process::{DeadLetterTarget, DeadLettersConfig, IndexConfig, LogConfig, LogFormat, MemoryConfig, ServeConfig};
 pub use registry::RegistryConfig;
 pub use secret::{Address, Properties};
 pub use table::{Format, OnTruncate, TableConfig};
@@ -55,6 +55,8 @@ pub struct Config {
     pub lake: LakeConfig,
     #[serde(default)]
     pub dead_letters: DeadLettersConfig,
+    #[serde(default)]
+    pub index: IndexConfig,
     #[serde(default)]
     pub memory: MemoryConfig,
     #[serde(default)]
@@ -88,6 +90,7 @@ impl Config {
         let (mut config, lines) = document::read::<Self>(text, lookup).map_err(at)?;
         config.validate().map_err(|p| at(lines.locate(p)))?;
         config.catalog.resolve_paths(&lookup.dir);
+        config.index.resolve_paths(&lookup.dir);
         config.selection = config.lake.selection().ok();
         config.check_collisions(config.lake.exact_topics())?;
         Ok(config)

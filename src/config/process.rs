@@ -1,6 +1,7 @@
-//! `[dead_letters]`, `[memory]`, `[serve]`, `[log]`: how the process behaves.
+//! `[dead_letters]`, `[index]`, `[memory]`, `[serve]`, `[log]`: how the process behaves.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +60,28 @@ impl DeadLettersConfig {
             }
         }
         Ok(())
+    }
+}
+
+/// `[index]`: where the primary-key indexes of upsert tables are kept.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IndexConfig {
+    /// A folder on a local disk, from the configuration file's on; empty = in memory.
+    pub dir: PathBuf,
+}
+
+impl Default for IndexConfig {
+    fn default() -> Self {
+        Self { dir: PathBuf::from("firn-index") }
+    }
+}
+
+impl IndexConfig {
+    pub(super) fn resolve_paths(&mut self, from: &Path) {
+        if !self.dir.as_os_str().is_empty() {
+            self.dir = from.join(&self.dir);
+        }
     }
 }
 

@@ -19,6 +19,7 @@ mod places;
 mod rejects;
 pub mod replay;
 mod share;
+mod stored_index;
 mod sweep;
 mod tables;
 mod wiring;
@@ -37,6 +38,7 @@ use crate::serve::{self, Server, Status};
 use crate::source::kafka::{self, ClientSettings, KafkaSource, SourceError};
 use growth::PartitionCount;
 use letters::DeadLetters;
+pub use stored_index::verify_indexes;
 pub use sweep::{SweepError, Swept, sweep};
 use tables::{Servers, Tables};
 use worker::Worker;
@@ -62,6 +64,10 @@ pub enum Error {
     Metrics(String),
     #[error("registry: {0}")]
     Registry(#[from] RegistryError),
+    #[error("table {0}: no topic of the configuration was ever committed to it")]
+    NoTopic(String),
+    #[error(transparent)]
+    Lake(crate::sink::lake::LakeError),
     #[error("dead letters: {0}")]
     DeadLetters(#[from] crate::sink::lake::LakeError),
     /// Letters could not be read, replayed or settled; the sentence says which.
@@ -109,12 +115,14 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     }
 
     let runtime = tokio::runtime::Handle::current();
-    let dead_letters = DeadLetters::open(&config, Arc::clone(&catalog), &kafka, runtime.clone())?;
+    let index = wiring::index_home(&config);
+    let dead_letters = DeadLetters::open(&config, Arc::clone(&catalog), &kafka, runtime.clone(), index.clone())?;
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel()).unzip();
     let (found, topics) = watch::channel(config.lake.exact_topics().into_iter().map(str::to_owned).collect());
     let discovery = tokio::spawn(discover(config.clone(), kafka.clone(), found, shutdown.clone()));
     let group = format!("{}.lake", config.kafka.group);
     let servers = Servers {
+        index,
         kafka: kafka.clone(),
         catalog,
         dead_letters: Arc::new(dead_letters),

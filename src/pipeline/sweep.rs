@@ -16,11 +16,11 @@ use iceberg::TableIdent;
 use serde::Serialize;
 use tokio::runtime::Handle;
 
-use super::wiring::table_spec;
+use super::wiring::{configured, index_home, table_spec};
 use crate::change::Mode;
 use crate::config::Config;
 use crate::position::{Checkpoint, TopicPartition};
-use crate::sink::lake::{CHECKPOINT, CommitFailure, LakeError, LakeTable, Sweep};
+use crate::sink::lake::{CommitFailure, LakeError, LakeTable, Sweep};
 use crate::source::kafka::{self, ClientSettings, SourceError};
 use crate::table_event::SourceSnapshot;
 
@@ -73,17 +73,14 @@ pub async fn sweep(
 ) -> Result<Swept, SweepError> {
     let refused = |why: String| SweepError::Refused(format!("{table}: {why}"));
     let loaded = catalog.load(table).await.map_err(LakeError::from)?;
-    let stored = loaded.metadata().properties().get(CHECKPOINT).and_then(|json| Checkpoint::from_json(json).ok());
-    let topics = stored.unwrap_or_default().topics;
-    let of_topic = |topic: &String| config.table_for(topic).filter(|c| c.ident() == *table);
-    let Some(chosen) = topics.keys().find_map(of_topic) else {
+    let Some(chosen) = configured(config, &loaded) else {
         return Err(refused("no topic of the configuration was ever committed to it".to_owned()));
     };
     if chosen.mode == Mode::Append {
         return Err(refused("an append table keeps every change: there is nothing to sweep".to_owned()));
     }
     let topic = chosen.topic.clone();
-    let lake = LakeTable::open(catalog, table_spec(&chosen), Handle::current()).await?;
+    let lake = LakeTable::open(catalog, table_spec(&chosen), Handle::current()).await?.with_index_in(index_home(config));
     let standing = lake.checkpoint().await?.unwrap_or_default();
     let Some(snapshot) = standing.topics.get(&topic).and_then(|t| t.snapshot) else {
         return Err(refused(format!(

@@ -21,6 +21,7 @@ use crate::debezium::DecodeOptions;
 use crate::lineage::TypeChange;
 use crate::position::{Checkpoint, TopicPartition, TopicPosition};
 use crate::serve::{ConsumerState, LastCommit, LastError, Status, TableState};
+use crate::sink::lake::index::IndexHome;
 use crate::sink::lake::{Committed, LakeTable};
 use crate::source::kafka::{ClientSettings, Positions, Start, watermarks};
 
@@ -231,6 +232,7 @@ pub(super) fn epoch_ms() -> i64 {
 
 /// What the tables reach outside of the process.
 pub struct Servers {
+    pub index: IndexHome,
     pub kafka: ClientSettings,
     pub catalog: Arc<dyn firn_catalog::Catalog>,
     pub dead_letters: Arc<DeadLetters>,
@@ -354,7 +356,7 @@ impl Tables {
         }
         let opened = LakeTable::open(Arc::clone(&self.servers.catalog), table_spec(&config), self.runtime.clone());
         let lake = match self.runtime.block_on(opened) {
-            Ok(lake) => lake,
+            Ok(lake) => lake.with_index_in(self.servers.index.clone()),
             Err(e) if e.is_transient() => return Err(e.to_string()),
             Err(e) => {
                 stopped(e.to_string());

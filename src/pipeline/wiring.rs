@@ -1,14 +1,18 @@
 //! From the configuration's words to the parts' own settings.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use firn_catalog::Retention;
+use iceberg::table::Table;
 
 use crate::change::Mode;
 use crate::config::{Config, Encoding, Format, OnTruncate, TableConfig};
 use crate::debezium::{self, DecodeOptions, Unit, Wire};
 use crate::lineage::{DroppedColumn, TypeChange};
-use crate::sink::lake::TableSpec;
+use crate::position::Checkpoint;
+use crate::sink::lake::{CHECKPOINT, TableSpec};
+use crate::sink::lake::index::{IndexHome, IndexMemory};
 use crate::source::kafka::{SourceError, TopicListing};
 
 /// zstd level of data files: 1 costs a third of the CPU of 3 and makes files some 5 % larger; compaction writes them anew anyway.
@@ -66,6 +70,25 @@ pub(super) fn table_spec(config: &TableConfig) -> TableSpec {
         dropped_column: config.on_dropped_column,
         unavailable_column: config.unavailable_column,
     }
+}
+
+/// The configuration of a table: that of a topic which was committed to it.
+pub(super) fn configured(config: &Config, table: &Table) -> Option<TableConfig> {
+    let stored = table.metadata().properties().get(CHECKPOINT).and_then(|json| Checkpoint::from_json(json).ok());
+    let topics = stored.unwrap_or_default().topics;
+    topics.keys().find_map(|topic| config.table_for(topic).filter(|c| c.ident() == *table.identifier()))
+}
+
+/// Share of the memory budget for what the key indexes have not written to disk yet.
+const INDEX_SHARE: u64 = 8;
+
+/// Where the key indexes of a process are kept.
+pub(super) fn index_home(config: &Config) -> IndexHome {
+    if config.index.dir.as_os_str().is_empty() {
+        return IndexHome::in_memory();
+    }
+    let memory = IndexMemory::new((config.memory.budget_bytes / INDEX_SHARE) as usize);
+    IndexHome::on_disk(&config.index.dir, Arc::new(memory))
 }
 
 /// The table of rejected records: few rows, many of them never.

@@ -69,6 +69,7 @@ def test_values_that_were_not_sent_are_those_of_the_stored_row(trial: Trial) -> 
                 firn.start()
                 settle()
                 firn.kill()
+                firn.forget_index()
                 trial.lake.sql(f"ALTER TABLE {trial.table('docs')} EXECUTE optimize")
                 firn.start()
                 source.run("UPDATE toast.docs SET note = 'compacted'")

@@ -23,11 +23,11 @@ use tokio::runtime::Handle;
 
 const TOPIC: &str = "t";
 
-fn spec(mode: Mode) -> TableSpec {
+pub fn spec(mode: Mode) -> TableSpec {
     TableSpec { mode, ..TableSpec::new("db", "t") }
 }
 
-fn columns(names: &[&str]) -> RowSchema {
+pub fn columns(names: &[&str]) -> RowSchema {
     let mut columns = vec![Column::key("id", ColumnType::Long)];
     columns.extend(names.iter().map(|name| Column::new(*name, ColumnType::String)));
     RowSchema { columns }
@@ -38,7 +38,7 @@ async fn open(catalog: &MemoryCatalog, spec: TableSpec) -> LakeTable {
 }
 
 /// `id` and `v`; `None` is a delete.
-fn changes(rows: &[(i64, Option<&str>)]) -> ChangeBatch {
+pub fn changes(rows: &[(i64, Option<&str>)]) -> ChangeBatch {
     let ops = rows.iter().map(|(_, v)| if v.is_some() { Op::Create } else { Op::Delete }).collect();
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("id", Arc::new(Int64Array::from(rows.iter().map(|(id, _)| *id).collect::<Vec<_>>()))),
@@ -47,12 +47,12 @@ fn changes(rows: &[(i64, Option<&str>)]) -> ChangeBatch {
     ChangeBatch::new(RecordBatch::try_from_iter(columns).unwrap(), ops)
 }
 
-fn span(partition: i32, from: i64, next: i64) -> Span {
+pub fn span(partition: i32, from: i64, next: i64) -> Span {
     let at = TopicPartition::new(TOPIC, partition);
     Span::new(at, from, next)
 }
 
-async fn stage(table: &LakeTable, batches: Vec<ChangeBatch>, spans: Vec<Span>) -> Staged {
+pub async fn stage(table: &LakeTable, batches: Vec<ChangeBatch>, spans: Vec<Span>) -> Staged {
     let mut stager = table.stager().unwrap();
     tokio::task::spawn_blocking(move || {
         for batch in batches {
@@ -64,12 +64,12 @@ async fn stage(table: &LakeTable, batches: Vec<ChangeBatch>, spans: Vec<Span>) -
     .unwrap()
 }
 
-async fn put(table: &LakeTable, rows: &[(i64, Option<&str>)], from: i64) -> Committed {
+pub async fn put(table: &LakeTable, rows: &[(i64, Option<&str>)], from: i64) -> Committed {
     let staged = stage(table, vec![changes(rows)], vec![span(0, from, from + rows.len() as i64)]).await;
     table.commit(vec![staged]).await.unwrap()
 }
 
-async fn load(catalog: &MemoryCatalog, spec: &TableSpec) -> Table {
+pub async fn load(catalog: &MemoryCatalog, spec: &TableSpec) -> Table {
     catalog.load(&spec.ident().unwrap()).await.unwrap()
 }
 
@@ -85,7 +85,7 @@ async fn stored(catalog: &MemoryCatalog, location: &str) -> usize {
     store.list(Some(&path)).try_collect::<Vec<_>>().await.unwrap().len()
 }
 
-async fn files(table: &Table) -> live::LiveFiles {
+pub async fn files(table: &Table) -> live::LiveFiles {
     live::files(table, table.metadata().current_snapshot_id(), &ManifestCache::new(1 << 20)).await.unwrap()
 }
 

@@ -4,6 +4,7 @@
 
 mod evolution;
 mod foreign;
+mod index;
 mod lake;
 mod letters;
 mod simulation;

@@ -3,6 +3,7 @@
 //! Here are the steps and the clients; what to think of their answers is in `judge`.
 
 mod connect;
+mod index;
 mod judge;
 mod report;
 
@@ -49,6 +50,7 @@ pub(super) async fn run(args: &CheckArgs, output: Output) -> Result<(), Failure>
     }
     report.findings.extend(registry(&config).await);
     report.findings.extend(connect::check(&config).await);
+    report.findings.extend(index::check(&config));
     report.findings.extend(listen(&config).await);
     match output {
         Output::Json => print::json(&report)?,

@@ -14,6 +14,7 @@ use iceberg::table::Table;
 use iceberg::{NamespaceIdent, TableIdent};
 
 use super::{ConfigFile, Failure, Output, query, sql};
+use crate::config::Config;
 use crate::config::error::nearest;
 
 #[derive(Debug, Subcommand)]
@@ -73,7 +74,11 @@ async fn open(file: &ConfigFile) -> Result<Arc<dyn Catalog>, Failure> {
 }
 
 impl OneTable {
-    async fn load(&self) -> Result<Table, Failure> {
+    pub(super) fn config(&self) -> Result<Config, Failure> {
+        self.config.load()
+    }
+
+    pub(super) async fn load(&self) -> Result<Table, Failure> {
         load(open(&self.config).await?.as_ref(), &self.table).await
     }
 }

@@ -11,6 +11,7 @@ use crate::config::{Config, DeadLetterTarget};
 use crate::letter::{Choice, Letter, LetterId};
 use crate::record::Rejected;
 use crate::sink::lake::LakeError;
+use crate::sink::lake::index::IndexHome;
 use crate::sink::lake::letters::{Contents, DeadLetterTable};
 use crate::source::kafka::{ClientSettings, SendError};
 use topic::LetterTopic;
@@ -48,10 +49,16 @@ impl DeadLetters {
     ///
     /// # Errors
     /// When the table's settings are wrong, or the client's properties are refused.
-    pub fn open(config: &Config, catalog: Arc<dyn Catalog>, kafka: &ClientSettings, io: Handle) -> Result<Self, Error> {
+    pub fn open(
+        config: &Config,
+        catalog: Arc<dyn Catalog>,
+        kafka: &ClientSettings,
+        io: Handle,
+        index: IndexHome,
+    ) -> Result<Self, Error> {
         Ok(match config.dead_letters.to {
             DeadLetterTarget::Table => {
-                DeadLetters::Table(Box::new(DeadLetterTable::new(catalog, dead_letter_spec(config), io)?))
+                DeadLetters::Table(Box::new(DeadLetterTable::new(catalog, dead_letter_spec(config), io, index)?))
             }
             DeadLetterTarget::Topic => {
                 let topic = config.dead_letters.topic.clone().unwrap_or_default();

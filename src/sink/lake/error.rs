@@ -56,7 +56,7 @@ impl LakeError {
         use firn_catalog::ErrorKind as K;
         match self {
             LakeError::Catalog(e) => matches!(e.kind(), K::Unavailable | K::Conflict | K::OutcomeUnknown),
-            LakeError::Storage(_) | LakeError::Awaited { .. } => true,
+            LakeError::Storage(_) | LakeError::Awaited { .. } | LakeError::Index(_) => true,
             LakeError::Iceberg(e) => e.kind() == iceberg::ErrorKind::Unexpected,
             // Iceberg's reader hands what storage failed with through Parquet's; damaged files fail otherwise.
             LakeError::Parquet(parquet::errors::ParquetError::External(e)) => e.is::<iceberg::Error>(),

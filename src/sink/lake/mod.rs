@@ -60,3 +60,4 @@ pub(crate) use staged::StagedFile;
 pub use stager::Stager;
 pub use sweep::Ghosts;
 pub use table::{Committed, IndexState, LakeTable};
+pub use upsert::IndexReport;

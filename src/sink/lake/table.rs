@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use crate::change::Mode;
 use crate::position::{Checkpoint, TopicPartition};
 use crate::sink::lake::held::Unavailable;
-use crate::sink::lake::index::MemoryIndex;
+use crate::sink::lake::index::IndexHome;
 use crate::sink::lake::layout::{Layout, TableColumns};
 use crate::sink::lake::planner::{BatchPlanner, Planned, Refusal};
 use crate::sink::lake::resume::{CHECKPOINT, MODE, standing};
@@ -97,7 +97,7 @@ impl LakeTable {
         spec.format()?;
         let upserts = match spec.mode {
             Mode::Append => None,
-            Mode::Upsert => Some(Upserts::new(Box::new(MemoryIndex::default()))),
+            Mode::Upsert => Some(Upserts::new(IndexHome::in_memory())),
         };
         let table = Self {
             ident: spec.ident()?,
@@ -126,6 +126,15 @@ impl LakeTable {
             }
         }
         Ok(self.columns())
+    }
+
+    /// Where the key index is kept; in memory unless this is said.
+    #[must_use]
+    pub fn with_index_in(mut self, home: IndexHome) -> Self {
+        if let Some(upserts) = self.upserts.get_mut() {
+            *upserts = Upserts::new(home);
+        }
+        self
     }
 
     /// How long a commit goes on trying before it is `Undecided`.

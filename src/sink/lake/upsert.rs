@@ -4,39 +4,45 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use firn_catalog::{FileKey, ManifestCache, RowDelta, SpecFile};
-use futures::{StreamExt, TryStreamExt, stream};
-use iceberg::spec::TableMetadata;
 use iceberg::table::Table;
 use roaring::RoaringBitmap;
+use uuid::Uuid;
 
+use self::catch_up::blocking;
 use self::deleted_rows::DeletedRows;
+pub use self::verify::IndexReport;
 use crate::position::{Span, TopicPartition};
 use crate::sink::lake::cut::Cuts;
 use crate::sink::lake::deletes::{self, DeleteFile, Deleted};
 use crate::sink::lake::held::{Awaiting, CompletedFile, FormerKey, Moved, Site, Unavailable};
-use crate::sink::lake::index::{KeyIndex, Location, Stamp};
+use crate::sink::lake::index::{IndexHome, KeyIndex, Location, MemoryIndex, Stamp};
 use crate::sink::lake::layout::Layout;
 use crate::sink::lake::live::{self, LiveFile};
 use crate::sink::lake::overlay::KeyState;
-use crate::sink::lake::ownership::{Owned, may_hold};
-use crate::sink::lake::scan::scan_keys;
 use crate::sink::lake::{LakeError, Staged};
 
+mod catch_up;
 mod completion;
 mod deleted_rows;
+mod verify;
 
-/// Data files scanned at once: each is decoded on a thread of the runtime and its keys are held until they are applied.
-const SCANS_AT_ONCE: usize = 4;
 /// Memory for parsed manifests: a commit of another process then costs the reading of its own manifests only.
 const CACHED_MANIFESTS_BYTES: u64 = 32 << 20;
 
 /// The index and the table as last seen.
 #[derive(Debug)]
 pub(crate) struct Upserts {
+    home: IndexHome,
+    /// Of the table with the id `table`; an empty one until that is known.
     index: Box<dyn KeyIndex>,
+    table: Option<Uuid>,
+    /// Files whose keys were in the index when it was opened, until they are listed.
+    restored: BTreeSet<u32>,
+    /// The snapshot whose new files are being scanned: until that is done the index is ahead of its stamp.
+    ahead: Option<Option<i64>>,
     /// By the file's number in the index.
     live: HashMap<u32, LiveFile>,
     /// Whether `live` lists exactly the files of the stamped snapshot.
@@ -92,9 +98,13 @@ impl Effect {
 }
 
 impl Upserts {
-    pub(crate) fn new(index: Box<dyn KeyIndex>) -> Self {
+    pub(crate) fn new(home: IndexHome) -> Self {
         Self {
-            index,
+            home,
+            index: Box::new(MemoryIndex::default()),
+            table: None,
+            restored: BTreeSet::new(),
+            ahead: None,
             live: HashMap::new(),
             listed: false,
             deleted: DeletedRows::default(),
@@ -145,8 +155,7 @@ impl Upserts {
         cuts: &Cuts,
     ) -> Result<(RowDelta, Effect), LakeError> {
         let Some(layout) = batch.layouts.first() else { return Ok(Default::default()) };
-        self.catch_up(base, layout).await?;
-        let mut replaced = self.rows_of(batch)?;
+        let mut replaced = self.found(base, batch, layout).await?;
         let mut delta = RowDelta::default();
         let mut effect = Effect::default();
         let mut to_write = vec![];
@@ -267,13 +276,36 @@ impl Upserts {
         self.live.values().any(|file| file.lsn.is_none_or(|(low, _)| low < lsn))
     }
 
+    /// The rows of `base` that hold the batch's keys, per file. An index that can't be read is built anew, once.
+    async fn found(
+        &mut self,
+        base: &Table,
+        batch: &Staged,
+        layout: &Arc<Layout>,
+    ) -> Result<BTreeMap<u32, RoaringBitmap>, LakeError> {
+        let found = match self.catch_up(base, layout).await {
+            Ok(()) => self.rows_of(batch),
+            Err(e) => Err(e),
+        };
+        match found {
+            Err(LakeError::Index(e)) => {
+                tracing::warn!(table = %layout.table, "key index: {e}: it is built anew");
+                self.start_over();
+                self.catch_up(base, layout).await?;
+                self.rows_of(batch)
+            }
+            found => found,
+        }
+    }
+
     /// The rows of live files that hold the batch's keys now, per file.
     fn rows_of(&mut self, batch: &Staged) -> Result<BTreeMap<u32, RoaringBitmap>, LakeError> {
         let Some(overlay) = &batch.overlay else { return Ok(BTreeMap::new()) };
         let mut keys: Vec<u128> = overlay.keys().map(|(key, _)| key).collect();
         keys.sort_unstable();
+        let found = blocking(|| self.index.lookup(&keys))?;
         let mut hits: Vec<Location> =
-            self.index.lookup(&keys)?.into_iter().flatten().filter(|at| self.live.contains_key(&at.file)).collect();
+            found.into_iter().flatten().filter(|at| self.live.contains_key(&at.file)).collect();
         hits.sort_unstable();
         let mut rows = BTreeMap::<u32, RoaringBitmap>::new();
         for same_file in hits.chunk_by(|a, b| a.file == b.file) {
@@ -298,102 +330,6 @@ impl Upserts {
         Ok(())
     }
 
-    /// Makes index and listing true for `base`, from scratch unless `base` descends from the snapshot they were true for (a
-    /// rollback brings deleted rows back into files that were seen): files that left are dropped, keys of files not seen before are read, and so are
-    /// the keys of Kafka partitions that joined. One rule for start, take-over, other processes and foreign compactions; per key at
-    /// most one row is live, so the order of the files doesn't matter.
-    async fn catch_up(&mut self, base: &Table, layout: &Arc<Layout>) -> Result<(), LakeError> {
-        let snapshot_id = base.metadata().current_snapshot_id();
-        let wanted = Stamp { snapshot_id, owned: self.owned.clone(), key_ids: layout.key_ids() };
-        if self.listed && self.index.stamp() == Some(&wanted) {
-            return Ok(());
-        }
-        let usable = self.index.stamp().is_some_and(|have| {
-            descends(base.metadata(), have.snapshot_id)
-                && have.key_ids == wanted.key_ids
-                && (have.owned.is_empty() || !have.owned.is_disjoint(&wanted.owned))
-        });
-        if !usable {
-            self.index.clear()?;
-            self.live.clear();
-            self.deleted = DeletedRows::default();
-        }
-        let owned_before = self.index.stamp().map(|s| s.owned.clone()).unwrap_or_default();
-        let joined: BTreeSet<TopicPartition> = wanted.owned.difference(&owned_before).cloned().collect();
-
-        let mut live = HashMap::new();
-        let mut scans = vec![];
-        for file in live::list(base, &layout.table, layout.origin_ids(), &self.manifests).await? {
-            let number = self.index.number(&file.path)?;
-            let known = self.live.get(&number);
-            if known.is_none_or(|k| k.deletes != file.deletes) {
-                self.deleted.forget(number);
-            }
-            let owned = match known {
-                None => Owned::all(&wanted.owned),
-                Some(_) => Owned::joined(&joined),
-            };
-            if may_hold(&file, &owned) {
-                scans.push((number, owned));
-            }
-            live.insert(number, file);
-        }
-        for (_, gone) in self.live.iter().filter(|(number, _)| !live.contains_key(number)) {
-            self.index.forget(&gone.path)?;
-        }
-        for number in self.live.keys().filter(|number| !live.contains_key(number)) {
-            self.deleted.forget(*number);
-        }
-        if !scans.is_empty() {
-            let began = Instant::now();
-            self.scan(base, layout, &live, scans).await?;
-            self.scanned = Some(self.scanned.unwrap_or_default() + began.elapsed());
-        }
-        self.live = live;
-        self.listed = true;
-        self.index.set_stamp(wanted)
-    }
-
-    async fn scan(
-        &mut self,
-        base: &Table,
-        layout: &Arc<Layout>,
-        live: &HashMap<u32, LiveFile>,
-        scans: Vec<(u32, Owned)>,
-    ) -> Result<(), LakeError> {
-        for some in scans.chunks(SCANS_AT_ONCE * 4) {
-            let wanted: Vec<(&str, &[DeleteFile])> = some
-                .iter()
-                .filter_map(|(number, _)| live.get(number))
-                .map(|f| (f.path.as_str(), f.deletes.as_slice()))
-                .collect();
-            let deleted = deletes::read(base.file_io(), &wanted).await?;
-            let mut tasks = vec![];
-            for (number, owned) in some {
-                if let Some(file) = live.get(number) {
-                    let rows = deleted.get(&file.path).cloned().unwrap_or_default();
-                    tasks.push((*number, file.path.clone(), rows, owned.clone()));
-                }
-            }
-            let mut found = stream::iter(tasks)
-                .map(|(number, path, deleted, owned)| {
-                    let (layout, io) = (Arc::clone(layout), base.file_io().clone());
-                    async move {
-                        let task = tokio::spawn(async move { scan_keys(&layout, &io, &path, &deleted, &owned).await });
-                        let keys = task.await.map_err(|e| LakeError::Storage(format!("a scan broke off: {e}")))??;
-                        Ok::<_, LakeError>((number, keys))
-                    }
-                })
-                .buffer_unordered(SCANS_AT_ONCE);
-            while let Some((file, keys)) = found.try_next().await? {
-                let puts: Vec<(u128, Option<Location>)> =
-                    keys.into_iter().map(|(key, position)| (key, Some(Location { file, position }))).collect();
-                self.index.apply(&puts)?;
-            }
-        }
-        Ok(())
-    }
-
     /// The batch is in the table: its keys go into the index. `effect` is what the plan of the landed attempt did; where that is
     /// not known, the files are listed anew at the next commit.
     ///
@@ -407,14 +343,18 @@ impl Upserts {
     ) -> Result<(), LakeError> {
         let result = self.try_committed(snapshot_id, batch, effect);
         if result.is_err() {
-            self.listed = false;
-            self.index.clear()?;
+            self.start_over();
         }
         result
     }
 
     fn try_committed(&mut self, snapshot_id: i64, batch: &Staged, effect: Option<Effect>) -> Result<(), LakeError> {
         let Some(stamp) = self.index.stamp().cloned() else { return Ok(()) };
+        if self.ahead.is_some() {
+            // A scan broke off, and then an earlier try turned out to have landed: no stamp tells what the index is true for.
+            self.start_over();
+            return Ok(());
+        }
         let certain = effect.is_some();
         let mut effect = effect.unwrap_or_default();
         let origin = batch.layouts.first().and_then(|l| l.origin_ids());
@@ -456,11 +396,8 @@ impl Upserts {
         effect.moved.into_iter().for_each(|(former, site)| self.moved.insert(former, site));
         self.awaited.forget(batch.held.former_keys());
         changes.sort_unstable_by_key(|(key, _)| *key);
-        self.index.apply(&changes)?;
         for number in effect.removed {
-            if let Some(file) = self.live.remove(&number) {
-                self.index.forget(&file.path)?;
-            }
+            self.live.remove(&number);
             self.deleted.forget(number);
         }
         for (number, file, rows) in effect.deleted {
@@ -472,21 +409,13 @@ impl Upserts {
         }
         self.listed = certain;
         self.deleted.shrink();
-        self.index.set_stamp(Stamp { snapshot_id: Some(snapshot_id), ..stamp })
+        let stamp = Stamp { snapshot_id: Some(snapshot_id), ..stamp };
+        let (index, live) = (&mut self.index, &self.live);
+        blocking(|| {
+            index.apply(&changes)?;
+            index.set_stamp(stamp, &|number| live.contains_key(&number))
+        })
     }
-}
-
-/// Whether the table's current snapshot is `ancestor` or descends from it, as far as its snapshots tell.
-fn descends(metadata: &TableMetadata, ancestor: Option<i64>) -> bool {
-    let mut at = metadata.current_snapshot_id();
-    for _ in 0..=metadata.snapshots().len() {
-        if at == ancestor {
-            return true;
-        }
-        let Some(snapshot) = at.and_then(|id| metadata.snapshot_by_id(id)) else { return false };
-        at = snapshot.parent_snapshot_id();
-    }
-    false
 }
 
 /// Whose delete file it is.

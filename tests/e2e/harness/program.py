@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -101,6 +102,10 @@ class Firn:
             command = [binary(), "run", "-c", str(self.file)]
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=self.environment, start_new_session=True)
         return self
+
+    def forget_index(self) -> None:
+        """Deletes the stored key indexes: they are scanned anew."""
+        shutil.rmtree(self.folder / "firn-index", ignore_errors=True)
 
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None

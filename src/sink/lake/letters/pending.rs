@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::position::TopicPartition;
 use crate::record::Origin;
 use crate::sink::lake::Staged;
-use crate::sink::lake::keys::KeyHasher;
+use crate::sink::lake::keys::probe;
 use crate::sink::lake::letters::replay::Replay;
 
 /// Table property: the pending set as JSON.
@@ -164,21 +164,6 @@ impl PendingSet {
 /// A key leaves its partition only for a new one, which is read after it.
 fn comes_after(change: &Origin, letter: &Origin) -> bool {
     change.at != letter.at || change.offset > letter.offset
-}
-
-/// The hash of a known key.
-fn probe() -> String {
-    use arrow_array::{ArrayRef, Int64Array, StringArray};
-    use arrow_schema::DataType;
-    let columns: [ArrayRef; 2] =
-        [std::sync::Arc::new(Int64Array::from(vec![-7])), std::sync::Arc::new(StringArray::from(vec!["firn"]))];
-    let mut hashes = vec![];
-    let hashed =
-        KeyHasher::new(&[DataType::Int64, DataType::Utf8]).and_then(|mut hasher| hasher.hash(&columns, &mut hashes));
-    match (hashed, hashes.first()) {
-        (Ok(()), Some(hash)) => format!("{hash:032x}"),
-        _ => String::new(),
-    }
 }
 
 #[cfg(test)]

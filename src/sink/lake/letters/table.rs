@@ -17,6 +17,7 @@ use tokio::sync::OnceCell;
 use crate::batch::ChangeBatch;
 use crate::change::{Mode, Op};
 use crate::letter::{Choice, Letter, LetterId};
+use crate::sink::lake::index::IndexHome;
 use crate::sink::lake::letters::columns::{CONTENTS, from_arrow, schema, to_arrow};
 use crate::sink::lake::{CommitFailure, LakeError, LakeTable, Staged, TableSpec};
 
@@ -29,6 +30,7 @@ pub struct DeadLetterTable {
     catalog: Arc<dyn Catalog>,
     spec: TableSpec,
     io: Handle,
+    index: IndexHome,
     /// Opened with the first letter: most processes never write one.
     table: OnceCell<LakeTable>,
 }
@@ -36,13 +38,18 @@ pub struct DeadLetterTable {
 impl DeadLetterTable {
     /// # Errors
     /// When the settings are wrong, or not of an upsert table.
-    pub fn new(catalog: Arc<dyn Catalog>, spec: TableSpec, io: Handle) -> Result<Self, LakeError> {
+    pub fn new(
+        catalog: Arc<dyn Catalog>,
+        spec: TableSpec,
+        io: Handle,
+        index: IndexHome,
+    ) -> Result<Self, LakeError> {
         spec.ident()?;
         spec.format()?;
         if spec.mode != Mode::Upsert {
             return Err(spec.settings("dead letters are upserted, so that a replay doesn't double them"));
         }
-        Ok(Self { catalog, spec, io, table: OnceCell::new() })
+        Ok(Self { catalog, spec, io, index, table: OnceCell::new() })
     }
 
     /// Returns once the letters are in the table. Writing one again overwrites it.
@@ -56,7 +63,10 @@ impl DeadLetterTable {
         }
         let table = self
             .table
-            .get_or_try_init(|| LakeTable::open(Arc::clone(&self.catalog), self.spec.clone(), self.io.clone()))
+            .get_or_try_init(|| async {
+                let table = LakeTable::open(Arc::clone(&self.catalog), self.spec.clone(), self.io.clone()).await?;
+                Ok::<_, LakeError>(table.with_index_in(self.index.clone()))
+            })
             .await?;
         let batch = to_arrow(letters)?;
         let mut last = None;
@@ -167,7 +177,7 @@ mod tests {
     }
 
     fn open(catalog: &MemoryCatalog) -> DeadLetterTable {
-        DeadLetterTable::new(Arc::new(catalog.clone()), spec(), Handle::current()).unwrap()
+        DeadLetterTable::new(Arc::new(catalog.clone()), spec(), Handle::current(), IndexHome::in_memory()).unwrap()
     }
 
     fn letter(offset: i64) -> Letter {

@@ -1,0 +1,136 @@
+//! Where the indexes of a process live: a folder for each table, and the memory that they share.
+
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use uuid::Uuid;
+
+use super::{DiskIndex, KeyIndex, MemoryIndex, broken};
+use crate::sink::lake::LakeError;
+
+/// Processes that may have an index of one table in one folder.
+const MOST_PROCESSES: usize = 1000;
+
+/// Memory for the fresh entries of all indexes of a process: beyond `limit` they go to disk.
+#[derive(Debug)]
+pub struct IndexMemory {
+    limit: usize,
+    used: AtomicUsize,
+}
+
+impl IndexMemory {
+    pub fn new(limit: usize) -> Self {
+        Self { limit, used: AtomicUsize::new(0) }
+    }
+
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// An index that held `before` bytes holds `after`.
+    pub(super) fn change(&self, before: usize, after: usize) {
+        self.used.fetch_add(after, Ordering::Relaxed);
+        self.used.fetch_sub(before, Ordering::Relaxed);
+    }
+
+    /// Whether an index that holds so much is to write it to disk: not for the little that many small ones hold.
+    pub(super) fn is_over(&self, own: usize) -> bool {
+        self.used() > self.limit && own > self.limit / 1024
+    }
+}
+
+/// Where indexes are kept.
+#[derive(Clone, Debug, Default)]
+pub struct IndexHome {
+    disk: Option<(PathBuf, Arc<IndexMemory>)>,
+}
+
+impl IndexHome {
+    /// In memory, whatever they take.
+    pub fn in_memory() -> Self {
+        Self::default()
+    }
+
+    /// In folders of `dir`, which is made when it is needed.
+    pub fn on_disk(dir: impl Into<PathBuf>, memory: Arc<IndexMemory>) -> Self {
+        Self { disk: Some((dir.into(), memory)) }
+    }
+
+    /// The index of the table with this id, as a process before left it. Processes that share a folder get different ones.
+    ///
+    /// # Errors
+    /// When the folder can't be written.
+    pub fn open(&self, table: Uuid) -> Result<Box<dyn KeyIndex>, LakeError> {
+        let Some((dir, memory)) = &self.disk else { return Ok(Box::new(MemoryIndex::default())) };
+        let of_table = dir.join(table.to_string());
+        for slot in 0..MOST_PROCESSES {
+            let folder = of_table.join(slot.to_string());
+            if let Some(lock) = locked(&folder)? {
+                return Ok(Box::new(DiskIndex::open(folder, lock, Arc::clone(memory))?));
+            }
+        }
+        Err(broken(format!("{}: {MOST_PROCESSES} processes have an index there: set index.dir apart", of_table.display())))
+    }
+
+    /// All indexes of the table, each with its folder.
+    ///
+    /// # Errors
+    /// When a folder can't be read.
+    pub fn stored(&self, table: Uuid) -> Result<Vec<(PathBuf, Stored)>, LakeError> {
+        let Some((dir, memory)) = &self.disk else { return Ok(vec![]) };
+        let mut found = vec![];
+        for slot in 0..MOST_PROCESSES {
+            let folder = dir.join(table.to_string()).join(slot.to_string());
+            if !folder.exists() {
+                break;
+            }
+            let stored = match locked(&folder)? {
+                Some(lock) => Stored::Free(Box::new(DiskIndex::open(folder.clone(), lock, Arc::clone(memory))?) as _),
+                None => Stored::InUse,
+            };
+            found.push((folder, stored));
+        }
+        Ok(found)
+    }
+}
+
+/// An index that a process left, or has.
+#[derive(Debug)]
+pub enum Stored {
+    InUse,
+    Free(Box<dyn KeyIndex>),
+}
+
+/// Bytes of the files of a folder.
+pub fn bytes_in(folder: &Path) -> u64 {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).filter(|of| of.is_file()).map(|of| of.len()).sum()
+}
+
+/// Whether the folder's lock is this one: a folder that was deleted and made anew is another process's.
+pub(super) fn is_lock_of(lock: &File, folder: &Path) -> bool {
+    let id = |of: std::io::Result<std::fs::Metadata>| of.ok().map(|of| (of.dev(), of.ino()));
+    let own = id(lock.metadata());
+    own.is_some() && own == id(std::fs::metadata(folder.join("lock")))
+}
+
+/// The folder's lock; `None` where another process has it. The system gives it back when a process ends, however it does.
+fn locked(folder: &Path) -> Result<Option<File>, LakeError> {
+    let failed = |e: std::io::Error| {
+        broken(format!("{}: {e}: set index.dir to a folder that firn may write to", folder.display()))
+    };
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    let file = File::options().create(true).truncate(false).write(true).open(folder.join("lock")).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(failed(e)),
+    }
+}
