@@ -42,7 +42,8 @@ fn bytes_in(folder: &Path) -> u64 {
 /// The most memory that the process ever held.
 fn peak_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<u64>().ok());
+    let kib =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or(0) / 1024
 }
 
@@ -61,7 +62,9 @@ fn main() {
     for from in (0..keys).step_by(SCANNED as usize) {
         let file = index.number(&format!("file-{from}")).expect("few files");
         puts.clear();
-        puts.extend((from..keys.min(from + SCANNED)).map(|n| (key(n), Some(Location { file, position: (n - from) as u32 }))));
+        puts.extend(
+            (from..keys.min(from + SCANNED)).map(|n| (key(n), Some(Location { file, position: (n - from) as u32 }))),
+        );
         index.apply(&puts).expect("the index can be written");
     }
     index.set_stamp(stamp(0), &|_| true).expect("the index can be written");

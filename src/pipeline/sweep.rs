@@ -80,7 +80,8 @@ pub async fn sweep(
         return Err(refused("an append table keeps every change: there is nothing to sweep".to_owned()));
     }
     let topic = chosen.topic.clone();
-    let lake = LakeTable::open(catalog, table_spec(&chosen), Handle::current()).await?.with_index_in(index_home(config));
+    let lake =
+        LakeTable::open(catalog, table_spec(&chosen), Handle::current()).await?.with_index_in(index_home(config));
     let standing = lake.checkpoint().await?.unwrap_or_default();
     let Some(snapshot) = standing.topics.get(&topic).and_then(|t| t.snapshot) else {
         return Err(refused(format!(

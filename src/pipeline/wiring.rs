@@ -11,8 +11,8 @@ use crate::config::{Config, Encoding, Format, OnTruncate, TableConfig};
 use crate::debezium::{self, DecodeOptions, Unit, Wire};
 use crate::lineage::{DroppedColumn, TypeChange};
 use crate::position::Checkpoint;
-use crate::sink::lake::{CHECKPOINT, TableSpec};
 use crate::sink::lake::index::{IndexHome, IndexMemory};
+use crate::sink::lake::{CHECKPOINT, TableSpec};
 use crate::source::kafka::{SourceError, TopicListing};
 
 /// zstd level of data files: 1 costs a third of the CPU of 3 and makes files some 5 % larger; compaction writes them anew anyway.

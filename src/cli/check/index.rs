@@ -20,7 +20,9 @@ pub(super) fn check(config: &Config) -> Option<Finding> {
     let subject = format!("index {}", dir.display());
     Some(match tried {
         Ok(()) => Finding::ok(subject, "can be written"),
-        Err(e) => Finding::fail(subject, e.to_string(), "set index.dir to a folder on a local disk that firn may write to"),
+        Err(e) => {
+            Finding::fail(subject, e.to_string(), "set index.dir to a folder on a local disk that firn may write to")
+        }
     })
 }
 

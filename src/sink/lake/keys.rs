@@ -62,8 +62,7 @@ impl std::fmt::Debug for KeyHasher {
 /// The hash of a known key: what was stored with another one was hashed in another way.
 pub(crate) fn probe() -> String {
     use arrow_array::{Int64Array, StringArray};
-    let columns: [ArrayRef; 2] =
-        [Arc::new(Int64Array::from(vec![-7])), Arc::new(StringArray::from(vec!["firn"]))];
+    let columns: [ArrayRef; 2] = [Arc::new(Int64Array::from(vec![-7])), Arc::new(StringArray::from(vec!["firn"]))];
     let mut hashes = vec![];
     let hashed =
         KeyHasher::new(&[DataType::Int64, DataType::Utf8]).and_then(|mut hasher| hasher.hash(&columns, &mut hashes));

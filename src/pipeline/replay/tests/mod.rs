@@ -107,7 +107,14 @@ impl World {
 
     fn letters(&self) -> DeadLetters {
         let config = self.config();
-        DeadLetters::open(&config, Arc::new(self.catalog.clone()), &Self::kafka(), Handle::current(), IndexHome::in_memory()).unwrap()
+        DeadLetters::open(
+            &config,
+            Arc::new(self.catalog.clone()),
+            &Self::kafka(),
+            Handle::current(),
+            IndexHome::in_memory(),
+        )
+        .unwrap()
     }
 
     /// A process of its own reads these messages behind those that were read before, each inner list one commit.

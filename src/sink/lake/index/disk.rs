@@ -213,8 +213,7 @@ impl DiskIndex {
             }
         }
         let files: BTreeSet<u32> = self.numbers.iter().map(|(_, number)| number).collect();
-        let merging =
-            Merging { folder: &self.folder, ids: &self.next_id, is_file: &|number| files.contains(&number) };
+        let merging = Merging { folder: &self.folder, ids: &self.next_id, is_file: &|number| files.contains(&number) };
         let put = in_parallel(work, |(segment, range, due)| {
             let due = if everything { segment.runs.len() } else { due };
             if range.is_empty() && (due == 0 || !everything || due == 1) {
@@ -332,7 +331,11 @@ impl KeyIndex for DiskIndex {
         }
         self.say_held();
         // Far beyond what a batch brings: another writer's new files. Interrupted now, all of it is scanned again.
-        if matches!(self.fresh, Fresh::Map(_)) && self.held > 2 * self.memory.limit() { self.flush(None, false) } else { Ok(()) }
+        if matches!(self.fresh, Fresh::Map(_)) && self.held > 2 * self.memory.limit() {
+            self.flush(None, false)
+        } else {
+            Ok(())
+        }
     }
 
     fn number(&mut self, path: &str) -> Result<u32, LakeError> {

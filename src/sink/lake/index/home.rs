@@ -76,7 +76,10 @@ impl IndexHome {
                 return Ok(Box::new(DiskIndex::open(folder, lock, Arc::clone(memory))?));
             }
         }
-        Err(broken(format!("{}: {MOST_PROCESSES} processes have an index there: set index.dir apart", of_table.display())))
+        Err(broken(format!(
+            "{}: {MOST_PROCESSES} processes have an index there: set index.dir apart",
+            of_table.display()
+        )))
     }
 
     /// All indexes of the table, each with its folder.

@@ -161,7 +161,8 @@ mod tests {
     /// Snapshots found, each with the entries before it.
     fn replayed(folder: &TempDir) -> Vec<(Option<i64>, usize)> {
         let mut found = vec![];
-        Log::replay(folder.path(), 1, |entries, stamped| found.push((stamped.stamp.snapshot_id, entries.len()))).unwrap();
+        Log::replay(folder.path(), 1, |entries, stamped| found.push((stamped.stamp.snapshot_id, entries.len())))
+            .unwrap();
         found
     }
 

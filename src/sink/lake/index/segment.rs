@@ -90,9 +90,8 @@ impl Segment {
             return Ok(vec![Segment { first: self.first, runs }]);
         }
         let most = fresh.len() as u64 + self.entries();
-        let alive = entries.filter(|e| {
-            e.as_ref().map_or(true, |e| e.at.kept().is_some_and(|at| (merging.is_file)(at.file)))
-        });
+        let alive =
+            entries.filter(|e| e.as_ref().map_or(true, |e| e.at.kept().is_some_and(|at| (merging.is_file)(at.file))));
         bases(self.first, alive, most, merging)
     }
 }

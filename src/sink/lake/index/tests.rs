@@ -42,8 +42,7 @@ struct Pair {
 
 impl Pair {
     fn new(index: Box<dyn KeyIndex>, seed: u64, keys: u64) -> Self {
-        let mut pair =
-            Self { index, model: HashMap::new(), random: StdRng::seed_from_u64(seed), keys, files: vec![] };
+        let mut pair = Self { index, model: HashMap::new(), random: StdRng::seed_from_u64(seed), keys, files: vec![] };
         pair.new_file();
         pair
     }
@@ -212,7 +211,8 @@ fn damage_is_an_error_or_an_empty_index_never_a_wrong_answer() {
         models.push(pair.model.clone());
     }
     pair.index = Box::new(MemoryIndex::default());
-    let whole: Vec<_> = files(folder.path()).into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+    let whole: Vec<_> =
+        files(folder.path()).into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
     assert!(whole.len() > 2, "{whole:?}");
     let keys: Vec<u128> = (0..3_000).map(key).collect();
     for round in 0..45 {

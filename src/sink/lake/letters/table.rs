@@ -38,12 +38,7 @@ pub struct DeadLetterTable {
 impl DeadLetterTable {
     /// # Errors
     /// When the settings are wrong, or not of an upsert table.
-    pub fn new(
-        catalog: Arc<dyn Catalog>,
-        spec: TableSpec,
-        io: Handle,
-        index: IndexHome,
-    ) -> Result<Self, LakeError> {
+    pub fn new(catalog: Arc<dyn Catalog>, spec: TableSpec, io: Handle, index: IndexHome) -> Result<Self, LakeError> {
         spec.ident()?;
         spec.format()?;
         if spec.mode != Mode::Upsert {

@@ -73,12 +73,7 @@ impl LakeTable {
 }
 
 impl Upserts {
-    async fn verify(
-        &mut self,
-        base: &Table,
-        layout: &Arc<Layout>,
-        report: &mut IndexReport,
-    ) -> Result<(), LakeError> {
+    async fn verify(&mut self, base: &Table, layout: &Arc<Layout>, report: &mut IndexReport) -> Result<(), LakeError> {
         self.catch_up(base, layout).await?;
         report.entries = self.index.len();
         let owned = Owned::all(&self.owned);
