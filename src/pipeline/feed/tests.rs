@@ -20,6 +20,7 @@ use crate::pipeline::writer_schemas::WriterSchemas;
 use crate::position::TopicPartition;
 use crate::record::Record;
 use crate::serve::Status;
+use crate::sink::lake::index::IndexHome;
 use crate::sink::lake::letters::Contents;
 use crate::source::kafka::{self, Assigned, Positions, Start};
 
@@ -50,10 +51,11 @@ impl Process {
         let config = Config::parse(&text, Path::new("firn.toml"), &Lookup::default()).unwrap();
         let (catalog, runtime) = (Arc::new(catalog.clone()), Handle::current());
         let kafka = kafka::settings("localhost:1", [("message.max.bytes", "1000")], 1 << 20);
-        let dead_letters = DeadLetters::open(&config, Arc::clone(&catalog) as _, &kafka, runtime.clone()).unwrap();
+        let dead_letters = DeadLetters::open(&config, Arc::clone(&catalog) as _, &kafka, runtime.clone(), IndexHome::in_memory()).unwrap();
         let writer_schemas = Arc::new(WriterSchemas::new(None, runtime.clone()));
         let (dead_letters, partition_count) = (Arc::new(dead_letters), PartitionCount(Arc::new(partition_count)));
-        let servers = Servers { kafka, catalog, dead_letters, writer_schemas, partition_count };
+        let index = IndexHome::in_memory();
+        let servers = Servers { index, kafka, catalog, dead_letters, writer_schemas, partition_count };
         let (acks, answers) = mpsc::channel();
         let tables = Tables::new(config, servers, runtime.clone(), vec![acks], Arc::new(Status::default()));
         let handle = tables.handle(TOPIC).unwrap().unwrap();
