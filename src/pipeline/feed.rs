@@ -2,6 +2,7 @@
 
 mod assignment;
 mod decode;
+mod source_table;
 mod table_event;
 #[cfg(test)]
 mod tests;
@@ -19,12 +20,13 @@ use super::rejects::Rejects;
 use super::share::Share;
 use super::tables::{TableHandle, epoch_ms};
 use crate::change::Mode;
-use crate::debezium::{Decoder, Pushed, schema_id};
+use crate::debezium::{DecodeOptions, Decoder, Pushed, schema_id};
 use crate::position::{Span, TopicPartition};
 use crate::record::{Record, Rejected};
 use crate::sink::lake::{Stager, TableColumns};
 use crate::source::kafka::KafkaSource;
 use crate::table_event::Truncate;
+use source_table::SourceTable;
 
 /// Rows that a decoder collects before they go to the stager: large enough to make vectors worth it, small enough that a
 /// thousand idle topics hold little.
@@ -70,6 +72,7 @@ pub struct Feed {
     suspended_until: Option<Instant>,
     /// Why the next record can't be decoded yet. Suspended for it once all that stands before is committed.
     waiting: Option<String>,
+    source: SourceTable,
     /// The table was stopped and this worker has let go of it.
     let_go: bool,
     rejects: Rejects,
@@ -114,6 +117,7 @@ impl Feed {
             paused: false,
             suspended_until: None,
             waiting: None,
+            source: SourceTable::default(),
             let_go: false,
             rejects: Rejects::default(),
             share: Share::default(),
@@ -159,6 +163,7 @@ impl Feed {
         }
         if self.epoch.is_none() {
             self.epoch = Some(self.handle.epochs.join(self.handle.now_ms()));
+            self.look_again_at_source();
         }
         let Some(pushed) = self.decode(record) else { return };
         match pushed {
@@ -169,7 +174,7 @@ impl Feed {
             }
             Pushed::Truncate(fence) => self.truncated(record, fence),
             Pushed::Rejected(reject) => self.reject(record, reject.reason, reject.detail),
-            Pushed::NeedsSchema(_) | Pushed::NeedsWriterSchema(_) => self.reject(
+            Pushed::NeedsSchema(_) | Pushed::NeedsWriterSchema(_) | Pushed::NeedsSource { .. } => self.reject(
                 record,
                 "incompatible_schema",
                 "the record's schema does not fit the table's columns even after the table was brought up to date"
@@ -200,7 +205,8 @@ impl Feed {
         };
         let table = self.columns.as_ref().map(TableColumns::rows);
         let schema = |id| self.runtime.block_on(self.handle.writer_schemas.get(id)).ok();
-        self.rejects.push(letter, self.decoder.rows(), table, || self.handle.decode_options(), &schema);
+        let options = || DecodeOptions { source: self.decoder.source_types().clone(), ..self.handle.decode_options() };
+        self.rejects.push(letter, self.decoder.rows(), table, options, &schema);
     }
 
     fn warn_of_unknown(&mut self) {

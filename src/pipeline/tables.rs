@@ -14,6 +14,7 @@ use super::growth::{Growth, PartitionCount};
 use super::letters::DeadLetters;
 use super::meter::{self, Meter, Rows};
 use super::share::Limits;
+use super::source_tables::SourceTables;
 use super::wiring::{decode_options, table_spec};
 use super::writer_schemas::WriterSchemas;
 use crate::config::{Config, Start as StartAt, TableConfig};
@@ -44,6 +45,7 @@ pub struct TableHandle {
     pub dead_letters: Arc<DeadLetters>,
     pub writer_schemas: Arc<WriterSchemas>,
     pub partition_count: PartitionCount,
+    pub source_tables: Arc<SourceTables>,
     /// Parts handed over and not settled, and their files' bytes.
     in_flight: AtomicUsize,
     staged_bytes: AtomicU64,
@@ -58,11 +60,13 @@ pub struct TableHandle {
     status: Arc<Status>,
     /// Set once the table can't go on without a person: every worker lets go of it.
     stopped: AtomicBool,
+    /// Whether it was said that the source database does not know the table.
+    told_no_source: AtomicBool,
 }
 
 impl TableHandle {
     pub fn decode_options(&self) -> DecodeOptions {
-        decode_options(&self.config)
+        decode_options(&self.config, self.source_tables.before())
     }
 
     pub fn type_change(&self) -> TypeChange {
@@ -205,6 +209,13 @@ impl TableHandle {
         self.status.update(&self.topic, |t| t.last_error = Some(LastError { at_ms: epoch_ms(), message: reason }));
     }
 
+    /// The source database does not know the table that the topic is named after. Said once.
+    pub fn has_no_source(&self, reason: &str) {
+        if !self.told_no_source.swap(true, Ordering::AcqRel) {
+            tracing::warn!(table = %self.name, topic = %self.topic, "no types from the source database: {reason}");
+        }
+    }
+
     /// The batch was dropped because the table stands elsewhere.
     pub fn stale(&self, reason: String) {
         self.meter.stale();
@@ -236,6 +247,7 @@ pub struct Servers {
     pub dead_letters: Arc<DeadLetters>,
     pub writer_schemas: Arc<WriterSchemas>,
     pub partition_count: PartitionCount,
+    pub source_tables: Arc<SourceTables>,
 }
 
 /// All tables of the process.
@@ -379,6 +391,8 @@ impl Tables {
             dead_letters: Arc::clone(&self.servers.dead_letters),
             writer_schemas: Arc::clone(&self.servers.writer_schemas),
             partition_count: self.servers.partition_count.clone(),
+            source_tables: Arc::clone(&self.servers.source_tables),
+            told_no_source: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             staged_bytes: AtomicU64::new(0),
             config,

@@ -5,6 +5,7 @@
 mod connect;
 mod judge;
 mod report;
+mod source;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,6 +49,7 @@ pub(super) async fn run(args: &CheckArgs, output: Output) -> Result<(), Failure>
         report.findings.extend(tables(&config, catalog.as_ref(), &cluster, &logs).await);
     }
     report.findings.extend(registry(&config).await);
+    report.findings.extend(source::check(&config, &cluster).await);
     report.findings.extend(connect::check(&config).await);
     report.findings.extend(listen(&config).await);
     match output {
