@@ -77,6 +77,8 @@ pub struct Feed {
     let_go: bool,
     rejects: Rejects,
     share: Share,
+    /// See [`Feed::take_passed`].
+    passed: Vec<(TopicPartition, i64)>,
     /// Rows of the open part by op.
     rows: Rows,
     /// Since the feed began.
@@ -121,6 +123,7 @@ impl Feed {
             let_go: false,
             rejects: Rejects::default(),
             share: Share::default(),
+            passed: Vec::new(),
             rows: Rows::default(),
             taken: 0,
             refused: 0,
@@ -296,8 +299,11 @@ impl Feed {
         if spans.is_empty() && self.stager.is_none() {
             return;
         }
-        // Only skipped or rejected records and no table yet: the position can wait, nothing is lost by reading them again.
+        // Only skipped or rejected records and no table yet: no table can hold the position.
         if self.stager.is_none() && self.columns.is_none() && !self.finds_table() {
+            if self.refused == 0 && self.truncates.is_empty() {
+                self.passed = self.places.positions();
+            }
             return self.write_letters();
         }
         let staged = match self.ensure_stager() {
@@ -339,6 +345,13 @@ impl Feed {
     fn spans(&self) -> Vec<Span> {
         let of_topic = |span| Span { topic_id: self.topic_id.clone(), partition_count: self.partition_count, ..span };
         self.places.spans().into_iter().map(of_topic).collect()
+    }
+
+    /// Positions that no record of use stands before, in a topic that has no table: heartbeats, transactions ... alone. Each is told once.
+    pub fn take_passed(&mut self) -> Vec<(TopicPartition, i64)> {
+        let passed = std::mem::take(&mut self.passed);
+        self.places.note_committed(&passed);
+        passed
     }
 
     pub fn committed(&mut self, incarnation: u64, next: &[(TopicPartition, i64)]) {
@@ -419,6 +432,7 @@ impl Feed {
         self.truncates.clear();
         self.rejects.take_letters();
         self.waiting = None;
+        self.passed.clear();
         self.rows = Rows::default();
         self.in_flight = 0;
     }

@@ -69,6 +69,11 @@ impl TableHandle {
         decode_options(&self.config, self.source_tables.before())
     }
 
+    /// Marks positions of a topic that had no rows up to there, read as it is read now.
+    pub fn passed_mark(&self) -> String {
+        format!("firn: no rows, format {:?}", self.config.format)
+    }
+
     pub fn type_change(&self) -> TypeChange {
         self.config.on_type_change
     }
@@ -454,10 +459,11 @@ impl Tables {
             // The table knew this partition existed, empty or unread, when it first committed: nothing of it may be skipped.
             return Start::Earliest;
         }
-        match self.config.kafka.start {
+        let otherwise = Box::new(match self.config.kafka.start {
             StartAt::Earliest => Start::Earliest,
             StartAt::Latest => Start::Latest,
-        }
+        });
+        Start::Passed { mark: handle.passed_mark(), otherwise }
     }
 }
 
