@@ -53,11 +53,6 @@ impl SourceTypes {
         let SourceTypes::Columns(columns) = self else { return None };
         columns.iter().find(|c| c.name == name).or_else(|| columns.iter().find(|c| same_name(&c.name, name)))
     }
-
-    /// How the values of a column are written.
-    pub(super) fn wire_of(&self, name: &str) -> Option<Wire> {
-        self.column(name).and_then(|c| c.wire)
-    }
 }
 
 impl DecodeOptions {
@@ -65,6 +60,15 @@ impl DecodeOptions {
     pub(super) fn told_type(&self, name: &str) -> Option<&ColumnType> {
         let declared = self.declared.iter().find(|c| c.name == name).map(|c| &c.column_type);
         declared.or_else(|| self.source.column(name).map(|c| &c.column_type))
+    }
+
+    /// How the values of a column are written, as far as the source database says. Of a column that it does not have (any more), what is
+    /// left in the topic could be written in any way.
+    pub(super) fn source_wire_of(&self, name: &str) -> Option<Wire> {
+        match self.source.column(name) {
+            Some(column) => column.wire,
+            None => (self.source.is_asked() && !self.is_set(name)).then_some(Wire::Unsaid),
+        }
     }
 
     /// Whether the configuration answers for what a column's values are.
@@ -174,7 +178,13 @@ impl Decoder {
     /// # Errors
     /// The sentence for a person, when records could be misread by it: the table has a type that contradicts it, or it said something
     /// else before.
-    pub fn describe(&mut self, columns: Vec<SourceColumn>) -> Result<(), String> {
+    pub fn describe(&mut self, mut columns: Vec<SourceColumn>) -> Result<(), String> {
+        if let SourceTypes::Columns(former) = &self.options.source {
+            // Records from before a column was dropped still have it.
+            let gone = former.iter().filter(|f| columns.iter().all(|c| c.name != f.name)).cloned();
+            let gone: Vec<SourceColumn> = gone.collect();
+            columns.extend(gone);
+        }
         let former = std::mem::replace(&mut self.options.source, SourceTypes::Columns(columns));
         if let (SourceTypes::Columns(former), SourceTypes::Columns(now)) = (&former, &self.options.source) {
             let differs = |c: &&SourceColumn| {

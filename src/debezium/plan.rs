@@ -209,7 +209,7 @@ impl DecodeOptions {
 
     fn wire_of(&self, name: &str) -> Option<Wire> {
         let set = self.wire.iter().find(|(column, _)| column == name).map(|(_, wire)| *wire);
-        set.or_else(|| self.source.wire_of(name))
+        set.or_else(|| self.source_wire_of(name))
     }
 
     /// The columns of a table for records with these fields: of the declared type, else of the type that the table has already

@@ -63,9 +63,9 @@ fn numeric(modifier: i32) -> (ColumnType, Option<Wire>) {
     if modifier < HEADER {
         return (ColumnType::String, None);
     }
-    let precision = (modifier - HEADER) >> 16 & 0xffff;
+    let precision = ((modifier - HEADER) >> 16) & 0xffff;
     // 11 bits with a sign.
-    let scale = ((modifier - HEADER & 0x7ff) ^ 0x400) - 0x400;
+    let scale = (((modifier - HEADER) & 0x7ff) ^ 0x400) - 0x400;
     let column_type = if (1..=38).contains(&precision) && (0..=precision).contains(&scale) {
         ColumnType::Decimal { precision: precision as u8, scale: scale as u8 }
     } else {
@@ -90,7 +90,7 @@ mod tests {
 
     /// As `pg_attribute.atttypmod` has it.
     fn numeric_modifier(precision: i32, scale: i32) -> i32 {
-        (precision << 16 | scale & 0x7ff) + 4
+        ((precision << 16) | (scale & 0x7ff)) + 4
     }
 
     #[rstest]

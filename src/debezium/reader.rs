@@ -16,6 +16,8 @@ pub enum Wire {
     Hex,
     /// Strings of a decimal or text column are base64 of the unscaled value of a decimal with this scale.
     Unscaled(i32),
+    /// Nobody says what integers of a time, timestamp or timestamptz column count: they are refused.
+    Unsaid,
 }
 
 /// One value's way into one column. `Any…` decide by the value itself: records without schema block.
@@ -176,8 +178,13 @@ pub(super) fn reader(encoding: &Encoding, target: &ColumnType, fit: Fit) -> Opti
 pub(super) fn any_reader(target: &ColumnType, wire: Option<Wire>) -> Reader {
     use ColumnType as T;
     let unit = match wire {
-        Some(Wire::Counts(unit)) => unit,
-        _ => Unit::Micros,
+        Some(Wire::Counts(unit)) => Some(unit),
+        Some(Wire::Unsaid) => None,
+        _ => Some(Unit::Micros),
+    };
+    let timestamp = |zone| match unit {
+        Some(unit) => Reader::AnyTimestamp(unit, zone),
+        None => Reader::TimestampText(zone),
     };
     match target {
         T::Boolean => Reader::AnyBoolean,
@@ -194,9 +201,9 @@ pub(super) fn any_reader(target: &ColumnType, wire: Option<Wire>) -> Reader {
             Reader::Decimal { from: DecimalForm::Any(strings), precision: *precision, scale: *scale }
         }
         T::Date => Reader::AnyDate,
-        T::Time => Reader::AnyTime(unit),
-        T::Timestamp => Reader::AnyTimestamp(unit, Zone::Ignored),
-        T::TimestampTz => Reader::AnyTimestamp(unit, Zone::Applied),
+        T::Time => unit.map_or(Reader::TimeText, Reader::AnyTime),
+        T::Timestamp => timestamp(Zone::Ignored),
+        T::TimestampTz => timestamp(Zone::Applied),
         T::String => match wire {
             Some(Wire::Unscaled(scale)) => Reader::AnyDecimalText(scale),
             _ => Reader::AnyText,

@@ -37,8 +37,9 @@ def test_messages_that_are_no_rows_make_no_tables(trial: Trial) -> None:
             # Started again it reads on from there.
             noted = trial.kafka.group_offsets(f"{config['kafka']['group']}.lake", heartbeats)
             firn.start()
-            line = firn.wait_until_it_says("reading", f"partition={heartbeats}")
-            assert int(line.partition(" position=")[2].split()[0]) >= max(noted.values()) > 0, line
+            partition, behind = max(noted.items(), key=lambda at: at[1])
+            line = firn.wait_until_it_says("reading", f"partition={heartbeats}/{partition} ")
+            assert int(line.partition(" position=")[2].split()[0]) >= behind > 0, line
             assert firn.terminate() == 0, firn.tail()
         tables = {name for (name,) in trial.lake.sql(f"SELECT table_name FROM information_schema.tables WHERE table_schema = '{trial.name}'")}
         assert tables == {"items", "content"}

@@ -43,7 +43,7 @@ fn column(definition: &str) -> SourceColumn {
     let (type_name, modifier) = match (word, &numbers[..]) {
         ("numeric", []) => ("numeric", -1),
         ("numeric", [precision]) => ("numeric", (precision << 16) + 4),
-        ("numeric", [precision, scale]) => ("numeric", (precision << 16 | scale) + 4),
+        ("numeric", [precision, scale]) => ("numeric", ((precision << 16) | scale) + 4),
         ("bit", [length]) => ("bit", *length),
         ("bit varying", [length]) => ("varbit", *length),
         ("time" | "timestamp" | "timestamptz", [digits]) => (word, *digits),
@@ -301,6 +301,38 @@ fn a_column_whose_values_are_written_another_way_from_now_on_is_refused() {
     let mut decoder = Decoder::new(DecodeOptions { wire, ..options(Mode::Append) });
     decoder.describe(described("a timestamp(3)")).unwrap();
     decoder.describe(described("a timestamp")).unwrap();
+}
+
+#[test]
+fn a_column_that_the_database_has_no_more_is_read_as_before_or_not_by_number() {
+    let schema = RowSchema { columns: vec![Column::new("id", T::Int), Column::new("at", T::Timestamp)] };
+    let number = create(r#"{"id":1,"at":5000}"#);
+    let text = create(r#"{"id":1,"at":"1970-01-01T00:00:05"}"#);
+    let dropped = || described("id integer");
+    let mut decoder = Decoder::new(options(Mode::Append));
+    decoder.set_schema(&schema).unwrap();
+    for columns in [described("id integer, at timestamp(3)"), dropped(), Vec::new()] {
+        decoder.describe(columns).unwrap();
+        assert_eq!(push(&mut decoder, "null", &number), Pushed::Row(Op::Create));
+    }
+    let batch = decoder.finish();
+    assert!(rows_of(&batch.rows, &batch.ops).iter().all(|row| row.get("at") == &Cell::Int(5_000_000)));
+    // A process that begins after the drop can't know the unit.
+    for columns in [dropped(), Vec::new()] {
+        let mut decoder = Decoder::new(options(Mode::Append));
+        decoder.describe(columns.clone()).unwrap();
+        decoder.set_schema(&schema).unwrap();
+        assert_eq!(push(&mut decoder, "null", &number), needs_source("shop"));
+        decoder.describe(columns).unwrap();
+        assert!(matches!(push(&mut decoder, "null", &number), Pushed::Rejected(r) if r.reason == reason::BAD_VALUE));
+        assert_eq!(push(&mut decoder, "null", &text), Pushed::Row(Op::Create));
+        drop(decoder.finish());
+    }
+    let wire = vec![("at".to_owned(), Wire::Counts(Unit::Millis))];
+    let mut decoder = Decoder::new(DecodeOptions { wire, ..options(Mode::Append) });
+    decoder.describe(dropped()).unwrap();
+    decoder.set_schema(&schema).unwrap();
+    assert_eq!(push(&mut decoder, "null", &number), Pushed::Row(Op::Create));
 }
 
 /// The key column counts milliseconds: read as microseconds, the tombstone would delete another row.
