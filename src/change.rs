@@ -239,6 +239,12 @@ pub mod origin {
     /// The columns whose null stands for a value that the source did not send and the table did not have: a list of names. In the
     /// table only where it is needed.
     pub const UNAVAILABLE: &str = "_firn_unavailable";
+
+    /// Whether a column of this name is firn's own, as Hive and Trino compare names.
+    pub fn is_own(name: &str) -> bool {
+        let own = [TOPIC, PARTITION, OFFSET, OP, SOURCE_TS, SOURCE_LSN, UNAVAILABLE];
+        name.starts_with(['_']) && own.iter().any(|own| own.eq_ignore_ascii_case(name))
+    }
 }
 
 /// The column of [`origin::UNAVAILABLE`].

@@ -3,7 +3,7 @@
 //! # Layout
 //! - [`position`], [`record`], [`change`], [`lineage`], [`batch`], [`letter`], [`table_event`]: the words. Pure types, no clients.
 //! - [`config`]: what a person sets. [`cli`]: what a person types. [`serve`], [`logging`]: what a running process shows.
-//! - [`catalogs`]: from the configuration to a catalog. [`registry`]: schemas by id.
+//! - [`catalogs`]: from the configuration to a catalog. [`registry`]: schemas by id. [`database`]: columns by the source database.
 
 pub mod batch;
 pub mod change;
@@ -16,6 +16,7 @@ pub mod table_event;
 pub mod catalogs;
 pub mod cli;
 pub mod config;
+pub mod database;
 pub mod debezium;
 #[cfg(feature = "demo")]
 pub mod demo;

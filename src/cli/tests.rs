@@ -75,7 +75,8 @@ fn a_written_template_is_a_valid_configuration(
         .lines()
         .map(|l| l.strip_prefix("# ").filter(|c| c.contains(" = ") || c.starts_with('[')).unwrap_or(l))
         .fold(String::new(), |all, l| all + l + "\n");
-    let lookup = Lookup { env: [("KAFKA_PASSWORD".to_owned(), "x".to_owned())].into(), ..Lookup::default() };
+    let env = ["KAFKA_PASSWORD", "SOURCE_PASSWORD"].map(|name| (name.to_owned(), "x".to_owned()));
+    let lookup = Lookup { env: env.into(), ..Lookup::default() };
     Config::parse(&uncommented, Path::new("firn.toml"), &lookup).unwrap();
 }
 

@@ -4,7 +4,7 @@
 //! Knows the keys, their defaults and bounds, and the naming rule; opens no connection.
 //!
 //! # Layout
-//! - [`Config`]: the whole; each section is a struct that validates itself ([`kafka`], [`registry`], [`catalog`], [`lake`], [`process`]); [`table`] is
+//! - [`Config`]: the whole; each section is a struct that validates itself ([`kafka`], [`registry`], [`source`], [`catalog`], [`lake`], [`process`]); [`table`] is
 //!   what comes out for one topic.
 //! - [`naming`]: from a topic to a table's name. [`layout`]: partition and sort fields. [`columns`]: types as text.
 //! - [`env`]: placeholders and `.env`. [`secret`]: what is never printed. [`error`]: where and what is wrong.
@@ -21,6 +21,7 @@ pub mod naming;
 pub mod process;
 pub mod registry;
 pub mod secret;
+pub mod source;
 pub mod table;
 
 use std::collections::BTreeMap;
@@ -40,6 +41,7 @@ pub use naming::Selection;
 pub use process::{DeadLetterTarget, DeadLettersConfig, IndexConfig, LogConfig, LogFormat, MemoryConfig, ServeConfig};
 pub use registry::RegistryConfig;
 pub use secret::{Address, Properties};
+pub use source::SourceConfig;
 pub use table::{Format, OnTruncate, TableConfig};
 
 /// The whole configuration, checked. Prints (Debug, Serialize) without secrets.
@@ -49,6 +51,8 @@ pub struct Config {
     pub kafka: KafkaConfig,
     #[serde(default)]
     pub registry: RegistryConfig,
+    #[serde(default)]
+    pub source: SourceConfig,
     #[serde(default)]
     pub connect: ConnectConfig,
     pub catalog: CatalogConfig,
@@ -99,6 +103,7 @@ impl Config {
     fn validate(&self) -> Result<(), Problem> {
         self.kafka.validate().map_err(|p| p.under("kafka"))?;
         self.registry.validate().map_err(|p| p.under("registry"))?;
+        self.source.validate().map_err(|p| p.under("source"))?;
         self.connect.validate().map_err(|p| p.under("connect"))?;
         self.catalog.validate().map_err(|p| p.under("catalog"))?;
         self.lake.validate().map_err(|p| p.under("lake"))?;

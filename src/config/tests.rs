@@ -76,6 +76,13 @@ fn with(section: &str, line: &str) -> String {
 #[case("catalog.properties", "'s3.secret-access-key' = 'x'", "firn.toml:11: ", "a secret must not stand in this file")]
 #[case("registry", "url = 'http://u:pw@r:8081'", "firn.toml:11: ", "a secret must not stand in this file")]
 #[case("registry", "url = 'r:8081'", "firn.toml:11: registry.url: ", "http://")]
+#[case("source", "url = 'mysql://u@db/shop'", "firn.toml:11: source.url: ", "not a postgres:// address")]
+#[case(
+    "source",
+    "url = 'postgres://u:pw@db/shop'",
+    "firn.toml:11: source.url: ",
+    "a secret must not stand in this file"
+)]
 #[case("connect", "url = 'c:8083'", "firn.toml:11: connect.url: ", "http://")]
 #[case("conect", "url = 'http://c:8083'", "", "unknown key `conect`, did you mean `connect`?")]
 #[case("catalog", "commit_mode = 'lock'", "firn.toml:5: catalog.commit_mode: ", "hive")]
@@ -209,7 +216,14 @@ const DOC: &str = include_str!("../../docs/configuration.md");
 
 #[test]
 fn every_block_of_the_documentation_is_valid() {
-    let variables = ["KAFKA_PASSWORD", "REGISTRY_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD"];
+    let variables = [
+        "KAFKA_PASSWORD",
+        "REGISTRY_PASSWORD",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "PGPASSWORD",
+        "SOURCE_PASSWORD",
+    ];
     let env = variables.map(|name| (name.to_owned(), "x".to_owned())).into();
     let lookup = Lookup { env, ..lookup() };
     let blocks: Vec<&str> = DOC.split("```toml\n").skip(1).filter_map(|b| b.split("```").next()).collect();
@@ -230,7 +244,7 @@ fn every_block_of_the_documentation_is_valid() {
 #[test]
 fn every_key_is_documented_and_every_documented_key_is_there() {
     let text = format!(
-        "{MINIMAL}topics_regex = 'x'\n[registry]\nurl = 'http://r'\n[connect]\nurl = 'http://c'\n[dead_letters]\ntopic = 'd'\n"
+        "{MINIMAL}topics_regex = 'x'\n[registry]\nurl = 'http://r'\n[source]\nurl = 'postgres://p'\n[connect]\nurl = 'http://c'\n[dead_letters]\ntopic = 'd'\n"
     );
     let shown: toml::Table = parse(&text).unwrap().to_toml().unwrap().parse().unwrap();
     for (section, keys) in &shown {

@@ -1,38 +1,18 @@
 //! What a table lacks for a record: the columns that are asked for, and the records for which none are.
 
-use super::avro::is_avro;
 use super::blocks::Message;
-use super::connect::{Block, SourceField, document};
+use super::connect::{Block, SourceField};
 use super::cursor::Cursor;
 use super::decoder::{Decoder, Pushed};
-use super::envelope::{Envelope, scan};
-use super::fault::{Fallible, Reject, reason, reject};
+use super::envelope::Envelope;
+use super::fault::{Fallible, reason, reject};
 use super::infer;
 use super::key::{Key, no_key, open_key, other_key};
-use crate::change::{Mode, RowSchema};
+use crate::change::Mode;
 use crate::lineage::same_name;
 use crate::record::Record;
 
 impl Decoder {
-    /// The table that a rejected record without schema block would fit, where types may be inferred.
-    #[cold]
-    pub(super) fn wider(&mut self, record: &Record<'_>, fault: &Reject) -> Option<RowSchema> {
-        let value = record.value.filter(|value| !is_avro(value))?;
-        if fault.reason != reason::BAD_VALUE || !self.options.infers() {
-            return None;
-        }
-        let message = self.values.open(record.topic, value).ok().filter(|m| !m.has_block)?;
-        let mut payload = message.payload.clone();
-        let envelope = scan(&mut payload, &mut self.source, self.options.format, record, Cursor::skip).ok()?;
-        let fields = infer::fields(&envelope.after?).ok()?;
-        if !self.table.as_ref()?.is_too_narrow(&fields) {
-            return None;
-        }
-        let key = self.key_fields(record).ok()?;
-        self.check_key(&fields, &key).ok()?;
-        self.inference.schema(&self.options, &fields, &key, self.table.as_ref(), self.tables_set).ok()
-    }
-
     /// What to answer to a row that no reader fits.
     #[cold]
     pub(super) fn ask(
@@ -44,8 +24,8 @@ impl Decoder {
         self.asking_lsn = envelope.position.lsn.filter(|_| message.has_block);
         let key = self.key_fields(record)?;
         if !message.has_block {
-            if self.options.infers() {
-                let fields = self.inferred_fields(envelope)?;
+            if self.options.infers() || self.options.source.is_asked() {
+                let fields = self.bare_fields(envelope)?;
                 self.check_key(&fields, &key)?;
                 let table = self.table.as_ref();
                 let schema = self.inference.schema(&self.options, &fields, &key, table, self.tables_set)?;
@@ -117,22 +97,5 @@ impl Decoder {
             });
         }
         infer::fields(&key.payload)
-    }
-
-    /// The columns of a record without schema block, by its values.
-    fn inferred_fields(&self, envelope: &Envelope<Cursor<'_>>) -> Fallible<Vec<SourceField>> {
-        let Some(after) = &envelope.after else { return Ok(Vec::new()) };
-        if envelope.is_document() {
-            return Ok(vec![document()]);
-        }
-        let mut fields = infer::fields(after)?;
-        if envelope.flat {
-            let own = |name: &str| match &self.table {
-                Some(table) => table.is_rows_own(name, &self.options),
-                None => self.options.is_rows_own(name),
-            };
-            fields.retain(|f| own(&f.name));
-        }
-        Ok(fields)
     }
 }

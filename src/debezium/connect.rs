@@ -111,6 +111,13 @@ pub(super) fn block_of(schema: &ConnectSchema) -> Block {
     }
 }
 
+/// What a schema without fields describes: one plain value. Its name is empty.
+pub(super) fn value_of(schema: &ConnectSchema) -> Option<SourceField> {
+    let is_plain = !matches!(schema.kind.as_str(), "struct" | "array" | "map") && !schema.kind.is_empty();
+    let (natural, encoding) = column_of(schema, 0);
+    (is_plain && encoding != Encoding::Json).then(|| SourceField { name: String::new(), natural, encoding })
+}
+
 /// MongoDB's `after` is a text: the document in Extended JSON. It is kept as it is.
 pub(super) fn document() -> SourceField {
     SourceField { name: DOCUMENT.to_owned(), natural: ColumnType::String, encoding: Encoding::Text }

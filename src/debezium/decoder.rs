@@ -4,6 +4,7 @@ use super::avro::{Registered, ValuePlans, Writers, is_avro};
 use super::blocks::{Blocks, KnownBlock, Message};
 use super::connect::{Block, DOCUMENT, SourceField};
 use super::cursor::Cursor;
+use super::described::{Lack, Sought, SourceTypes, asked_of};
 use super::envelope::{Kind, Skip, scan};
 use super::fault::{Fallible, Reject, not_json, reason, reject};
 use super::flat::Format;
@@ -41,6 +42,8 @@ pub struct DecodeOptions {
     pub skip_truncates: bool,
     /// Columns whose values are written in another way than Debezium's default, where the record does not say so.
     pub wire: Vec<(String, Wire)>,
+    /// What the source database says, for records without schema block.
+    pub source: SourceTypes,
 }
 
 /// What became of a record.
@@ -57,6 +60,11 @@ pub enum Pushed {
     /// Nothing was consumed: the record was written with the schema of this id. [`Decoder::learn`] it from a registry, then the same
     /// record again.
     NeedsWriterSchema(i32),
+    /// Nothing was consumed: [`Decoder::describe`] the columns as the source database does, then the same record again. `database` is
+    /// the one that the record is from, if it says so.
+    NeedsSource {
+        database: Option<String>,
+    },
 }
 
 /// The readers that a record's row may need: of an envelope's image, of a flattened row.
@@ -91,6 +99,7 @@ pub struct Decoder {
     pub(super) source: SourceReader,
     pub(super) notes: Notes,
     pub(super) inference: Inference,
+    pub(super) sought: Sought,
     unavailable_rows: u64,
     infinite_rows: u64,
     pub(super) asking_lsn: Option<i64>,
@@ -111,6 +120,7 @@ impl Decoder {
             keys: Keys::default(),
             source: SourceReader::default(),
             inference: Inference::default(),
+            sought: Sought::default(),
             unavailable_rows: 0,
             infinite_rows: 0,
             asking_lsn: None,
@@ -140,8 +150,10 @@ impl Decoder {
             }
             let keys = self.key_indices(table)?;
             check(table)?;
-            self.rows = Some(Rows::new(table, keys.clone()));
-            self.table = Some(Table::new(table.clone(), lineage.clone(), keys, &self.options));
+            let new = Table::new(table.clone(), lineage.clone(), keys.clone(), &self.options);
+            self.options.check_source(&new)?;
+            self.rows = Some(Rows::new(table, keys));
+            self.table = Some(new);
             self.notes.forget_unknown();
         }
         self.tables_set += 1;
@@ -178,13 +190,10 @@ impl Decoder {
                 if let Some(rows) = &mut self.rows {
                     rows.take_back();
                 }
-                match self.wider(record, &fault) {
-                    Some(schema) => Pushed::NeedsSchema(schema),
-                    None => Pushed::Rejected(*fault),
-                }
+                self.wider(record, &fault).unwrap_or(Pushed::Rejected(*fault))
             }
         };
-        if !matches!(pushed, Pushed::NeedsSchema(_)) {
+        if !matches!(pushed, Pushed::NeedsSchema(_) | Pushed::NeedsSource { .. }) {
             self.writers.forget_missing();
         }
         pushed
@@ -207,6 +216,10 @@ impl Decoder {
         }
         if message.has_block {
             self.fit_block(&message, record)?;
+        } else if self.options.source == SourceTypes::Unasked
+            && let Some(needs) = self.needs_source(&message, record)?
+        {
+            return Ok(needs);
         }
         let mut lacks = false;
         let readers = match (message.has_block, &self.table) {
@@ -260,9 +273,18 @@ impl Decoder {
             rows.read(object, &mut row, Take::All, notes)?;
         }
         if notes.missing && op != Op::Delete {
-            if self.options.infers() && !message.has_block {
-                rows.take_back();
-                return self.ask(record, &message, &envelope);
+            if !message.has_block {
+                match self.sought.look(&self.options, table, &envelope)? {
+                    Lack::Nothing => {}
+                    Lack::Columns => {
+                        rows.take_back();
+                        return self.ask(record, &message, &envelope);
+                    }
+                    Lack::Source => {
+                        rows.take_back();
+                        return Ok(asked_of(&message));
+                    }
+                }
             }
             if envelope.is_document() {
                 let how = "after is a document (MongoDB), and the table has no column document for it";
@@ -320,6 +342,9 @@ impl Decoder {
         let (Some(_), Some(table), Some(rows)) = (record.key, &self.table, &mut self.rows) else { return skipped };
         if self.options.mode == Mode::Append && !is_delete {
             return skipped;
+        }
+        if self.options.source == SourceTypes::Unasked && Self::is_bare(&mut self.keys, record) {
+            return Ok(Pushed::NeedsSource { database: None });
         }
         let mut key = KeySide {
             options: &self.options,

@@ -57,7 +57,7 @@ pub(super) fn open_key<'k>(
     let has_one_column = options.key_columns.as_ref().is_some_and(|columns| columns.len() == 1);
     let mut open = || {
         if is_avro(key) {
-            return Ok(keys.avro.open(writers, key)?.map(Key::Avro));
+            return Ok(keys.avro.open(writers, key, has_one_column)?.map(Key::Avro));
         }
         let mut message = keys.blocks.open(topic, key)?;
         if message.payload.peek() == b'{' {
@@ -222,6 +222,13 @@ impl<'r> KeySide<'_, 'r> {
         let message = match self.open()? {
             None | Some(Key::Foreign(_)) => return Ok(false),
             Some(Key::Json(message)) => message,
+            Some(Key::Avro(key)) if key.is_value => {
+                let member = |value: &SourceField| self.table.only_key_member(value, self.options);
+                // As with a value in JSON: one that the column can't hold is a key of another kind.
+                return Ok(
+                    self.keys.avro.fit_value(self.tables_set, member) && self.keys.avro.read_value(&key, rows, notes)
+                );
+            }
             Some(Key::Avro(key)) => {
                 self.fit_writer()?;
                 self.keys.avro.read(&key, rows, notes)?;

@@ -8,8 +8,9 @@
 //! - `cursor`: JSON. `avro`: Avro. `envelope`, `source`: the envelope around a row. `flat`: rows without one. `blocks`, `connect`: schema blocks. `key`: record keys.
 //! - `images`: from images and key to a row. `unavailable`: what stands for values that were not sent.
 //! - `table_event`: what concerns a whole table.
-//! - `plan`: which field goes where. `fitted`: the plan of a writer's records, older ones too. `infer`: types where nothing else tells
-//!   them. `ask`: what the table lacks. `reader`, `object`, `value`: how it gets there. `columns`, `rows`: where it ends.
+//! - `plan`: which field goes where. `fitted`: the plan of a writer's records, older ones too. `described`, `postgres`: types from the
+//!   source database. `infer`: types where nothing else tells them. `ask`: what the table lacks. `reader`, `object`, `value`: how it gets
+//!   there. `columns`, `rows`: where it ends.
 //! - `time`, `decimal`: conversions. `fault`: why a record was rejected.
 //!
 //! Must not know: Kafka's client, Iceberg, the configuration file.
@@ -22,6 +23,7 @@ mod connect;
 mod cursor;
 mod decimal;
 pub mod decoder;
+mod described;
 mod envelope;
 mod fault;
 mod fitted;
@@ -31,6 +33,7 @@ mod infer;
 mod key;
 mod object;
 mod plan;
+pub mod postgres;
 mod reader;
 mod rows;
 mod source;
@@ -41,6 +44,7 @@ mod value;
 
 pub use avro::{Registered, schema_id, value_schema_id};
 pub use decoder::{DecodeOptions, Decoder, Pushed};
+pub use described::{SourceColumn, SourceTypes};
 pub use envelope::Skip;
 pub use fault::{Reject, reason};
 pub use flat::Format;

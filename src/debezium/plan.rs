@@ -33,7 +33,7 @@ impl Table {
             reader: any_reader(&column.column_type, options.wire_of(&column.name)),
         };
         // Without a schema block a value has no type that could lead to a later version of its column.
-        let of_source = |name: &str| !is_origin(name) && !lineage.versions.contains_key(name);
+        let of_source = |name: &str| !origin::is_own(name) && !lineage.versions.contains_key(name);
         let source = || schema.columns.iter().enumerate().filter(|(_, c)| of_source(&c.name));
         let all = || source().map(|(at, c)| member(at, c));
         let flat = all().chain(flat::usual_names().map(|name| nowhere(&name)));
@@ -53,7 +53,7 @@ impl Table {
         let own = |c: &Column| !self.lineage.versions.contains_key(&c.name);
         let place = |is: &dyn Fn(&Column) -> bool| self.schema.columns.iter().position(|c| own(c) && is(c));
         let found = place(&|c| c.name == name).or_else(|| place(&|c| same_name(&c.name, name)))?;
-        (!is_origin(name)).then_some(found)
+        (!origin::is_own(name)).then_some(found)
     }
 
     /// The columns for the field `name`: its own, then those made when its type changed, oldest first.
@@ -155,6 +155,15 @@ impl Table {
         })
     }
 
+    /// How one plain value is read that is the key, where the key is one column which can hold it. Who declares a key column says that
+    /// the value is its.
+    pub(super) fn only_key_member(&self, value: &SourceField, options: &DecodeOptions) -> Option<Member> {
+        let [at] = self.keys[..] else { return None };
+        let column = self.schema.columns.get(at)?;
+        let reader = reader(&value.encoding, &column.column_type, Fit::Declared(options.wire_of(&column.name)))?;
+        Some(Member { name: column.name.clone(), column: at, key: true, reader })
+    }
+
     /// The key column's name, where the key is one column.
     pub(super) fn only_key(&self) -> Option<&str> {
         match self.key_names.as_slice() {
@@ -184,19 +193,6 @@ fn nowhere(name: &str) -> Member {
     Member { name: name.to_owned(), column: NOWHERE, key: false, reader: Reader::AnyText }
 }
 
-fn is_origin(name: &str) -> bool {
-    [
-        origin::TOPIC,
-        origin::PARTITION,
-        origin::OFFSET,
-        origin::OP,
-        origin::SOURCE_TS,
-        origin::SOURCE_LSN,
-        origin::UNAVAILABLE,
-    ]
-    .contains(&name)
-}
-
 impl DecodeOptions {
     fn declared_type(&self, name: &str) -> Option<&Column> {
         self.declared.iter().find(|c| c.name == name)
@@ -212,7 +208,8 @@ impl DecodeOptions {
     }
 
     fn wire_of(&self, name: &str) -> Option<Wire> {
-        self.wire.iter().find(|(column, _)| column == name).map(|(_, wire)| *wire)
+        let set = self.wire.iter().find(|(column, _)| column == name).map(|(_, wire)| *wire);
+        set.or_else(|| self.source_wire_of(name))
     }
 
     /// The columns of a table for records with these fields: of the declared type, else of the type that the table has already
@@ -266,11 +263,15 @@ impl DecodeOptions {
         self.infer_types && self.declared.is_empty()
     }
 
+    /// A source column that has the name of one of firn's own stays beside it: the table refuses the two by name.
     pub(super) fn with_origin(&self, mut columns: Vec<Column>) -> RowSchema {
+        let taken: Vec<Column> = columns.iter().filter(|c| origin::is_own(&c.name)).cloned().collect();
         if self.origin_columns {
-            columns.retain(|c| !is_origin(&c.name));
             columns.extend(origin_columns());
         }
+        let alone = |c: &Column| columns.iter().filter(|other| same_name(&other.name, &c.name)).count() == 1;
+        let twins: Vec<Column> = taken.into_iter().filter(alone).collect();
+        columns.extend(twins);
         RowSchema { columns }
     }
 }

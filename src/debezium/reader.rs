@@ -14,6 +14,10 @@ pub enum Wire {
     DecimalText,
     /// Strings of a binary column are hexadecimal digits (`binary.handling.mode=hex`), not base64.
     Hex,
+    /// Strings of a decimal or text column are base64 of the unscaled value of a decimal with this scale.
+    Unscaled(i32),
+    /// Nobody says what integers of a time, timestamp or timestamptz column count: they are refused.
+    Unsaid,
 }
 
 /// One value's way into one column. `Any…` decide by the value itself: records without schema block.
@@ -45,6 +49,8 @@ pub(super) enum Reader {
     Text,
     /// A `Decimal` of this scale, written out.
     DecimalText(i32),
+    /// The same, and numbers as they are.
+    AnyDecimalText(i32),
     VariableDecimalText,
     /// Strings as they are, anything else as the text of its JSON.
     AnyText,
@@ -60,8 +66,17 @@ pub(super) enum DecimalForm {
     Unscaled(i32),
     Variable,
     Written,
-    /// Without schema block; `true`: strings are written numbers for sure.
-    Any(bool),
+    /// Without schema block.
+    Any(DecimalStrings),
+}
+
+/// What strings of a decimal column are in a record without schema block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DecimalStrings {
+    /// Written numbers for sure.
+    Written,
+    /// Base64 of the unscaled value at this scale, where they may be.
+    Unscaled(i32),
 }
 
 /// How a string says bytes.
@@ -163,8 +178,13 @@ pub(super) fn reader(encoding: &Encoding, target: &ColumnType, fit: Fit) -> Opti
 pub(super) fn any_reader(target: &ColumnType, wire: Option<Wire>) -> Reader {
     use ColumnType as T;
     let unit = match wire {
-        Some(Wire::Counts(unit)) => unit,
-        _ => Unit::Micros,
+        Some(Wire::Counts(unit)) => Some(unit),
+        Some(Wire::Unsaid) => None,
+        _ => Some(Unit::Micros),
+    };
+    let timestamp = |zone| match unit {
+        Some(unit) => Reader::AnyTimestamp(unit, zone),
+        None => Reader::TimestampText(zone),
     };
     match target {
         T::Boolean => Reader::AnyBoolean,
@@ -173,14 +193,21 @@ pub(super) fn any_reader(target: &ColumnType, wire: Option<Wire>) -> Reader {
         T::Float => Reader::Float,
         T::Double => Reader::Double,
         T::Decimal { precision, scale } => {
-            let from = DecimalForm::Any(wire == Some(Wire::DecimalText));
-            Reader::Decimal { from, precision: *precision, scale: *scale }
+            let strings = match wire {
+                Some(Wire::DecimalText) => DecimalStrings::Written,
+                Some(Wire::Unscaled(scale)) => DecimalStrings::Unscaled(scale),
+                _ => DecimalStrings::Unscaled(i32::from(*scale)),
+            };
+            Reader::Decimal { from: DecimalForm::Any(strings), precision: *precision, scale: *scale }
         }
         T::Date => Reader::AnyDate,
-        T::Time => Reader::AnyTime(unit),
-        T::Timestamp => Reader::AnyTimestamp(unit, Zone::Ignored),
-        T::TimestampTz => Reader::AnyTimestamp(unit, Zone::Applied),
-        T::String => Reader::AnyText,
+        T::Time => unit.map_or(Reader::TimeText, Reader::AnyTime),
+        T::Timestamp => timestamp(Zone::Ignored),
+        T::TimestampTz => timestamp(Zone::Applied),
+        T::String => match wire {
+            Some(Wire::Unscaled(scale)) => Reader::AnyDecimalText(scale),
+            _ => Reader::AnyText,
+        },
         T::Uuid => Reader::Uuid,
         T::Binary => Reader::Binary(BytesForm::of(wire)),
         T::List(element) => Reader::List(Box::new(any_reader(element, wire))),

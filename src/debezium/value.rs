@@ -10,7 +10,7 @@ use super::cursor::Cursor;
 use super::decimal::{self, Unscaled};
 use super::fault::{Fallible, bad_value, excerpt};
 use super::object::Take;
-use super::reader::{BytesForm, DecimalForm, Reader};
+use super::reader::{BytesForm, DecimalForm, DecimalStrings, Reader};
 use super::time::{self, End, Finite};
 use super::unavailable::{UNAVAILABLE, is_unavailable, is_unavailable_json};
 use crate::change::Infinity;
@@ -196,7 +196,8 @@ pub(super) fn read(
             let value = decimal_value(cursor, *from, *precision, *scale, notes)?;
             put(v, nulls, value);
         }
-        (Reader::DecimalText(scale), Values::Text(_)) => {
+        (Reader::AnyDecimalText(_), Values::Text(_)) if cursor.peek() == b'{' => any_text(cursor, column, notes)?,
+        (Reader::DecimalText(scale) | Reader::AnyDecimalText(scale), Values::Text(_)) => {
             let text = match cursor.peek() {
                 b'-' | b'0'..=b'9' => Some(cursor.number()?.to_owned()),
                 _ => text_value(cursor, notes)?.map(|t| decimal::unscaled(t)?.to_text(*scale)).transpose()?,
@@ -453,11 +454,11 @@ fn decimal_value(
                 DecimalForm::Unscaled(have) => unscaled(&decimal::unscaled(text)?, have).map(Some),
                 _ if infinite => notes.not_finite(None),
                 // Base64 has neither sign nor point. But a column whose numbers are written has some without, which are base64 too.
-                DecimalForm::Any(false) if text.contains(['.', '-']) => {
+                DecimalForm::Any(DecimalStrings::Unscaled(_)) if text.contains(['.', '-']) => {
                     let how = "is a written number: declare encodings = { ... = \"text\" } for its column";
                     Err(bad_value(format!("{:?} {how}", excerpt(text))))
                 }
-                DecimalForm::Any(false) => unscaled(&decimal::unscaled(text)?, i32::from(scale)).map(Some),
+                DecimalForm::Any(DecimalStrings::Unscaled(have)) => unscaled(&decimal::unscaled(text)?, have).map(Some),
                 _ => written(text).map(Some),
             }
         }

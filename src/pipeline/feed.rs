@@ -2,6 +2,7 @@
 
 mod assignment;
 mod decode;
+mod source_table;
 mod table_event;
 #[cfg(test)]
 mod tests;
@@ -19,12 +20,13 @@ use super::rejects::Rejects;
 use super::share::Share;
 use super::tables::{TableHandle, epoch_ms};
 use crate::change::Mode;
-use crate::debezium::{Decoder, Pushed, schema_id};
+use crate::debezium::{DecodeOptions, Decoder, Pushed, schema_id};
 use crate::position::{Span, TopicPartition};
 use crate::record::{Record, Rejected};
 use crate::sink::lake::{Stager, TableColumns};
 use crate::source::kafka::KafkaSource;
 use crate::table_event::Truncate;
+use source_table::SourceTable;
 
 /// Rows that a decoder collects before they go to the stager: large enough to make vectors worth it, small enough that a
 /// thousand idle topics hold little.
@@ -70,10 +72,13 @@ pub struct Feed {
     suspended_until: Option<Instant>,
     /// Why the next record can't be decoded yet. Suspended for it once all that stands before is committed.
     waiting: Option<String>,
+    source: SourceTable,
     /// The table was stopped and this worker has let go of it.
     let_go: bool,
     rejects: Rejects,
     share: Share,
+    /// See [`Feed::take_passed`].
+    passed: Vec<(TopicPartition, i64)>,
     /// Rows of the open part by op.
     rows: Rows,
     /// Since the feed began.
@@ -114,9 +119,11 @@ impl Feed {
             paused: false,
             suspended_until: None,
             waiting: None,
+            source: SourceTable::default(),
             let_go: false,
             rejects: Rejects::default(),
             share: Share::default(),
+            passed: Vec::new(),
             rows: Rows::default(),
             taken: 0,
             refused: 0,
@@ -159,6 +166,7 @@ impl Feed {
         }
         if self.epoch.is_none() {
             self.epoch = Some(self.handle.epochs.join(self.handle.now_ms()));
+            self.look_again_at_source();
         }
         let Some(pushed) = self.decode(record) else { return };
         match pushed {
@@ -169,7 +177,7 @@ impl Feed {
             }
             Pushed::Truncate(fence) => self.truncated(record, fence),
             Pushed::Rejected(reject) => self.reject(record, reject.reason, reject.detail),
-            Pushed::NeedsSchema(_) | Pushed::NeedsWriterSchema(_) => self.reject(
+            Pushed::NeedsSchema(_) | Pushed::NeedsWriterSchema(_) | Pushed::NeedsSource { .. } => self.reject(
                 record,
                 "incompatible_schema",
                 "the record's schema does not fit the table's columns even after the table was brought up to date"
@@ -200,7 +208,8 @@ impl Feed {
         };
         let table = self.columns.as_ref().map(TableColumns::rows);
         let schema = |id| self.runtime.block_on(self.handle.writer_schemas.get(id)).ok();
-        self.rejects.push(letter, self.decoder.rows(), table, || self.handle.decode_options(), &schema);
+        let options = || DecodeOptions { source: self.decoder.source_types().clone(), ..self.handle.decode_options() };
+        self.rejects.push(letter, self.decoder.rows(), table, options, &schema);
     }
 
     fn warn_of_unknown(&mut self) {
@@ -290,8 +299,11 @@ impl Feed {
         if spans.is_empty() && self.stager.is_none() {
             return;
         }
-        // Only skipped or rejected records and no table yet: the position can wait, nothing is lost by reading them again.
+        // Only skipped or rejected records and no table yet: no table can hold the position.
         if self.stager.is_none() && self.columns.is_none() && !self.finds_table() {
+            if self.refused == 0 && self.truncates.is_empty() {
+                self.passed = self.places.positions();
+            }
             return self.write_letters();
         }
         let staged = match self.ensure_stager() {
@@ -333,6 +345,13 @@ impl Feed {
     fn spans(&self) -> Vec<Span> {
         let of_topic = |span| Span { topic_id: self.topic_id.clone(), partition_count: self.partition_count, ..span };
         self.places.spans().into_iter().map(of_topic).collect()
+    }
+
+    /// Positions that no record of use stands before, in a topic that has no table: heartbeats, transactions ... alone. Each is told once.
+    pub fn take_passed(&mut self) -> Vec<(TopicPartition, i64)> {
+        let passed = std::mem::take(&mut self.passed);
+        self.places.note_committed(&passed);
+        passed
     }
 
     pub fn committed(&mut self, incarnation: u64, next: &[(TopicPartition, i64)]) {
@@ -413,6 +432,7 @@ impl Feed {
         self.truncates.clear();
         self.rejects.take_letters();
         self.waiting = None;
+        self.passed.clear();
         self.rows = Rows::default();
         self.in_flight = 0;
     }

@@ -145,3 +145,11 @@ pub fn registry_asked(answered: bool) {
         counter!(names::REGISTRY_FAILURES_TOTAL).increment(1);
     }
 }
+
+/// The source database was asked for a table; whether it said anything of it.
+pub fn source_asked(answered: bool) {
+    counter!(names::SOURCE_LOOKUPS_TOTAL).increment(1);
+    if !answered {
+        counter!(names::SOURCE_FAILURES_TOTAL).increment(1);
+    }
+}

@@ -20,6 +20,7 @@ mod rejects;
 pub mod replay;
 mod share;
 mod stored_index;
+mod source_tables;
 mod sweep;
 mod tables;
 mod wiring;
@@ -33,12 +34,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::database::{Database, DatabaseError};
 use crate::registry::{Registry, RegistryError};
 use crate::serve::{self, Server, Status};
 use crate::source::kafka::{self, ClientSettings, KafkaSource, SourceError};
 use growth::PartitionCount;
 use letters::DeadLetters;
 pub use stored_index::verify_indexes;
+use source_tables::SourceTables;
 pub use sweep::{SweepError, Swept, sweep};
 use tables::{Servers, Tables};
 use worker::Worker;
@@ -68,6 +71,8 @@ pub enum Error {
     NoTopic(String),
     #[error(transparent)]
     Lake(crate::sink::lake::LakeError),
+    #[error(transparent)]
+    SourceDatabase(#[from] DatabaseError),
     #[error("dead letters: {0}")]
     DeadLetters(#[from] crate::sink::lake::LakeError),
     /// Letters could not be read, replayed or settled; the sentence says which.
@@ -100,6 +105,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
         config.memory.budget_bytes as usize / FETCH_AHEAD_SHARE / workers,
     );
     let writer_schemas = writer_schemas(&config)?;
+    let source_tables = source_tables(&config)?;
     let catalog = crate::catalogs::open(&config.catalog).await?;
     tracing::info!(catalog = %catalog.describe(), kafka = kafka.bootstrap(), workers, "starting");
     while let Err(e) = catalog.probe().await {
@@ -131,6 +137,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
             let kafka = kafka.clone();
             move |topic| kafka::partition_count(&kafka, topic).map_err(|e| e.to_string())
         })),
+        source_tables: Arc::new(source_tables),
     };
     let tables = Arc::new(Tables::new(config, servers, runtime, senders, status));
 
@@ -168,6 +175,12 @@ fn writer_schemas(config: &Config) -> Result<WriterSchemas, Error> {
     let settings = config.registry.settings().map_err(RegistryError::Settings)?;
     let registry = settings.map(|settings| Registry::new(&settings)).transpose()?;
     Ok(WriterSchemas::new(registry, tokio::runtime::Handle::current()))
+}
+
+/// Of the configured source database, if there is one; nothing is asked of it yet.
+fn source_tables(config: &Config) -> Result<SourceTables, DatabaseError> {
+    let database = config.source.url.as_ref().map(|url| Database::new(url.as_str())).transpose()?;
+    Ok(SourceTables::new(database, tokio::runtime::Handle::current()))
 }
 
 /// Keeps the list of topics to read up to date.

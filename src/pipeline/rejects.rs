@@ -41,6 +41,11 @@ impl Rejects {
         self.letters.push(letter);
     }
 
+    /// Keys are read by other options from here on.
+    pub fn forget_keys(&mut self) {
+        self.keys = None;
+    }
+
     /// Memory held, roughly.
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -14,6 +14,7 @@ use super::growth::{Growth, PartitionCount};
 use super::letters::DeadLetters;
 use super::meter::{self, Meter, Rows};
 use super::share::Limits;
+use super::source_tables::SourceTables;
 use super::wiring::{decode_options, table_spec};
 use super::writer_schemas::WriterSchemas;
 use crate::config::{Config, Start as StartAt, TableConfig};
@@ -45,6 +46,7 @@ pub struct TableHandle {
     pub dead_letters: Arc<DeadLetters>,
     pub writer_schemas: Arc<WriterSchemas>,
     pub partition_count: PartitionCount,
+    pub source_tables: Arc<SourceTables>,
     /// Parts handed over and not settled, and their files' bytes.
     in_flight: AtomicUsize,
     staged_bytes: AtomicU64,
@@ -59,11 +61,18 @@ pub struct TableHandle {
     status: Arc<Status>,
     /// Set once the table can't go on without a person: every worker lets go of it.
     stopped: AtomicBool,
+    /// Whether it was said that the source database does not know the table.
+    told_no_source: AtomicBool,
 }
 
 impl TableHandle {
     pub fn decode_options(&self) -> DecodeOptions {
-        decode_options(&self.config)
+        decode_options(&self.config, self.source_tables.before())
+    }
+
+    /// Marks positions of a topic that had no rows up to there, read as it is read now.
+    pub fn passed_mark(&self) -> String {
+        format!("firn: no rows, format {:?}", self.config.format)
     }
 
     pub fn type_change(&self) -> TypeChange {
@@ -206,6 +215,13 @@ impl TableHandle {
         self.status.update(&self.topic, |t| t.last_error = Some(LastError { at_ms: epoch_ms(), message: reason }));
     }
 
+    /// The source database does not know the table that the topic is named after. Said once.
+    pub fn has_no_source(&self, reason: &str) {
+        if !self.told_no_source.swap(true, Ordering::AcqRel) {
+            tracing::warn!(table = %self.name, topic = %self.topic, "no types from the source database: {reason}");
+        }
+    }
+
     /// The batch was dropped because the table stands elsewhere.
     pub fn stale(&self, reason: String) {
         self.meter.stale();
@@ -238,6 +254,7 @@ pub struct Servers {
     pub dead_letters: Arc<DeadLetters>,
     pub writer_schemas: Arc<WriterSchemas>,
     pub partition_count: PartitionCount,
+    pub source_tables: Arc<SourceTables>,
 }
 
 /// All tables of the process.
@@ -381,6 +398,8 @@ impl Tables {
             dead_letters: Arc::clone(&self.servers.dead_letters),
             writer_schemas: Arc::clone(&self.servers.writer_schemas),
             partition_count: self.servers.partition_count.clone(),
+            source_tables: Arc::clone(&self.servers.source_tables),
+            told_no_source: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             staged_bytes: AtomicU64::new(0),
             config,
@@ -442,10 +461,11 @@ impl Tables {
             // The table knew this partition existed, empty or unread, when it first committed: nothing of it may be skipped.
             return Start::Earliest;
         }
-        match self.config.kafka.start {
+        let otherwise = Box::new(match self.config.kafka.start {
             StartAt::Earliest => Start::Earliest,
             StartAt::Latest => Start::Latest,
-        }
+        });
+        Start::Passed { mark: handle.passed_mark(), otherwise }
     }
 }
 

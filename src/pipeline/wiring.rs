@@ -8,7 +8,7 @@ use iceberg::table::Table;
 
 use crate::change::Mode;
 use crate::config::{Config, Encoding, Format, OnTruncate, TableConfig};
-use crate::debezium::{self, DecodeOptions, Unit, Wire};
+use crate::debezium::{self, DecodeOptions, SourceTypes, Unit, Wire};
 use crate::lineage::{DroppedColumn, TypeChange};
 use crate::position::Checkpoint;
 use crate::sink::lake::index::{IndexHome, IndexMemory};
@@ -18,7 +18,8 @@ use crate::source::kafka::{SourceError, TopicListing};
 /// zstd level of data files: 1 costs a third of the CPU of 3 and makes files some 5 % larger; compaction writes them anew anyway.
 const ZSTD_LEVEL: i32 = 1;
 
-pub(super) fn decode_options(config: &TableConfig) -> DecodeOptions {
+/// `source` is what is known of the source database.
+pub(super) fn decode_options(config: &TableConfig, source: SourceTypes) -> DecodeOptions {
     DecodeOptions {
         mode: config.mode,
         format: format(config.format),
@@ -30,6 +31,7 @@ pub(super) fn decode_options(config: &TableConfig) -> DecodeOptions {
         key_columns: (!config.key.is_empty()).then(|| config.key.clone()),
         delete_image: config.delete_image,
         skip_truncates: config.truncate == OnTruncate::Skip,
+        source,
     }
 }
 

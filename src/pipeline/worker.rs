@@ -158,6 +158,7 @@ impl Worker {
             self.held.remove(at);
             if let Some(feed) = self.feeds.get_mut(&at.topic) {
                 feed.close(&self.source);
+                report_passed(feed, &self.source);
                 feed.end(at);
                 feed.handle().disown(at);
             }
@@ -181,6 +182,7 @@ impl Worker {
             feed.tell();
             if feed.due(now_ms) {
                 feed.close(&self.source);
+                report_passed(feed, &self.source);
             }
             match feed.take_change() {
                 Some(Reading::Hold) => self.source.pause(&feed.partitions()),
@@ -276,6 +278,7 @@ impl Worker {
         let deadline = Instant::now() + LAST_COMMITS;
         for feed in self.feeds.values_mut() {
             feed.close(&self.source);
+            report_passed(feed, &self.source);
             self.source.pause(&feed.partitions());
         }
         while self.feeds.values().any(|f| f.in_flight() > 0) {
@@ -295,6 +298,12 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// Topics without a table have no other place for their positions.
+fn report_passed(feed: &mut Feed, source: &KafkaSource) {
+    let passed = feed.take_passed();
+    source.report_passed(&passed, &feed.handle().passed_mark());
 }
 
 /// Goes on from the table's checkpoint after a batch was given up.

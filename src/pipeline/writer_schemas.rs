@@ -13,7 +13,7 @@ use crate::debezium::Registered;
 use crate::registry::{Found, Registry};
 
 /// How long a worker waits for an answer before its table does: a registry in reach takes some ms.
-const PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 /// How long an id has to be unknown before that is believed: a registry's followers get a new schema some moments after the leader that
 /// a connector registered it with. As long an id that it does not have is not asked for again.
 const UNKNOWN_FOR: Duration = Duration::from_secs(30);

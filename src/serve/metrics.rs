@@ -29,6 +29,8 @@ pub const ASSIGNED_PARTITIONS: &str = "firn_assigned_partitions";
 pub const REBALANCES_TOTAL: &str = "firn_rebalances_total";
 pub const REGISTRY_FETCHES_TOTAL: &str = "firn_registry_fetches_total";
 pub const REGISTRY_FAILURES_TOTAL: &str = "firn_registry_failures_total";
+pub const SOURCE_LOOKUPS_TOTAL: &str = "firn_source_lookups_total";
+pub const SOURCE_FAILURES_TOTAL: &str = "firn_source_failures_total";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -58,7 +60,7 @@ const fn metric(
 }
 
 /// Every metric of firn.
-pub const METRICS: [Metric; 24] = [
+pub const METRICS: [Metric; 26] = [
     metric(RECORDS_TOTAL, Kind::Counter, Unit::Count, &["topic"], "Kafka records read"),
     metric(ROWS_TOTAL, Kind::Counter, Unit::Count, &["table", "op"], "rows committed, by op (c, u, d, r)"),
     metric(SKIPPED_TOTAL, Kind::Counter, Unit::Count, &["topic", "kind"], "records skipped by a rule, by its name"),
@@ -130,6 +132,14 @@ pub const METRICS: [Metric; 24] = [
         Unit::Count,
         &[],
         "of these, those that the registry gave no answer to: tables wait",
+    ),
+    metric(SOURCE_LOOKUPS_TOTAL, Kind::Counter, Unit::Count, &[], "tables asked for at the source database"),
+    metric(
+        SOURCE_FAILURES_TOTAL,
+        Kind::Counter,
+        Unit::Count,
+        &[],
+        "of these, those that the source database gave no answer to: tables may wait",
     ),
 ];
 

@@ -25,6 +25,21 @@ def test_messages_that_are_no_rows_make_no_tables(trial: Trial) -> None:
 
             until("each kind is counted", lambda: kinds() == KINDS, 60, then=firn.tail)
             assert not firn.metrics("firn_rejected_total") and not firn.says("stopped"), firn.tail()
+            heartbeats = f"__debezium-heartbeat.{trial.name}"
+
+            def passed() -> bool:
+                """The group stands behind heartbeats, which no table does."""
+                noted = trial.kafka.group_offsets(f"{config['kafka']['group']}.lake", heartbeats)
+                return bool(noted) and sum(noted.values()) > 0
+
+            until("the heartbeats' position is noted", passed, 60, then=firn.tail)
+            assert firn.terminate() == 0, firn.tail()
+            # Started again it reads on from there.
+            noted = trial.kafka.group_offsets(f"{config['kafka']['group']}.lake", heartbeats)
+            firn.start()
+            partition, behind = max(noted.items(), key=lambda at: at[1])
+            line = firn.wait_until_it_says("reading", f"partition={heartbeats}/{partition} ")
+            assert int(line.partition(" position=")[2].split()[0]) >= behind > 0, line
             assert firn.terminate() == 0, firn.tail()
         tables = {name for (name,) in trial.lake.sql(f"SELECT table_name FROM information_schema.tables WHERE table_schema = '{trial.name}'")}
         assert tables == {"items", "content"}

@@ -128,7 +128,9 @@ impl Process {
             match pushed {
                 Pushed::Row(_) | Pushed::Skipped(_) | Pushed::Truncate(_) => {}
                 Pushed::Rejected(reject) => self.rejected.push(format!("{}: {}", reject.reason, reject.detail)),
-                Pushed::NeedsSchema(_) | Pushed::NeedsWriterSchema(_) => panic!("asked again: {pushed:?}"),
+                Pushed::NeedsSchema(_) | Pushed::NeedsWriterSchema(_) | Pushed::NeedsSource { .. } => {
+                    panic!("asked again: {pushed:?}")
+                }
             }
             self.next.insert(partition, offset + 1);
         }
@@ -355,6 +357,24 @@ async fn columns_that_differ_in_case_only_stop_the_table_by_both_names() {
     let mut process = Process::start(&catalog, &spec(TypeChange::NewColumn, DroppedColumn::Keep), &[0]).await;
     let e = process.read(&log, 0, 1).await.unwrap_err().to_string();
     assert!(e.contains("columns Name and name differ in case only"), "{e}");
+}
+
+#[tokio::test]
+async fn a_column_called_as_one_of_firns_own_stops_the_table_by_its_name() {
+    for name in ["_firn_op", "_FIRN_OFFSET", "_firn_unavailable"] {
+        let id = [("id".to_owned(), "int64")];
+        let with: Vec<_> = id.iter().cloned().chain([(name.to_owned(), "string")]).collect();
+        let taken = |lsn| message(lsn, &with, 1, Some(json!({"id": 1, name: "x"})));
+        // In a table to be made, and in one that is there.
+        for log in [vec![taken(1)], vec![message(1, &id, 1, Some(json!({"id": 1}))), taken(2)]] {
+            let (catalog, before) = (MemoryCatalog::default(), log.len() - 1);
+            let log: Log = [(0, log)].into();
+            let mut process = Process::start(&catalog, &spec(TypeChange::NewColumn, DroppedColumn::Keep), &[0]).await;
+            process.read(&log, 0, before).await.unwrap();
+            let e = process.read(&log, 0, 1).await.unwrap_err().to_string();
+            assert!(e.contains(&format!("a column {name}")) && e.contains("column.exclude.list"), "{e}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod connect;
 mod index;
 mod judge;
 mod report;
+mod source;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,6 +50,7 @@ pub(super) async fn run(args: &CheckArgs, output: Output) -> Result<(), Failure>
         report.findings.extend(tables(&config, catalog.as_ref(), &cluster, &logs).await);
     }
     report.findings.extend(registry(&config).await);
+    report.findings.extend(source::check(&config, &cluster).await);
     report.findings.extend(connect::check(&config).await);
     report.findings.extend(index::check(&config));
     report.findings.extend(listen(&config).await);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::super::columns::ColumnBuilder;
 use super::super::connect::{Block, SourceField};
 use super::super::decoder::{Decoder, Pushed};
 use super::super::envelope::Kind;
@@ -232,12 +233,21 @@ pub(in super::super) struct KeyPlans(Plans<ImagePlan>);
 #[derive(Clone, Debug)]
 pub(in super::super) struct AvroKey<'k> {
     cursor: Cursor<'k>,
+    /// Whether it is one value without a name.
+    pub is_value: bool,
 }
 
 impl KeyPlans {
+    /// `may_be_value`: whether the key may be one plain value.
+    ///
     /// # Errors
-    /// `unknown_schema_id`, `bad_schema`, `not_avro`, `no_key` where it is no record.
-    pub(in super::super) fn open<'k>(&mut self, writers: &Writers, key: &'k [u8]) -> Fallible<Option<AvroKey<'k>>> {
+    /// `unknown_schema_id`, `bad_schema`, `not_avro`, `no_key` where it is neither a record nor such a value.
+    pub(in super::super) fn open<'k>(
+        &mut self,
+        writers: &Writers,
+        key: &'k [u8],
+        may_be_value: bool,
+    ) -> Fallible<Option<AvroKey<'k>>> {
         let (id, datum) = split(key)?;
         let writer = writers.get(id)?;
         let mut cursor = Cursor::new(datum);
@@ -245,11 +255,12 @@ impl KeyPlans {
             return Ok(None);
         }
         let schema = &writer.schema;
-        if schema.fields(schema.optional(schema.root).1).is_none() {
+        let is_value = schema.fields(schema.optional(schema.root).1).is_none();
+        if is_value && !(may_be_value && writer.value.is_some()) {
             return Err(reject(reason::NO_KEY, "the record key is no record: declare key columns, or use append"));
         }
         self.0.open(id, writer);
-        Ok(Some(AvroKey { cursor }))
+        Ok(Some(AvroKey { cursor, is_value }))
     }
 
     /// The fields of the latest key.
@@ -276,6 +287,22 @@ impl KeyPlans {
         plan.fitted.reader.as_ref().map(|_| ()).map_err(String::as_str)
     }
 
+    /// Makes the plan of the latest key, which is one value, for the table that is set. False where `member` has no column for it, or one
+    /// that can't hold it.
+    pub(in super::super) fn fit_value(
+        &mut self,
+        tables_set: u64,
+        member: impl FnOnce(&SourceField) -> Option<super::super::object::Member>,
+    ) -> bool {
+        let Some(plan) = self.0.latest() else { return false };
+        let writer = &plan.writer;
+        plan.fitted.fit(tables_set, || {
+            let member = writer.value.as_ref().and_then(member).ok_or_else(String::new)?;
+            ImagePlan::of_value(&writer.schema, writer.schema.optional(writer.schema.root).1, &member)
+        });
+        plan.fitted.reader.is_ok()
+    }
+
     /// Reads the key columns that have no value yet, after [`KeyPlans::fit`].
     pub(in super::super) fn read(&self, key: &AvroKey<'_>, rows: &mut Rows, notes: &mut Notes) -> Fallible<()> {
         let Some(Plan { writer, fitted: Fitted { reader: Ok(plan), .. }, .. }) = self.0.known.first() else {
@@ -285,5 +312,16 @@ impl KeyPlans {
         let (columns, row) = rows.under_construction();
         plan.read(&writer.schema, &mut cursor, columns, row, Take::MissingKeys, notes)?;
         cursor.end()
+    }
+
+    /// Reads the key column that has no value yet, after [`KeyPlans::fit_value`]. Nothing is left of a value that it can't hold; false then.
+    pub(in super::super) fn read_value(&self, key: &AvroKey<'_>, rows: &mut Rows, notes: &mut Notes) -> bool {
+        let had: Vec<usize> = rows.under_construction().0.iter().map(ColumnBuilder::len).collect();
+        let read = self.read(key, rows, notes);
+        if read.is_err() {
+            let (columns, _) = rows.under_construction();
+            columns.iter_mut().zip(had).for_each(|(column, had)| column.truncate(had));
+        }
+        read.is_ok()
     }
 }

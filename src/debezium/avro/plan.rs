@@ -120,6 +120,14 @@ impl ImagePlan {
         Ok(Self { places, is_row: true })
     }
 
+    /// For a writer whose data are one value `node`, without a name.
+    ///
+    /// # Errors
+    /// The sentence that says why it cannot be read.
+    pub(super) fn of_value(schema: &Schema, node: NodeId, member: &Member) -> Result<Self, String> {
+        Ok(Self { places: vec![place(schema, node, member)?], is_row: true })
+    }
+
     fn new(schema: &Schema, id: NodeId, members: &[Member]) -> Result<Self, String> {
         let fields = schema.fields(id).ok_or("the image is no record")?;
         let places = fields.iter().map(|field| match members.iter().find(|m| m.name == field.name) {
@@ -200,7 +208,7 @@ fn read(schema: &Schema, id: NodeId, kind: &Kind, reader: &Reader) -> Result<Opt
             Some(Read::Struct(ImagePlan::new(schema, id, &members)?))
         }
         // These decide by the value, for records without a schema.
-        Reader::AnyDate | Reader::AnyTime(_) | Reader::AnyTimestamp(..) => None,
+        Reader::AnyDate | Reader::AnyTime(_) | Reader::AnyTimestamp(..) | Reader::AnyDecimalText(_) => None,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::connect::{Block, block_of};
+use super::super::connect::{Block, SourceField, block_of, value_of};
 use super::super::fault::{Fallible, Reject, reason, reject};
 use super::cursor::not_avro;
 use super::envelope::EnvelopePlan;
@@ -32,6 +32,8 @@ pub enum Registered {
 pub(in super::super) struct Writer {
     pub schema: Schema,
     pub block: Block,
+    /// What the datum is where it has no fields; its name is empty.
+    pub value: Option<SourceField>,
     pub envelope: EnvelopePlan,
 }
 
@@ -127,9 +129,10 @@ impl Writers {
 impl Writer {
     fn read(text: &str, references: &[String]) -> Fallible<Self> {
         let schema = Schema::parse(text, references)?;
-        let block = block_of(&connect_schema(&schema)?);
+        let connect = connect_schema(&schema)?;
+        let (block, value) = (block_of(&connect), value_of(&connect));
         let envelope = EnvelopePlan::new(&schema, &block);
-        Ok(Self { schema, block, envelope })
+        Ok(Self { schema, block, value, envelope })
     }
 }
 

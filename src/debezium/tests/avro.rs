@@ -343,10 +343,10 @@ fn schemas_that_are_no_avro_are_named() {
 
 /// A writer's datum, written by hand.
 #[derive(Default)]
-struct Datum(Vec<u8>);
+pub(super) struct Datum(pub(super) Vec<u8>);
 
 impl Datum {
-    fn long(mut self, value: i64) -> Self {
+    pub(super) fn long(mut self, value: i64) -> Self {
         let mut zigzag = ((value << 1) ^ (value >> 63)) as u64;
         while zigzag >= 0x80 {
             self.0.push(zigzag as u8 | 0x80);
@@ -356,15 +356,15 @@ impl Datum {
         self
     }
 
-    fn text(self, text: &str) -> Self {
+    pub(super) fn text(self, text: &str) -> Self {
         self.bytes(text.as_bytes())
     }
 
-    fn bytes(self, bytes: &[u8]) -> Self {
+    pub(super) fn bytes(self, bytes: &[u8]) -> Self {
         self.long(bytes.len() as i64).raw(bytes)
     }
 
-    fn raw(mut self, bytes: &[u8]) -> Self {
+    pub(super) fn raw(mut self, bytes: &[u8]) -> Self {
         self.0.extend_from_slice(bytes);
         self
     }
@@ -416,7 +416,7 @@ fn declared(kind: &str, value: Datum, column_type: ColumnType) -> Result<Cell, R
     one(kind, value, DecodeOptions { declared, ..DecodeOptions::default() }).map(|(_, cell)| cell)
 }
 
-fn datum() -> Datum {
+pub(super) fn datum() -> Datum {
     Datum::default()
 }
 

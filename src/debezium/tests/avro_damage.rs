@@ -62,6 +62,7 @@ fn storm(name: &str, topic: &str, mode: Mode) {
                 // A damaged id can be that of another table's schema.
                 Pushed::NeedsSchema(asked) => assert!(damaged, "seed {seed}: {asked:?}"),
                 Pushed::NeedsWriterSchema(id) => panic!("seed {seed}: {id} was learnt"),
+                Pushed::NeedsSource { .. } => panic!("seed {seed}: nobody can be asked"),
             }
         }
         // A byte of the message is worth some bytes of columns, however much it claims.

@@ -21,7 +21,7 @@ fn reason_of(pushed: Pushed) -> &'static str {
     match pushed {
         Pushed::Row(_) => "row",
         Pushed::Skipped(_) | Pushed::Truncate(_) => "skipped",
-        Pushed::NeedsSchema(_) | Pushed::NeedsWriterSchema(_) => "needs a schema",
+        Pushed::NeedsSchema(_) | Pushed::NeedsWriterSchema(_) | Pushed::NeedsSource { .. } => "needs a schema",
         Pushed::Rejected(reject) => {
             assert!(reject.reason != reason::KEY_MISMATCH || reject.detail.starts_with("column id: "), "{reject}");
             reject.reason

@@ -3,8 +3,10 @@
 mod altered;
 mod avro;
 mod avro_damage;
+mod avro_keys;
 mod captures;
 mod damage;
+mod described;
 mod faults;
 mod fixtures;
 mod flattened;
@@ -198,11 +200,15 @@ fn evolve(table: &RowSchema, asked: &RowSchema) -> RowSchema {
     table
 }
 
-/// As the pipeline does it: writer schemas are learnt when the decoder asks for them.
+/// As the pipeline does it: writer schemas are learnt when the decoder asks for them. A source database says what it said before.
 fn push(decoder: &mut Decoder, captured: &Captured) -> Pushed {
     let mut pushed = decoder.push(&captured.record());
     while let (Pushed::NeedsWriterSchema(id), Some(encoded)) = (&pushed, &captured.avro) {
         decoder.learn(*id, &encoded.registered(*id));
+        pushed = decoder.push(&captured.record());
+    }
+    while let (Pushed::NeedsSource { .. }, SourceTypes::Columns(columns)) = (&pushed, decoder.source_types().clone()) {
+        decoder.describe(columns).unwrap();
         pushed = decoder.push(&captured.record());
     }
     pushed
@@ -230,6 +236,7 @@ fn drive(decoder: &mut Decoder, table: Option<RowSchema>, records: &[Captured]) 
             Pushed::Rejected(reject) => out.rejected.push((at, reject)),
             Pushed::NeedsSchema(again) => panic!("asked twice: {again:?}"),
             Pushed::NeedsWriterSchema(id) => panic!("schema {id} is asked for by JSON"),
+            Pushed::NeedsSource { .. } => panic!("nobody can be asked"),
         }
     }
     let batch = decoder.finish();

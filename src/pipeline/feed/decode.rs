@@ -8,9 +8,10 @@ use crate::pipeline::writer_schemas::NotNow;
 use crate::record::Record;
 use crate::sink::lake::{LakeError, TableColumns};
 
-/// A record can ask for the schemas of its value and its key, for columns of the table, and for the one that names columns which were
-/// not sent; then it is decoded or rejected.
-const MAX_ASKED: usize = 4;
+/// A record can ask for the schemas of its value and its key; for the source database's columns at first, for fields that these lack, and
+/// for a value that doesn't fit; for columns of the table, wider ones, and the one that names columns which were not sent. Then it is
+/// decoded or rejected.
+const MAX_ASKED: usize = 8;
 
 impl Feed {
     /// What became of the record; `None` where it was not taken: the table waits or is stopped.
@@ -19,6 +20,11 @@ impl Feed {
             match self.decoder.push(record) {
                 Pushed::NeedsWriterSchema(id) => {
                     if !self.learn(id, record) {
+                        return None;
+                    }
+                }
+                Pushed::NeedsSource { database } => {
+                    if !self.ask_source(database, record) {
                         return None;
                     }
                 }
@@ -103,7 +109,7 @@ impl Feed {
 
     /// Hands over what was collected, and goes on from the next record when that is committed and a while has passed: what stands
     /// before it need not wait.
-    fn wait_before(&mut self, reason: &str) {
+    pub(super) fn wait_before(&mut self, reason: &str) {
         if let Some(epoch) = self.epoch
             && !self.spans().is_empty()
         {

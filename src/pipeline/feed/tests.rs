@@ -15,6 +15,7 @@ use crate::letter::{Choice, Letter};
 use crate::pipeline::committer::Ack;
 use crate::pipeline::growth::PartitionCount;
 use crate::pipeline::letters::DeadLetters;
+use crate::pipeline::source_tables::SourceTables;
 use crate::pipeline::tables::{Servers, Tables};
 use crate::pipeline::writer_schemas::WriterSchemas;
 use crate::position::TopicPartition;
@@ -55,7 +56,8 @@ impl Process {
         let writer_schemas = Arc::new(WriterSchemas::new(None, runtime.clone()));
         let (dead_letters, partition_count) = (Arc::new(dead_letters), PartitionCount(Arc::new(partition_count)));
         let index = IndexHome::in_memory();
-        let servers = Servers { index, kafka, catalog, dead_letters, writer_schemas, partition_count };
+        let source_tables = Arc::new(SourceTables::new(None, runtime.clone()));
+        let servers = Servers { index, kafka, catalog, dead_letters, writer_schemas, source_tables, partition_count };
         let (acks, answers) = mpsc::channel();
         let tables = Tables::new(config, servers, runtime.clone(), vec![acks], Arc::new(Status::default()));
         let handle = tables.handle(TOPIC).unwrap().unwrap();
@@ -67,7 +69,7 @@ impl Process {
         let at = TopicPartition::new(TOPIC, partition);
         let position = match self.tables.starts(std::slice::from_ref(&at))[..] {
             [Start::At(next)] => next,
-            [Start::Earliest] => 0,
+            [Start::Earliest | Start::Passed { .. }] => 0,
             ref other => panic!("{other:?}"),
         };
         self.feed.handle().own(&at);
@@ -205,4 +207,34 @@ async fn letters_that_can_never_be_written_stop_their_table() {
     .await
     .unwrap();
     assert_eq!(live_rows(&catalog).await, 0);
+}
+
+const HEARTBEAT: &str = r#"{"ts_ms":1}"#;
+const TRANSACTION: &str = r#"{"status":"BEGIN","id":"890:1","ts_ms":1}"#;
+
+#[rstest]
+#[case::other_messages_alone(&[HEARTBEAT, TRANSACTION], true)]
+#[case::a_bad_record_between(&[HEARTBEAT, "no JSON", HEARTBEAT], false)]
+#[case::a_row_between(&[HEARTBEAT, r#"{"before":null,"after":{"id":7},"op":"c"}"#], false)]
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_no_table_could_use_is_passed_without_a_table(
+    #[case] values: &'static [&'static str],
+    #[case] passed: bool,
+) {
+    tokio::task::spawn_blocking(move || {
+        let mut process = Process::new(&MemoryCatalog::default(), "mode = 'append'");
+        let at = TopicPartition::new(TOPIC, 0);
+        let starts = process.tables.starts(std::slice::from_ref(&at));
+        assert!(matches!(&starts[..], [Start::Passed { otherwise, .. }] if **otherwise == Start::Earliest));
+        process.begin(0, 2);
+        for (offset, value) in values.iter().enumerate() {
+            process.push(0, offset as i64, "null", Some(value));
+        }
+        process.feed.close_part();
+        let want = if passed { vec![(at, values.len() as i64)] } else { vec![] };
+        assert_eq!(process.feed.take_passed(), want);
+        assert_eq!(process.feed.take_passed(), vec![], "each is told once");
+    })
+    .await
+    .unwrap();
 }

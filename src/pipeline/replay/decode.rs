@@ -10,11 +10,13 @@ use tokio::runtime::Handle;
 
 use crate::batch::ChangeBatch;
 use crate::change::{Mode, Op, RowSchema, origin};
+use crate::database::Found;
 use crate::debezium::{DecodeOptions, Decoder, Pushed, Registered, reason};
 use crate::letter::Letter;
 use crate::lineage::Asker;
 use crate::pipeline::declared;
 use crate::pipeline::keys::KeyReader;
+use crate::pipeline::source_tables::{SourceTables, columns};
 use crate::pipeline::writer_schemas::{NotNow, WriterSchemas};
 use crate::record::Record;
 use crate::sink::lake::{LakeError, LakeTable, Stager, TableColumns};
@@ -42,35 +44,42 @@ pub enum Today {
     },
 }
 
+/// Who tells decoders what records do not say.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    pub schemas: &'a WriterSchemas,
+    pub sources: &'a SourceTables,
+}
+
 /// Looks at one record after the other; the table's columns are made to fit where they must.
 pub struct Reader<'a> {
     lake: &'a LakeTable,
     decoder: Decoder,
     mode: Mode,
-    schemas: &'a WriterSchemas,
+    told: Told<'a>,
 }
 
 impl<'a> Reader<'a> {
     /// # Errors
     /// When the table's columns contradict the configuration.
-    pub async fn new(lake: &'a LakeTable, options: &DecodeOptions, schemas: &'a WriterSchemas) -> Result<Self, String> {
+    pub async fn new(lake: &'a LakeTable, options: &DecodeOptions, told: Told<'a>) -> Result<Self, String> {
         let mut decoder = Decoder::new(options.clone());
         if let Some(table) = declared::agree(lake, &options.declared).await {
             decoder.set_table(table.rows(), table.lineage())?;
         }
-        Ok(Self { lake, decoder, mode: options.mode, schemas })
+        Ok(Self { lake, decoder, mode: options.mode, told })
     }
 
     /// # Errors
     /// When the catalog can't be reached.
     pub async fn look(&mut self, record: &Record<'_>) -> Result<Today, String> {
         let rejected = |reason: &str, detail: String| Ok(Today::Rejected { reason: reason.to_owned(), detail });
-        let mut pushed = push(&mut self.decoder, record, self.schemas)?;
+        let mut pushed = push(&mut self.decoder, record, self.told)?;
         if let Pushed::NeedsSchema(schema) = &pushed {
             let asker = Asker { origin: record.origin(), lsn: self.decoder.asking_lsn() };
             match self.lake.agree(schema, Some(&asker)).await {
                 Ok(table) => match self.decoder.set_table(table.rows(), table.lineage()) {
-                    Ok(()) => pushed = push(&mut self.decoder, record, self.schemas)?,
+                    Ok(()) => pushed = push(&mut self.decoder, record, self.told)?,
                     Err(why) => return rejected("incompatible_schema", why),
                 },
                 Err(e) if e.is_transient() => return Err(e.to_string()),
@@ -96,7 +105,7 @@ impl<'a> Reader<'a> {
                     .to_owned(),
             ),
             Pushed::Rejected(reject) => rejected(reject.reason, reject.detail),
-            Pushed::NeedsSchema(_) | Pushed::NeedsWriterSchema(_) => rejected(
+            Pushed::NeedsSchema(_) | Pushed::NeedsWriterSchema(_) | Pushed::NeedsSource { .. } => rejected(
                 "incompatible_schema",
                 "the record's schema does not fit the table's columns even after the table was brought up to date"
                     .to_owned(),
@@ -112,12 +121,12 @@ impl<'a> Reader<'a> {
 pub async fn rows(
     lake: &LakeTable,
     options: &DecodeOptions,
-    schemas: &WriterSchemas,
+    told: Told<'_>,
     letters: &[&Letter],
 ) -> Result<Option<ChangeBatch>, String> {
-    let Reader { mut decoder, .. } = Reader::new(lake, options, schemas).await?;
+    let Reader { mut decoder, .. } = Reader::new(lake, options, told).await?;
     for letter in letters {
-        if !matches!(push(&mut decoder, &letter.record(), schemas)?, Pushed::Row(_)) {
+        if !matches!(push(&mut decoder, &letter.record(), told)?, Pushed::Row(_)) {
             return Ok(None);
         }
     }
@@ -127,15 +136,25 @@ pub async fn rows(
 /// How often a registry that is away is asked, each time for half a second.
 const ASKED: usize = 20;
 
-/// Decodes a record once the writer schemas that it names are known.
+/// Decodes a record once what it does not say itself is known: the writer schemas that it names, the source database's types.
 ///
 /// # Errors
-/// When the registry does not answer.
-fn push(decoder: &mut Decoder, record: &Record<'_>, schemas: &WriterSchemas) -> Result<Pushed, String> {
+/// When registry or database do not answer, or the database's types contradict the table's.
+fn push(decoder: &mut Decoder, record: &Record<'_>, told: Told<'_>) -> Result<Pushed, String> {
     loop {
         let pushed = decoder.push(record);
-        let Pushed::NeedsWriterSchema(id) = pushed else { return Ok(pushed) };
-        decoder.learn(id, &*ask(schemas, id)?);
+        match &pushed {
+            Pushed::NeedsWriterSchema(id) => decoder.learn(*id, &*ask(told.schemas, *id)?),
+            Pushed::NeedsSource { database } => {
+                let asked = told.sources.ask(record.topic, database.clone());
+                let found = tokio::task::block_in_place(|| Handle::current().block_on(asked.outcome()));
+                decoder.describe(match found.map_err(|e| e.to_string())? {
+                    Found::Table(table) => columns(&table),
+                    Found::Nothing(_) => Vec::new(),
+                })?;
+            }
+            _ => return Ok(pushed),
+        }
     }
 }
 
@@ -171,7 +190,7 @@ pub struct LogKeys<'a> {
     keys: KeyReader,
     decoder: Decoder,
     stager: Stager,
-    schemas: &'a WriterSchemas,
+    told: Told<'a>,
 }
 
 impl<'a> LogKeys<'a> {
@@ -181,7 +200,7 @@ impl<'a> LogKeys<'a> {
         lake: &LakeTable,
         table: &'a TableColumns,
         options: &DecodeOptions,
-        schemas: &'a WriterSchemas,
+        told: Told<'a>,
     ) -> Result<Self, String> {
         let mut decoder = Decoder::new(options.clone());
         decoder.set_table(table.rows(), table.lineage())?;
@@ -190,7 +209,7 @@ impl<'a> LogKeys<'a> {
             keys: KeyReader::new(options.clone()),
             decoder,
             stager: lake.stager().map_err(text)?,
-            schemas,
+            told,
         })
     }
 
@@ -200,10 +219,10 @@ impl<'a> LogKeys<'a> {
     /// When the registry does not tell a schema that it was written with: two keys of one row may have schemas of different ids, so
     /// their bytes tell nothing.
     pub fn changes(&mut self, record: &Record<'_>) -> Result<Changes, String> {
-        let schemas = self.schemas;
+        let told = self.told;
         let of_key = |key: Option<u128>| key.map_or(Changes::Untold, Changes::Key);
         let away = RefCell::new(None);
-        let schema = |id| ask(schemas, id).map_err(|why| away.replace(Some(why))).ok();
+        let schema = |id| ask(told.schemas, id).map_err(|why| away.replace(Some(why))).ok();
         let rows = self.keys.read(self.table, record, &schema);
         if let Some(why) = away.into_inner() {
             return Err(why);
@@ -211,7 +230,7 @@ impl<'a> LogKeys<'a> {
         if let Some(rows) = rows {
             return Ok(of_key(self.stager.key_hashes(&rows).ok().and_then(|hashes| hashes.first().copied())));
         }
-        Ok(match push(&mut self.decoder, record, schemas)? {
+        Ok(match push(&mut self.decoder, record, told)? {
             Pushed::Row(_) => of_key(key_of(&mut self.stager, &self.decoder.finish())),
             Pushed::Truncate(_) => Changes::Everything,
             Pushed::Rejected(reject) if reject.reason == reason::UNKNOWN_SCHEMA_ID => {

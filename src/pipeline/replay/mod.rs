@@ -25,10 +25,11 @@ use firn_catalog::Catalog;
 use tokio::runtime::Handle;
 
 use super::letters::DeadLetters;
+use super::source_tables::SourceTables;
 use super::tables::epoch_ms;
 use super::wiring::{decode_options, index_home, table_spec};
 use super::writer_schemas::WriterSchemas;
-use super::{Error, writer_schemas};
+use super::{Error, source_tables, writer_schemas};
 use crate::config::{Config, TableConfig};
 use crate::letter::{Choice, Letter, LetterId, Status};
 use crate::sink::lake::LakeTable;
@@ -56,6 +57,7 @@ pub struct Letterbox {
     letters: DeadLetters,
     schemas: WriterSchemas,
     index: IndexHome,
+    sources: SourceTables,
 }
 
 impl Letterbox {
@@ -69,7 +71,8 @@ impl Letterbox {
         let index = index_home(&config);
         let letters = DeadLetters::open(&config, Arc::clone(&catalog), &kafka, Handle::current(), index.clone())?;
         let schemas = writer_schemas(&config)?;
-        Ok(Self { config, catalog, kafka, letters, schemas, index })
+        let sources = source_tables(&config)?;
+        Ok(Self { config, catalog, kafka, letters, schemas, sources, index })
     }
 
     /// The letters that `choice` takes, by target and origin.
@@ -104,9 +107,10 @@ impl Letterbox {
                     let replay = TableReplay {
                         name: &target,
                         lake: &lake,
-                        options: decode_options(&config),
+                        options: decode_options(&config, self.sources.before()),
                         letters: &self.letters,
                         schemas: &self.schemas,
+                        sources: &self.sources,
                         log: &log,
                     };
                     outcomes.extend(replay.run(ids).await.map_err(Error::Letters)?);

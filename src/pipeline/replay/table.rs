@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::Outcome;
-use super::decode::{LogKeys, Reader, Row, Today, rows};
+use super::decode::{LogKeys, Reader, Row, Today, Told, rows};
 use super::log::{Log, Sought, seek};
 use crate::change::Mode;
 use crate::debezium::DecodeOptions;
 use crate::letter::{Choice, Letter, LetterId, Status};
 use crate::pipeline::letters::DeadLetters;
+use crate::pipeline::source_tables::SourceTables;
 use crate::pipeline::tables::epoch_ms;
 use crate::pipeline::writer_schemas::WriterSchemas;
 use crate::position::{Checkpoint, TopicPartition};
@@ -34,6 +35,7 @@ pub struct TableReplay<'a> {
     pub options: DecodeOptions,
     pub letters: &'a DeadLetters,
     pub schemas: &'a WriterSchemas,
+    pub sources: &'a SourceTables,
     pub log: &'a dyn Log,
 }
 
@@ -49,6 +51,10 @@ enum Verdict {
 }
 
 impl TableReplay<'_> {
+    fn told(&self) -> Told<'_> {
+        Told { schemas: self.schemas, sources: self.sources }
+    }
+
     /// # Errors
     /// When catalog, storage or letters can't be reached.
     pub async fn run(&self, mut ids: Vec<LetterId>) -> Result<Vec<Outcome>, String> {
@@ -118,7 +124,7 @@ impl TableReplay<'_> {
     }
 
     async fn judge(&self, letters: &[Letter], standing: &Standing) -> Result<Vec<Verdict>, String> {
-        let mut reader = Reader::new(self.lake, &self.options, self.schemas).await?;
+        let mut reader = Reader::new(self.lake, &self.options, self.told()).await?;
         let mut verdicts = Vec::with_capacity(letters.len());
         let mut keys = Vec::with_capacity(letters.len());
         for letter in letters {
@@ -223,7 +229,7 @@ impl TableReplay<'_> {
         let all = Choice { target: Some(self.name.to_owned()), ..Choice::default() };
         let all = self.letters.read(&all, Contents::Outside).await?;
         let all: HashMap<Origin, Status> = all.into_iter().map(|l| (l.origin, l.status)).collect();
-        let mut keys = LogKeys::new(self.lake, &columns, &self.options, self.schemas)?;
+        let mut keys = LogKeys::new(self.lake, &columns, &self.options, self.told())?;
         let open = |why: &str| {
             stay(format!(
                 "whether a later change of its key came can't be told: {why}. Discard it, or write the row by hand"
@@ -303,7 +309,7 @@ impl TableReplay<'_> {
         if replay.settled.is_empty() {
             return Ok(Ok(()));
         }
-        let Some(batch) = rows(self.lake, &self.options, self.schemas, &applied).await? else {
+        let Some(batch) = rows(self.lake, &self.options, self.told(), &applied).await? else {
             return Ok(Err("the table's columns changed".to_owned()));
         };
         self.own().await?;

@@ -1,6 +1,6 @@
 //! The rebalance callback: partitions are assigned at the sink's positions.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -34,6 +34,7 @@ impl Context {
     /// Finds the first offset of each partition and what can't be read.
     pub(super) fn place(&self, consumer: &BaseConsumer<Self>, at: Vec<TopicPartition>) -> Vec<Assigned> {
         let starts = self.positions.starts(&at);
+        let passed = passed(consumer, &at, &starts);
         let mut names: Vec<String> = at.iter().map(|p| p.topic.clone()).collect();
         names.sort_unstable();
         names.dedup();
@@ -60,6 +61,11 @@ impl Context {
                     Start::Hold => (None, None),
                     Start::Earliest => (Some(low), None),
                     Start::Latest => (Some(high), None),
+                    Start::Passed { otherwise, .. } => {
+                        let next = passed.get(&at).copied().filter(|n| misplaced(*n, low, high).is_none());
+                        let edge = if *otherwise == Start::Latest { high } else { low };
+                        (Some(next.unwrap_or(edge)), None)
+                    }
                     Start::At(next) => match misplaced(next, low, high) {
                         None => (Some(next), None),
                         Some(m) => (None, Some(m)),
@@ -68,6 +74,40 @@ impl Context {
                 Assigned { at, position, high, topic_id, partition_count, misplaced }
             })
             .collect()
+    }
+}
+
+/// What the group noted of the partitions that begin behind what was passed.
+fn passed(consumer: &BaseConsumer<Context>, at: &[TopicPartition], starts: &[Start]) -> HashMap<TopicPartition, i64> {
+    let marks: HashMap<&TopicPartition, &str> = at
+        .iter()
+        .zip(starts)
+        .filter_map(|(at, start)| match start {
+            Start::Passed { mark, .. } => Some((at, mark.as_str())),
+            _ => None,
+        })
+        .collect();
+    if marks.is_empty() {
+        return HashMap::new();
+    }
+    match consumer.committed_offsets(list(marks.keys().map(|at| (*at, Offset::Invalid))), BROKER_ANSWER) {
+        Ok(noted) => noted
+            .elements()
+            .iter()
+            .filter_map(|e| {
+                let at = TopicPartition::new(e.topic(), e.partition());
+                let marked = marks.get(&at).is_some_and(|mark| *mark == e.metadata());
+                match e.offset() {
+                    Offset::Offset(next) if marked => Some((at, next)),
+                    _ => None,
+                }
+            })
+            .collect(),
+        Err(e) => {
+            // They are read once more.
+            tracing::debug!(target: "kafka", "what the group has passed can't be read: {e}");
+            HashMap::new()
+        }
     }
 }
 

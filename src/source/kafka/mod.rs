@@ -59,6 +59,9 @@ pub enum Start {
     Earliest,
     /// The sink has no position: only what comes from now on.
     Latest,
+    /// The sink has nothing of the topic: behind what [`KafkaSource::report_passed`] noted under this mark, else at the beginning
+    /// (`Earliest`) or the end (`Latest`).
+    Passed { mark: String, otherwise: Box<Start> },
     /// Not to be read now.
     Hold,
 }
@@ -238,6 +241,21 @@ impl KafkaSource {
         self.consumer.incremental_assign(&tpl).map_err(SourceError::Fatal)?;
         // A pause outlives the assignment it was made in.
         self.consumer.resume(&tpl).map_err(SourceError::Fatal)
+    }
+
+    /// Notes with the group that no record before these positions is of use to the sink, under a mark by which [`Start::Passed`] knows
+    /// it. Only for topics that the sink has nothing of: its own positions are in the table.
+    pub fn report_passed(&self, positions: &[(TopicPartition, i64)], mark: &str) {
+        let mut tpl = TopicPartitionList::new();
+        for (at, next) in positions {
+            let mut entry = tpl.add_partition(&at.topic, at.partition);
+            entry.set_metadata(mark);
+            // Every offset has a raw form.
+            let _ = entry.set_offset(Offset::Offset(*next));
+        }
+        if tpl.count() > 0 {
+            let _ = self.consumer.commit(&tpl, CommitMode::Async);
+        }
     }
 
     /// Tells the group how far the sink is, for lag tools only; firn never reads it back.

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from .waiting import until
@@ -90,6 +90,12 @@ class Kafka:
     def ends(self, topic: str) -> dict[int, int]:
         """The offset after the last message of each partition."""
         return {p: high for p, (_, high) in self.watermarks(topic).items()}
+
+    def group_offsets(self, group: str, topic: str) -> dict[int, int]:
+        """What a consumer group has committed of a topic, where it has."""
+        wanted = [TopicPartition(topic, p) for p in self.partitions(topic)]
+        asked = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, wanted)])
+        return {at.partition: at.offset for at in asked[group].result(20).topic_partitions if at.offset >= 0}
 
     def watermarks(self, topic: str) -> dict[int, tuple[int, int]]:
         """Of a topic that was made just now too: the cluster names a leader a moment before the broker takes office."""

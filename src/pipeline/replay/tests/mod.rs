@@ -20,6 +20,7 @@ use crate::config::env::Lookup;
 use crate::pipeline::committer::Ack;
 use crate::pipeline::feed::Feed;
 use crate::pipeline::growth::PartitionCount;
+use crate::pipeline::source_tables::SourceTables;
 use crate::pipeline::tables::{Servers, TableHandle, Tables};
 use crate::pipeline::writer_schemas::WriterSchemas;
 use crate::position::TopicPartition;
@@ -152,6 +153,7 @@ impl World {
             dead_letters: Arc::new(self.letters()),
             writer_schemas: Arc::new(WriterSchemas::new(None, Handle::current())),
             partition_count: PartitionCount(Arc::new(|_| Ok(1))),
+            source_tables: Arc::new(SourceTables::new(None, Handle::current())),
         };
         Tables::new(self.config(), servers, Handle::current(), vec![acks], Arc::new(ServeStatus::default()))
     }
@@ -174,9 +176,10 @@ impl World {
 
     async fn try_replay(&self, offsets: Vec<i64>) -> Result<Vec<(i64, Status, String)>, String> {
         let (lake, letters) = (self.open().await, self.letters());
-        let options = decode_options(&self.config().table_for(TOPIC).unwrap());
-        let schemas = WriterSchemas::new(None, Handle::current());
-        let replay = TableReplay { name: TABLE, lake: &lake, options, letters: &letters, schemas: &schemas, log: self };
+        let sources = SourceTables::new(None, Handle::current());
+        let options = decode_options(&self.config().table_for(TOPIC).unwrap(), sources.before());
+        let (letters, schemas) = (&letters, &WriterSchemas::new(None, Handle::current()));
+        let replay = TableReplay { name: TABLE, lake: &lake, options, letters, schemas, sources: &sources, log: self };
         let id = |offset| LetterId { target: TABLE.to_owned(), origin: origin(offset), topic_id: None };
         let outcomes = replay.run(offsets.into_iter().map(id).collect()).await?;
         Ok(outcomes.into_iter().map(|o| (o.id.origin.offset, o.status, o.detail)).collect())

@@ -93,6 +93,13 @@ pub(crate) fn refuse_collisions(table: &str, record: &RowSchema) -> Result<(), L
     }
     match within(&record.columns) {
         None => Ok(()),
+        Some((own, _)) if origin::is_own(own) => Err(LakeError::Settings {
+            table: table.to_owned(),
+            message: format!(
+                "the records have a column {own}, and that name is one of firn's own: leave it out (the connector's column.exclude.list) \
+                 or rename it (the transform ReplaceField with renames)"
+            ),
+        }),
         Some((a, b)) => Err(LakeError::Settings {
             table: table.to_owned(),
             message: format!(
