@@ -114,7 +114,13 @@ async fn settle(table: &TableHandle, parts: Vec<Part>) {
                 table.tell(worker, Ack::Committed { topic: table.topic.clone(), incarnation, next });
             }
         }
-        Err(CommitFailure::Stale(reason)) => reset(table, acks, reason),
+        Err(CommitFailure::Stale(reason)) => {
+            reset(table, acks, reason);
+            // A rewind concerns the workers that had nothing in this batch, too.
+            if let Ok(generation) = table.lake.generation().await {
+                table.is_of(generation);
+            }
+        }
         Err(CommitFailure::SchemaMoved(parts)) => {
             table.lake.discard(parts).await;
             reset(table, acks, "the table's columns changed while the batch was staged".to_owned());

@@ -21,7 +21,7 @@ use crate::debezium::DecodeOptions;
 use crate::lineage::TypeChange;
 use crate::position::{Checkpoint, TopicPartition, TopicPosition};
 use crate::serve::{ConsumerState, LastCommit, LastError, Status, TableState};
-use crate::sink::lake::{Committed, LakeTable};
+use crate::sink::lake::{CatchUp, Committed, LakeTable};
 use crate::source::kafka::{ClientSettings, Positions, Start, watermarks};
 
 /// How long an assignment waits for commits that this process still has under way for the same table: reading the position
@@ -58,6 +58,10 @@ pub struct TableHandle {
     status: Arc<Status>,
     /// Set once the table can't go on without a person: every worker lets go of it.
     stopped: AtomicBool,
+    /// Of which generation the table is, as all workers know.
+    generation: AtomicU64,
+    /// When that was last heard of, ms since the process began.
+    heard_ms: AtomicU64,
 }
 
 impl TableHandle {
@@ -149,6 +153,10 @@ impl TableHandle {
             ms = done.took.as_millis() as u64,
             "committed"
         );
+        self.heard();
+        if done.catch_up == CatchUp::Reached {
+            tracing::info!(table = %self.name, "caught up: the table is where it stood before its rewind");
+        }
         for (topic, snapshot) in &done.resnapshots {
             tracing::warn!(
                 table = %self.name,
@@ -209,6 +217,34 @@ impl TableHandle {
     pub fn stale(&self, reason: String) {
         self.meter.stale();
         self.trouble(reason);
+    }
+
+    pub fn heard(&self) {
+        self.heard_ms.store(self.now_ms(), Ordering::Release);
+    }
+
+    /// For how long nothing said which generation the table is of.
+    pub fn quiet_ms(&self) -> u64 {
+        self.now_ms().saturating_sub(self.heard_ms.load(Ordering::Acquire))
+    }
+
+    /// The table is of this generation. If it was set back by a person since, all workers go on from where it stands now, also if
+    /// it was stopped.
+    pub fn is_of(&self, generation: u64) {
+        self.heard();
+        if self.generation.fetch_max(generation, Ordering::AcqRel) >= generation {
+            return;
+        }
+        let reason = format!("the table was rewound (generation {generation})");
+        tracing::warn!(table = %self.name, generation, "rewound by a person, going on from the table");
+        if self.stopped.swap(false, Ordering::AcqRel) {
+            self.meter.goes_on();
+            self.status.update(&self.topic, |t| t.state = TableState::Starting);
+        }
+        for worker in 0..self.acks.len() {
+            let (topic, incarnation) = (self.topic.clone(), self.incarnation(worker));
+            self.tell(worker, Ack::Reset { topic, incarnation, reason: reason.clone() });
+        }
     }
 
     /// Stops the table for all workers: its position stays where the last commit put it. The first reason is told.
@@ -315,6 +351,12 @@ impl Tables {
         self.status.set_consumer(ConsumerState::Assigned { partitions });
     }
 
+    /// The open table that has been quiet longest.
+    pub fn quietest(&self) -> Option<Arc<TableHandle>> {
+        let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        handles.values().flatten().max_by_key(|handle| handle.quiet_ms()).map(Arc::clone)
+    }
+
     /// The table that a topic feeds; `None` where the configuration names none. Opened on first use.
     ///
     /// # Errors
@@ -361,6 +403,7 @@ impl Tables {
                 return Ok(None);
             }
         };
+        let generation = lake.seen_generation();
         let (parts, receiver) = tokio::sync::mpsc::unbounded_channel();
         let handle = Arc::new(TableHandle {
             topic: topic.to_owned(),
@@ -390,6 +433,8 @@ impl Tables {
             parts,
             status: Arc::clone(&self.status),
             stopped: AtomicBool::new(false),
+            heard_ms: AtomicU64::new(0),
+            generation: AtomicU64::new(generation),
         });
         self.runtime.spawn(committer::run(Arc::downgrade(&handle), receiver));
         Ok(Some(handle))

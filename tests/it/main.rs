@@ -6,6 +6,7 @@ mod evolution;
 mod foreign;
 mod lake;
 mod letters;
+mod rewind;
 mod simulation;
 mod table_events;
 mod unavailable;
