@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::lookout;
 use super::meter::Rows;
 use super::tables::TableHandle;
 use crate::position::{Checkpoint, Span, TopicPartition};
@@ -117,9 +118,7 @@ async fn settle(table: &TableHandle, parts: Vec<Part>) {
         Err(CommitFailure::Stale(reason)) => {
             reset(table, acks, reason);
             // A rewind concerns the workers that had nothing in this batch, too.
-            if let Ok(generation) = table.lake.generation().await {
-                table.is_of(generation);
-            }
+            lookout::look(table).await;
         }
         Err(CommitFailure::SchemaMoved(parts)) => {
             table.lake.discard(parts).await;

@@ -418,11 +418,11 @@ impl Feed {
         self.in_flight = 0;
     }
 
-    /// Where to go on after a suspension, and the partitions whose beginning has to be found out anew.
+    /// Goes on after a suspension, at [`Feed::positions`]. Answers the partitions whose beginning has to be found out anew.
     ///
     /// # Errors
     /// When the table can't be read yet.
-    pub fn restart(&mut self) -> Result<(Vec<(TopicPartition, i64)>, Vec<TopicPartition>), String> {
+    pub fn restart(&mut self) -> Result<Vec<TopicPartition>, String> {
         let checkpoint =
             self.runtime.block_on(self.handle.lake.checkpoint()).map_err(|e| e.to_string())?.unwrap_or_default();
         // A new one, for what the old one asked the table for may never have been answered.
@@ -436,7 +436,7 @@ impl Feed {
         let given_up = self.places.restart(&checkpoint);
         self.suspended_until = None;
         self.paused = false;
-        Ok((self.positions(), given_up))
+        Ok(given_up)
     }
 
     /// Tells how far the table is behind the log's end, as of the last fetch.

@@ -12,6 +12,7 @@ use super::committer::{self, Ack, Part, positions};
 use super::epoch::{Epochs, Triggers};
 use super::growth::{Growth, PartitionCount};
 use super::letters::DeadLetters;
+use super::lookout::Heard;
 use super::meter::{self, Meter, Rows};
 use super::share::Limits;
 use super::wiring::{decode_options, table_spec};
@@ -41,6 +42,7 @@ pub struct TableHandle {
     pub epochs: Epochs,
     pub meter: Meter,
     pub limits: Limits,
+    pub heard: Heard,
     pub dead_letters: Arc<DeadLetters>,
     pub writer_schemas: Arc<WriterSchemas>,
     pub partition_count: PartitionCount,
@@ -58,10 +60,6 @@ pub struct TableHandle {
     status: Arc<Status>,
     /// Set once the table can't go on without a person: every worker lets go of it.
     stopped: AtomicBool,
-    /// Of which generation the table is, as all workers know.
-    generation: AtomicU64,
-    /// When that was last heard of, ms since the process began.
-    heard_ms: AtomicU64,
 }
 
 impl TableHandle {
@@ -153,7 +151,7 @@ impl TableHandle {
             ms = done.took.as_millis() as u64,
             "committed"
         );
-        self.heard();
+        self.heard.something(self.now_ms());
         if done.catch_up == CatchUp::Reached {
             tracing::info!(table = %self.name, "caught up: the table is where it stood before its rewind");
         }
@@ -219,31 +217,15 @@ impl TableHandle {
         self.trouble(reason);
     }
 
-    pub fn heard(&self) {
-        self.heard_ms.store(self.now_ms(), Ordering::Release);
-    }
-
-    /// For how long nothing said which generation the table is of.
-    pub fn quiet_ms(&self) -> u64 {
-        self.now_ms().saturating_sub(self.heard_ms.load(Ordering::Acquire))
-    }
-
-    /// The table is of this generation. If it was set back by a person since, all workers go on from where it stands now, also if
-    /// it was stopped.
-    pub fn is_of(&self, generation: u64) {
-        self.heard();
-        if self.generation.fetch_max(generation, Ordering::AcqRel) >= generation {
-            return;
-        }
-        let reason = format!("the table was rewound (generation {generation})");
-        tracing::warn!(table = %self.name, generation, "rewound by a person, going on from the table");
+    /// A person set the table back: all workers go on from where it stands now, also if it was stopped.
+    pub fn go_on(&self, reason: &str) {
         if self.stopped.swap(false, Ordering::AcqRel) {
             self.meter.goes_on();
             self.status.update(&self.topic, |t| t.state = TableState::Starting);
         }
         for worker in 0..self.acks.len() {
             let (topic, incarnation) = (self.topic.clone(), self.incarnation(worker));
-            self.tell(worker, Ack::Reset { topic, incarnation, reason: reason.clone() });
+            self.tell(worker, Ack::Reset { topic, incarnation, reason: reason.to_owned() });
         }
     }
 
@@ -354,7 +336,7 @@ impl Tables {
     /// The open table that has been quiet longest.
     pub fn quietest(&self) -> Option<Arc<TableHandle>> {
         let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
-        handles.values().flatten().max_by_key(|handle| handle.quiet_ms()).map(Arc::clone)
+        handles.values().flatten().max_by_key(|handle| handle.heard.quiet_ms(self.now_ms())).map(Arc::clone)
     }
 
     /// The table that a topic feeds; `None` where the configuration names none. Opened on first use.
@@ -403,11 +385,11 @@ impl Tables {
                 return Ok(None);
             }
         };
-        let generation = lake.seen_generation();
         let (parts, receiver) = tokio::sync::mpsc::unbounded_channel();
         let handle = Arc::new(TableHandle {
             topic: topic.to_owned(),
             name: name.clone(),
+            heard: Heard::new(lake.seen_generation(), self.now_ms()),
             lake,
             epochs: Epochs::new(Triggers {
                 interval_ms: config.commit_interval_ms,
@@ -433,8 +415,6 @@ impl Tables {
             parts,
             status: Arc::clone(&self.status),
             stopped: AtomicBool::new(false),
-            heard_ms: AtomicU64::new(0),
-            generation: AtomicU64::new(generation),
         });
         self.runtime.spawn(committer::run(Arc::downgrade(&handle), receiver));
         Ok(Some(handle))

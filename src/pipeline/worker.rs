@@ -303,10 +303,10 @@ impl Worker {
 /// Goes on from the table's checkpoint after a batch was given up.
 fn restart(feed: &mut Feed, source: &KafkaSource, held: &mut BTreeSet<TopicPartition>) {
     match feed.restart() {
-        Ok((positions, given_up)) => {
+        Ok(given_up) => {
             source.pause(&given_up);
             held.extend(given_up);
-            if let Err(e) = source.seek(&positions) {
+            if let Err(e) = source.seek(&feed.positions()) {
                 feed.suspend(&format!("seek: {e}"));
             }
         }

@@ -133,6 +133,15 @@ async fn origins(catalog: &MemoryCatalog) -> Vec<(i32, i64)> {
     all
 }
 
+/// Of either format: Iceberg's own scan reads no deletion vectors yet.
+async fn live_rows(catalog: &MemoryCatalog) -> u64 {
+    let table = load(catalog).await;
+    foreign::check_delete_files(&table).await;
+    let files = live::files(&table, table.metadata().current_snapshot_id(), &ManifestCache::new(0)).await.unwrap();
+    let count = |files: &[live::LiveFile]| files.iter().map(|f| f.file.record_count()).sum::<u64>();
+    count(&files.data) - count(&files.position_deletes)
+}
+
 fn positions(checkpoint: &Checkpoint) -> Vec<(i32, i64)> {
     checkpoint.topics[TOPIC].partitions.iter().map(|(p, at)| (*p, at.next)).collect()
 }
@@ -195,7 +204,12 @@ async fn append_takes_the_rows_out_that_are_read_again_in_one_snapshot_and_nothi
 
     let done = rewind(&catalog, &spec, take_out([(0, 3), (1, 1)])).await.unwrap();
     assert_eq!((done.removal.rows, done.removal.files, done.removal.files_in_part), (5, 1, 2));
-    assert_eq!(origins(&catalog).await, [(0, 0), (0, 1), (0, 2), (1, 0)]);
+    assert_eq!(live_rows(&catalog).await, 4);
+    // Rows that were taken out say nothing of where the table stands.
+    assert_eq!(process(&catalog, &spec).await.ends_of_rows(TOPIC).await.unwrap(), to([(0, 3), (1, 1)]));
+    if format_version == 2 {
+        assert_eq!(origins(&catalog).await, [(0, 0), (0, 1), (0, 2), (1, 0)]);
+    }
     let table = load(&catalog).await;
     assert_eq!(table.metadata().snapshots().len(), snapshots + 1);
     let snapshot = table.metadata().current_snapshot().unwrap();
@@ -207,7 +221,7 @@ async fn append_takes_the_rows_out_that_are_read_again_in_one_snapshot_and_nothi
     assert_eq!((done.after.generation, positions(&done.after)), (1, vec![(0, 3), (1, 1)]));
 
     catch_up(&catalog, &spec, &changes()).await;
-    assert_eq!(origins(&catalog).await, every_record(&changes()));
+    assert_eq!(live_rows(&catalog).await, 9);
     // And once more, all of it.
     let done = rewind(&catalog, &spec, take_out([(0, 0), (1, 0)])).await.unwrap();
     assert_eq!((done.removal.rows, done.after.generation), (9, 2));

@@ -177,7 +177,10 @@ pub(super) fn positions(wanted: &TableConfig, stored: &Checkpoint, logs: &Logs) 
             findings.push(Finding::fail(
                 subject,
                 format!("the table is at offset {}, the log ends at {}", at.next, log.high),
-                format!("the topic was made anew or cut, and firn will not read on: `firn rewind {} --new-topic`", wanted.ident()),
+                format!(
+                    "the topic was made anew or cut, and firn will not read on: `firn rewind {} --new-topic`",
+                    wanted.ident()
+                ),
             ));
         } else if at.next < log.low {
             findings.push(Finding::fail(

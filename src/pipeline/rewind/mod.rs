@@ -2,6 +2,7 @@
 //! one commit, and every writer of before is refused from then on.
 
 mod decide;
+mod letters;
 
 #[cfg(test)]
 mod tests;
@@ -18,13 +19,10 @@ use decide::{Decision, TableAsIs, TopicLog, decide};
 pub use decide::{Target, Wish};
 
 use super::letters::DeadLetters;
-use super::tables::epoch_ms;
 use super::wiring::table_spec;
 use crate::change::{Mode, origin};
 use crate::config::Config;
-use crate::letter::{Choice, Letter, LetterId, Status};
 use crate::position::{Checkpoint, TopicPartition};
-use crate::sink::lake::letters::Contents;
 use crate::sink::lake::{
     How, LakeError, LakeTable, Rewind, RewindError as LakeRewindError, Rewound, standing_or_stored,
 };
@@ -38,8 +36,6 @@ const UNDECIDED_TRIES: usize = 20;
 const NO_FETCH: usize = 1 << 20;
 /// Missing files that are named.
 const FILES_NAMED: usize = 3;
-/// By how much the clocks of two machines may differ: letters replayed that little before a snapshot count as replayed after.
-const CLOCKS_DIFFER_MS: i64 = 5 * 60 * 1000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RewindError {
@@ -170,8 +166,6 @@ impl PreparedRewind {
         })
     }
 
-    /// Letters whose replayed rows go with the snapshots that are undone wait for their replay again. Those that are read again
-    /// become letters or rows by themselves.
     async fn reopen_letters(&self) -> Result<(), RewindError> {
         let How::Restore { snapshot_id } = self.rewind.how else { return Ok(()) };
         let metadata = self.lake.metadata().await?;
@@ -180,22 +174,7 @@ impl PreparedRewind {
         };
         let letters = DeadLetters::open(&self.config, Arc::clone(&self.catalog), &self.kafka, Handle::current())
             .map_err(|e| RewindError::Letters(e.to_string()))?;
-        let choice = Choice { target: Some(self.table.clone()), status: Some(Status::Replayed), ..Choice::default() };
-        let replayed = letters.read(&choice, Contents::Outside).await.map_err(RewindError::Letters)?;
-        let after = &self.outlook.after;
-        let undone: Vec<LetterId> = replayed
-            .iter()
-            .filter(|l| l.status_ms.is_none_or(|ms| ms >= taken_ms - CLOCKS_DIFFER_MS))
-            .filter(|l| after.next(&l.origin.at).is_some_and(|next| l.origin.offset < next))
-            .map(Letter::id)
-            .collect();
-        let now_ms = epoch_ms();
-        let whole = letters.fetch(&undone).await.map_err(RewindError::Letters)?;
-        let reopened: Vec<Letter> = whole
-            .into_iter()
-            .map(|l| l.turned(Status::Pending, now_ms, "the table was rewound to before its replay"))
-            .collect();
-        letters.put(&reopened).await.map_err(RewindError::Letters)
+        letters::reopen(&letters, &self.table, taken_ms, &self.outlook.after).await.map_err(RewindError::Letters)
     }
 }
 

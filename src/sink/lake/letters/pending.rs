@@ -120,8 +120,8 @@ impl PendingSet {
     }
 
     /// Only these stay.
-    pub(crate) fn retain(&mut self, stays: impl Fn(&Origin) -> bool) {
-        self.letters.retain(|l| stays(&l.origin));
+    pub(crate) fn retain(&mut self, stays: impl Fn(&PendingLetter) -> bool) {
+        self.letters.retain(stays);
     }
 
     /// Takes letters in as far as there is place; one that is in the set already is put right.

@@ -129,12 +129,18 @@ pub(super) async fn ends_of_rows(
         {
             continue;
         }
+        let deleted = deletes::read(table.file_io(), &[(file.path.as_str(), file.deletes.as_slice())]).await?;
+        let deleted = deleted.get(&file.path);
+        let mut first = 0u32;
         read_columns(table.file_io(), &file.path, &columns, |arrays, rows| {
+            let before = first;
+            first += rows as u32;
             let [topics, partitions, offsets] = arrays else { return Ok(()) };
             let (names, partition_of) = (topics.as_string::<i32>(), partitions.as_primitive::<Int32Type>());
             let offset_of = offsets.as_primitive::<Int64Type>();
             for row in (0..rows).filter(|r| topics.is_valid(*r) && partitions.is_valid(*r) && offsets.is_valid(*r)) {
-                if names.value(row) == topic {
+                let lives = deleted.is_none_or(|deleted| !deleted.contains(before + row as u32));
+                if lives && names.value(row) == topic {
                     let end = ends.entry(partition_of.value(row)).or_default();
                     *end = (*end).max(offset_of.value(row) + 1);
                 }

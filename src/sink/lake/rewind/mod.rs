@@ -103,7 +103,7 @@ impl LakeTable {
     /// As there.
     pub async fn look_at_rewind(&self, rewind: &Rewind) -> Result<Rewound, RewindError> {
         let table = self.load().await?.ok_or_else(|| RewindError::Refused("the table does not exist".to_owned()))?;
-        let mut planner = self.planner(rewind, firn_catalog::new_snapshot_id());
+        let planner = self.planner(rewind, firn_catalog::new_snapshot_id());
         Ok(planner.look(&table).await?.rewound)
     }
 
@@ -147,8 +147,8 @@ impl LakeTable {
         }
     }
 
-    /// For each partition of the topic the offset behind the newest row that the table's files have of it, deleted ones included: no
-    /// commit that is in the table began beyond. Empty where rows don't say where they came from.
+    /// For each partition of the topic the offset behind the newest row that lives in the table: what was read of the partition reaches
+    /// at least there. Empty where rows don't say where they came from.
     ///
     /// # Errors
     /// When the table can't be read.

@@ -59,7 +59,7 @@ impl Planner for RewindPlanner<'_> {
 }
 
 impl RewindPlanner<'_> {
-    pub(super) async fn look(&mut self, base: &Table) -> Result<Outcome, RewindError> {
+    pub(super) async fn look(&self, base: &Table) -> Result<Outcome, RewindError> {
         let metadata = base.metadata();
         let name = self.spec.to_string();
         let Some(before) = standing_or_stored(&name, metadata)? else {
@@ -149,8 +149,8 @@ impl RewindPlanner<'_> {
         }
     }
 
-    /// What the table remembers of its letters. Those that are read again become letters again, or rows. Of the others nothing is
-    /// settled any more by a replay that may have been undone.
+    /// What the table remembers of its letters. Those that are read again become letters again, or rows. A restored snapshot undoes
+    /// replays and later changes of letters' keys, nobody knows which: those letters' replays look into Kafka's log.
     fn letters(
         &self,
         metadata: &TableMetadata,
@@ -167,14 +167,14 @@ impl RewindPlanner<'_> {
             let from = again.get(topic).and_then(|partitions| partitions.get(partition));
             new_topic != Some(topic) && from.is_none_or(|from| origin.offset < *from)
         };
+        let restored = matches!(self.rewind.how, How::Restore { .. });
         let mut properties = vec![];
         if let (Mode::Upsert, Some(json)) = (self.spec.mode, metadata.properties().get(PENDING)) {
             let key_ids = layout.key_ids();
             let mut pending = PendingSet::read(Some(json), &key_ids);
-            pending.retain(stays);
+            pending.retain(|letter| stays(&letter.origin) && !(restored && letter.later));
             properties.push((PENDING.to_owned(), pending.to_json(&key_ids)));
         }
-        let restored = matches!(self.rewind.how, How::Restore { .. });
         let replayed = replay::rewound(&layout.table, metadata, |origin| !restored && stays(origin))?;
         properties.extend(replayed.map(|json| (REPLAYED.to_owned(), json)));
         Ok(properties)
