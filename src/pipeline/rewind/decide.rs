@@ -321,6 +321,7 @@ impl Decider<'_> {
         };
         if self.wish.replay {
             let position = checkpoint.topics.get(&self.log.topic);
+            self.is_same_topic(position)?;
             let then = |p: &i32| position.and_then(|t| t.partitions.get(p)).map(|at| at.next);
             let low = |p: &i32| self.log.reaches.get(p).map_or(0, |(low, _)| *low);
             let to = standing.partitions.iter().map(|(p, have)| (*p, then(p).unwrap_or_else(|| low(p)).min(have.next)));
@@ -335,6 +336,16 @@ impl Decider<'_> {
         Ok(How::Restore { snapshot_id: id })
     }
 
+    /// Whether a position of the past is one in the topic of today.
+    fn is_same_topic(&self, then: Option<&TopicPosition>) -> Result<(), String> {
+        match (then.and_then(|t| t.topic_id.as_ref()), &self.log.topic_id) {
+            (Some(had), Some(now)) if had != now => {
+                Err(format!("at that time {} was another topic of this name: its log is gone", self.log.topic))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether everything that came after a position can be read again.
     fn goes_on_from(&self, then: &Checkpoint) -> Result<(), String> {
         let Self { table, log, .. } = self;
@@ -344,11 +355,7 @@ impl Decider<'_> {
             }
         }
         let position = then.topics.get(&log.topic);
-        if let (Some(had), Some(now)) = (position.and_then(|t| t.topic_id.as_ref()), &log.topic_id)
-            && had != now
-        {
-            return Err(format!("at that time {} was another topic of this name: its log is gone", log.topic));
-        }
+        self.is_same_topic(position)?;
         // What had no position then was not read: all of it must be there.
         let then = |p: &i32| position.and_then(|t| t.partitions.get(p)).map_or(0, |at| at.next);
         let standing = table.standing.topics.get(&log.topic);

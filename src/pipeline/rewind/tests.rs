@@ -231,6 +231,13 @@ fn another_topic_of_the_name_is_gone_on_with_only_on_purpose() {
             Mode::Upsert => case.refused(Target::NewTopic, &["had 2 partitions and has 3"]),
         }
     }
+    // A snapshot of the time of the topic of before has no log any more.
+    let mut past = case(Mode::Upsert);
+    past.log.topic_id = Some("two".to_owned());
+    past.standing.topics.get_mut(TOPIC).unwrap().topic_id = Some("two".to_owned());
+    past.refused(Target::Snapshot(2), &["another topic of this name"]);
+    past.replay = true;
+    past.refused(Target::Snapshot(2), &["another topic of this name"]);
     // Brokers that tell no ids: the log's end tells.
     let mut old = case(Mode::Append);
     old.log.topic_id = None;
