@@ -12,8 +12,8 @@ use super::utc;
 use crate::position::Checkpoint;
 use crate::sink::lake::letters::{PENDING, REPLAYED};
 use crate::sink::lake::{
-    CHECKPOINT, COLUMNS, KEY, LOST_RANGES, LostRange, REPLAYING, Replaying, SCHEMA_HISTORY, SchemaChange, key_columns, lost_ranges,
-    schema_history,
+    CHECKPOINT, COLUMNS, KEY, LOST_RANGES, LostRange, REPLAYING, Replaying, SCHEMA_HISTORY, SchemaChange, key_columns,
+    lost_ranges, schema_history,
 };
 
 /// What the current snapshot's summary says of the table's size.
