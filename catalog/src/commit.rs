@@ -45,13 +45,16 @@ pub struct Plan {
     pub requirements: Vec<TableRequirement>,
     /// Data files of the delta that were written for this base alone, as its delete files were: should the attempt be lost, they go.
     pub own_files: Vec<String>,
+    /// The snapshot that the new one follows, where that is not the current one: the table is rolled back to it, in the same swap.
+    /// What came after it stays in the table's snapshots, off main's chain.
+    pub onto: Option<i64>,
     pub retention: Retention,
 }
 
 impl Plan {
     /// See the module's documentation.
     pub fn needs_snapshot(&self) -> bool {
-        !self.delta.is_empty() || !self.summary.is_empty()
+        !self.delta.is_empty() || !self.summary.is_empty() || self.onto.is_some()
     }
 
     fn is_empty(&self) -> bool {

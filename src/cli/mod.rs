@@ -10,8 +10,10 @@ mod demo;
 mod exit;
 mod generate;
 mod index;
+mod moment;
 mod print;
 mod query;
+mod rewind;
 mod run;
 mod sql;
 mod table;
@@ -80,6 +82,8 @@ enum Command {
     /// Look at rejected records, put them into their tables once the cause is mended
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLetterCommand),
+    /// Set a table back in Kafka, or over what Kafka has lost, in one commit
+    Rewind(rewind::RewindArgs),
     /// Ask the tables in SQL
     Query(query::QueryArgs),
     /// Write, print or check the configuration
@@ -128,6 +132,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
                 Command::Table(command) => table::run(&command, output).await,
                 Command::Index(command) => index::run(&command, output).await,
                 Command::DeadLetters(command) => Box::pin(dead_letters::run(&command, output)).await,
+                Command::Rewind(args) => Box::pin(rewind::run(&args, output)).await,
                 Command::Query(args) => query::run(&args, output).await,
                 Command::Config(command) => config::run(&command, output),
                 Command::Generate(args) => Ok(generate::run(args, output).await?),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::lookout;
 use super::meter::Rows;
 use super::tables::TableHandle;
 use crate::position::{Checkpoint, Span, TopicPartition};
@@ -114,7 +115,11 @@ async fn settle(table: &TableHandle, parts: Vec<Part>) {
                 table.tell(worker, Ack::Committed { topic: table.topic.clone(), incarnation, next });
             }
         }
-        Err(CommitFailure::Stale(reason)) => reset(table, acks, reason),
+        Err(CommitFailure::Stale(reason)) => {
+            reset(table, acks, reason);
+            // A rewind concerns the workers that had nothing in this batch, too.
+            lookout::look(table).await;
+        }
         Err(CommitFailure::SchemaMoved(parts)) => {
             table.lake.discard(parts).await;
             reset(table, acks, "the table's columns changed while the batch was staged".to_owned());

@@ -403,6 +403,7 @@ impl Feed {
         }
         tracing::warn!(table = %self.handle.name, "suspended: {reason}");
         self.handle.trouble(reason.to_owned());
+        self.let_go = false;
         self.give_up();
         self.suspended_until = Some(Instant::now() + SUSPENSION);
     }
@@ -437,11 +438,11 @@ impl Feed {
         self.in_flight = 0;
     }
 
-    /// Where to go on after a suspension.
+    /// Goes on after a suspension, at [`Feed::positions`]. Answers the partitions whose beginning has to be found out anew.
     ///
     /// # Errors
     /// When the table can't be read yet.
-    pub fn restart(&mut self) -> Result<Vec<(TopicPartition, i64)>, String> {
+    pub fn restart(&mut self) -> Result<Vec<TopicPartition>, String> {
         let checkpoint =
             self.runtime.block_on(self.handle.lake.checkpoint()).map_err(|e| e.to_string())?.unwrap_or_default();
         // A new one, for what the old one asked the table for may never have been answered.
@@ -449,10 +450,13 @@ impl Feed {
         if let Some(columns) = self.handle.lake.columns() {
             self.set_columns(columns)?;
         }
-        self.places.restart(&checkpoint);
+        // A rewind may have made another topic of the same name the table's.
+        let standing = checkpoint.topics.get(&self.handle.topic);
+        self.topic_id = standing.and_then(|t| t.topic_id.clone()).or(self.topic_id.take());
+        let given_up = self.places.restart(&checkpoint);
         self.suspended_until = None;
         self.paused = false;
-        Ok(self.positions())
+        Ok(given_up)
     }
 
     /// Tells how far the table is behind the log's end, as of the last fetch.

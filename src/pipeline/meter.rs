@@ -5,7 +5,7 @@ use metrics::{Counter, Gauge, counter, gauge, histogram};
 use crate::change::Op;
 use crate::position::TopicPartition;
 use crate::serve::metrics as names;
-use crate::sink::lake::Committed;
+use crate::sink::lake::{CatchUp, Committed};
 
 /// Rows by op, in the order of [`OPS`].
 pub type Rows = [u64; 4];
@@ -89,6 +89,8 @@ impl Meter {
         counter!(names::FOREIGN_SNAPSHOTS_TOTAL, "table" => table()).increment(done.foreign_snapshots as u64);
         self.unavailable("restored", done.unavailable.restored_rows);
         self.unavailable("lost", done.unavailable.lost_rows);
+        let behind = done.catch_up == CatchUp::Behind;
+        gauge!(names::TABLE_REPLAYING, "table" => table()).set(if behind { 1.0 } else { 0.0 });
         if let Some(index) = done.index {
             gauge!(names::INDEX_KEYS, "table" => table()).set(index.keys as f64);
             if let Some(took) = index.scan {
@@ -125,6 +127,11 @@ impl Meter {
 
     pub fn stopped(&self) {
         gauge!(names::TABLE_STOPPED, "table" => self.table.clone()).set(1.0);
+    }
+
+    /// After [`Meter::stopped`].
+    pub fn goes_on(&self) {
+        gauge!(names::TABLE_STOPPED, "table" => self.table.clone()).set(0.0);
     }
 }
 

@@ -14,10 +14,12 @@ mod feed;
 mod growth;
 mod keys;
 mod letters;
+mod lookout;
 mod meter;
 mod places;
 mod rejects;
 pub mod replay;
+pub mod rewind;
 mod share;
 mod stored_index;
 mod source_tables;
@@ -153,9 +155,11 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
             let _ = ended.send((id, outcome));
         })?;
     }
+    let lookout = tokio::spawn(lookout::run(Arc::clone(&tables)));
     drop(ended);
     let outcome = all(endings).await;
     discovery.abort();
+    lookout.abort();
     outcome
 }
 

@@ -6,8 +6,8 @@ use crate::position::{Checkpoint, Span, TopicPartition};
 
 #[derive(Clone, Debug)]
 struct Place {
-    /// Where reading began; stands in while the table has no position.
-    begun: i64,
+    /// Where reading began, if the table had no position then: it stands in until the table has one.
+    begun: Option<i64>,
     /// Where the open part begins.
     from: i64,
     next: i64,
@@ -49,8 +49,9 @@ impl Places {
         self.of.iter().map(|(p, place)| (self.at(*p), place.committed))
     }
 
-    pub fn begin(&mut self, partition: i32, position: i64) {
-        let place = Place { begun: position, from: position, next: position, committed: position, timestamp_ms: None };
+    /// `begun` is the position again, where it is not the table's own.
+    pub fn begin(&mut self, partition: i32, position: i64, begun: Option<i64>) {
+        let place = Place { begun, from: position, next: position, committed: position, timestamp_ms: None };
         self.of.insert(partition, place);
     }
 
@@ -95,13 +96,21 @@ impl Places {
         }
     }
 
-    /// Goes on where the table stands.
-    pub fn restart(&mut self, checkpoint: &Checkpoint) {
-        for (partition, place) in &mut self.of {
-            let at = TopicPartition::new(&self.topic, *partition);
-            let next = checkpoint.next(&at).unwrap_or(place.begun);
+    /// Goes on where the table stands. Gives up the partitions that it had a position of and has none any more, for it was set back
+    /// behind it: where they begin has to be found out anew.
+    pub fn restart(&mut self, checkpoint: &Checkpoint) -> Vec<TopicPartition> {
+        let mut given_up = vec![];
+        let topic = &self.topic;
+        self.of.retain(|partition, place| {
+            let at = TopicPartition::new(topic, *partition);
+            let Some(next) = checkpoint.next(&at).or(place.begun) else {
+                given_up.push(at);
+                return false;
+            };
             *place = Place { from: next, next, committed: next, ..place.clone() };
-        }
+            true
+        });
+        given_up
     }
 }
 
@@ -111,8 +120,8 @@ mod tests {
 
     fn read_to(next: i64) -> Places {
         let mut places = Places::new("t");
-        places.begin(0, 5);
-        places.begin(1, 0);
+        places.begin(0, 5, None);
+        places.begin(1, 0, Some(0));
         for offset in 5..next {
             assert!(places.wants(0, offset));
             places.took(0, offset, Some(offset * 10));
@@ -144,8 +153,15 @@ mod tests {
         let mut places = read_to(9);
         let mut checkpoint = Checkpoint::default();
         checkpoint.advance(&Span::new(TopicPartition::new("t", 0), 5, 7)).unwrap();
-        places.restart(&checkpoint);
+        assert_eq!(places.restart(&checkpoint), []);
         assert_eq!(places.positions(), [(TopicPartition::new("t", 0), 7), (TopicPartition::new("t", 1), 0)]);
         assert_eq!(places.spans(), []);
+    }
+
+    #[test]
+    fn a_partition_that_the_table_had_and_has_no_more_is_not_read_on_from_where_it_was() {
+        let mut places = read_to(9);
+        assert_eq!(places.restart(&Checkpoint::default()), [TopicPartition::new("t", 0)]);
+        assert_eq!(places.positions(), [(TopicPartition::new("t", 1), 0)]);
     }
 }

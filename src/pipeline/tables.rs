@@ -12,6 +12,7 @@ use super::committer::{self, Ack, Part, positions};
 use super::epoch::{Epochs, Triggers};
 use super::growth::{Growth, PartitionCount};
 use super::letters::DeadLetters;
+use super::lookout::Heard;
 use super::meter::{self, Meter, Rows};
 use super::share::Limits;
 use super::source_tables::SourceTables;
@@ -23,7 +24,7 @@ use crate::lineage::TypeChange;
 use crate::position::{Checkpoint, TopicPartition, TopicPosition};
 use crate::serve::{ConsumerState, LastCommit, LastError, Status, TableState};
 use crate::sink::lake::index::IndexHome;
-use crate::sink::lake::{Committed, LakeTable};
+use crate::sink::lake::{CatchUp, Committed, LakeTable};
 use crate::source::kafka::{ClientSettings, Positions, Start, watermarks};
 
 /// How long an assignment waits for commits that this process still has under way for the same table: reading the position
@@ -43,6 +44,7 @@ pub struct TableHandle {
     pub epochs: Epochs,
     pub meter: Meter,
     pub limits: Limits,
+    pub heard: Heard,
     pub dead_letters: Arc<DeadLetters>,
     pub writer_schemas: Arc<WriterSchemas>,
     pub partition_count: PartitionCount,
@@ -159,6 +161,10 @@ impl TableHandle {
             ms = done.took.as_millis() as u64,
             "committed"
         );
+        self.heard.something(self.now_ms());
+        if done.catch_up == CatchUp::Reached {
+            tracing::info!(table = %self.name, "caught up: the table is where it stood before its rewind");
+        }
         for (topic, snapshot) in &done.resnapshots {
             tracing::warn!(
                 table = %self.name,
@@ -226,6 +232,18 @@ impl TableHandle {
     pub fn stale(&self, reason: String) {
         self.meter.stale();
         self.trouble(reason);
+    }
+
+    /// A person set the table back: all workers go on from where it stands now, also if it was stopped.
+    pub fn go_on(&self, reason: &str) {
+        if self.stopped.swap(false, Ordering::AcqRel) {
+            self.meter.goes_on();
+            self.status.update(&self.topic, |t| t.state = TableState::Starting);
+        }
+        for worker in 0..self.acks.len() {
+            let (topic, incarnation) = (self.topic.clone(), self.incarnation(worker));
+            self.tell(worker, Ack::Reset { topic, incarnation, reason: reason.to_owned() });
+        }
     }
 
     /// Stops the table for all workers: its position stays where the last commit put it. The first reason is told.
@@ -334,6 +352,12 @@ impl Tables {
         self.status.set_consumer(ConsumerState::Assigned { partitions });
     }
 
+    /// The open table that has been quiet longest.
+    pub fn quietest(&self) -> Option<Arc<TableHandle>> {
+        let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        handles.values().flatten().max_by_key(|handle| handle.heard.quiet_ms(self.now_ms())).map(Arc::clone)
+    }
+
     /// The table that a topic feeds; `None` where the configuration names none. Opened on first use.
     ///
     /// # Errors
@@ -384,6 +408,7 @@ impl Tables {
         let handle = Arc::new(TableHandle {
             topic: topic.to_owned(),
             name: name.clone(),
+            heard: Heard::new(lake.seen_generation(), self.now_ms()),
             lake,
             epochs: Epochs::new(Triggers {
                 interval_ms: config.commit_interval_ms,

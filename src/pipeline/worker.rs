@@ -131,8 +131,8 @@ impl Worker {
                     self.held.insert(a.at);
                 }
                 (Some(m), _) => {
-                    let reason = explain(&a.at, m);
-                    feed.stop(&reason);
+                    feed.stop(&explain(&handle.name, &a.at, m));
+                    self.held.insert(a.at);
                 }
                 (None, None) => {
                     self.held.insert(a.at);
@@ -142,6 +142,7 @@ impl Worker {
                     tracing::info!(partition = %a.at, position, high = a.high, "reading");
                     if let Err(reason) = feed.begin(&a, position) {
                         feed.stop(&reason);
+                        self.held.insert(a.at);
                     }
                 }
             }
@@ -187,7 +188,7 @@ impl Worker {
             match feed.take_change() {
                 Some(Reading::Hold) => self.source.pause(&feed.partitions()),
                 Some(Reading::Resume) => self.source.resume(&feed.partitions()),
-                Some(Reading::Restart) => restart(feed, &self.source),
+                Some(Reading::Restart) => restart(feed, &self.source, &mut self.held),
                 None => {}
             }
         }
@@ -238,10 +239,12 @@ impl Worker {
     }
 
     fn retry_held(&mut self) {
-        if self.held.is_empty() {
+        // A table that needs a person is not asked again before one has rewound it.
+        let waits = |at: &TopicPartition| self.feeds.get(&at.topic).is_some_and(|feed| feed.handle().is_stopped());
+        let held: Vec<TopicPartition> = self.held.iter().filter(|at| !waits(at)).cloned().collect();
+        if held.is_empty() {
             return;
         }
-        let held: Vec<TopicPartition> = self.held.iter().cloned().collect();
         let placed = self.source.place(&held);
         let go: Vec<(TopicPartition, i64)> = placed.iter().filter_map(|a| Some((a.at.clone(), a.position?))).collect();
         if !go.is_empty()
@@ -258,7 +261,7 @@ impl Worker {
     fn verify_positions(&mut self) {
         for feed in self.feeds.values_mut().filter(|f| !f.handle().is_stopped()) {
             let positions = feed.positions();
-            match given_up(self.source.check_positions(&positions)) {
+            match given_up(&feed.handle().name, self.source.check_positions(&positions)) {
                 GivenUp::Stop(reason) => feed.stop(&reason),
                 GivenUp::Suspend(reason) => feed.suspend(&reason),
                 GivenUp::Seek => {
@@ -307,10 +310,12 @@ fn report_passed(feed: &mut Feed, source: &KafkaSource) {
 }
 
 /// Goes on from the table's checkpoint after a batch was given up.
-fn restart(feed: &mut Feed, source: &KafkaSource) {
+fn restart(feed: &mut Feed, source: &KafkaSource, held: &mut BTreeSet<TopicPartition>) {
     match feed.restart() {
-        Ok(positions) => {
-            if let Err(e) = source.seek(&positions) {
+        Ok(given_up) => {
+            source.pause(&given_up);
+            held.extend(given_up);
+            if let Err(e) = source.seek(&feed.positions()) {
                 feed.suspend(&format!("seek: {e}"));
             }
         }
@@ -329,30 +334,31 @@ enum GivenUp {
     Seek,
 }
 
-fn given_up(looked: Vec<(TopicPartition, i64, Option<Misplaced>)>) -> GivenUp {
+fn given_up(table: &str, looked: Vec<(TopicPartition, i64, Option<Misplaced>)>) -> GivenUp {
     let mut todo = GivenUp::Seek;
     for (at, _, misplaced) in looked {
         match misplaced {
             None => {}
-            Some(m @ Misplaced::Unknown { .. }) => todo = GivenUp::Suspend(explain(&at, &m)),
-            Some(m) => return GivenUp::Stop(explain(&at, &m)),
+            Some(m @ Misplaced::Unknown { .. }) => todo = GivenUp::Suspend(explain(table, &at, &m)),
+            Some(m) => return GivenUp::Stop(explain(table, &at, &m)),
         }
     }
     todo
 }
 
-/// The named errors of a position outside the log.
-fn explain(at: &TopicPartition, misplaced: &Misplaced) -> String {
+/// The named errors of a position outside the log, with the way out.
+fn explain(table: &str, at: &TopicPartition, misplaced: &Misplaced) -> String {
     match misplaced {
         Misplaced::BehindLog { position, low } => format!(
             "{at}: offsets gone: the table stands at offset {position}, but Kafka's log begins only at {low}; retention removed \
-             {} record(s) that the table does not have. Restore them, or accept the loss: snapshot the source again (Debezium \
-             incremental snapshot) after moving the table's position",
+             {} offset(s) that the table has not read. Restore them, or accept the loss: `firn rewind {table} --skip-lost` goes on \
+             at {low} and notes the range; a new snapshot of the source (Debezium incremental snapshot) brings what was lost",
             low - position
         ),
         Misplaced::AheadOfLog { position, high } => format!(
             "{at}: the table's stored offset {position} is ahead of Kafka's log, which ends at {high}; the topic was deleted and made \
-             again, or this is another cluster. Check kafka.bootstrap_servers; if the topic was made anew, feed it into a new table"
+             again, or this is another cluster. Check kafka.bootstrap_servers; if the topic was made anew, `firn rewind {table} \
+             --new-topic` goes on with it from its beginning"
         ),
         Misplaced::Unknown { detail } => {
             format!("{at}: the broker does not say where the log begins and ends: {detail}")
@@ -369,14 +375,14 @@ mod tests {
         let at = |partition, misplaced| (TopicPartition::new("t", partition), 9, misplaced);
         let silent = || Misplaced::Unknown { detail: "NOT_LEADER".to_owned() };
         let gone = || Misplaced::BehindLog { position: 1, low: 3 };
-        assert_eq!(given_up(vec![at(0, None), at(1, None)]), GivenUp::Seek);
+        assert_eq!(given_up("db.t", vec![at(0, None), at(1, None)]), GivenUp::Seek);
         for looked in [vec![at(0, Some(silent())), at(1, None)], vec![at(0, None), at(1, Some(silent()))]] {
-            assert!(matches!(given_up(looked), GivenUp::Suspend(why) if why.contains("NOT_LEADER")));
+            assert!(matches!(given_up("db.t", looked), GivenUp::Suspend(why) if why.contains("NOT_LEADER")));
         }
         for looked in
             [vec![at(0, Some(silent())), at(1, Some(gone()))], vec![at(0, Some(gone())), at(1, Some(silent()))]]
         {
-            assert!(matches!(given_up(looked), GivenUp::Stop(why) if why.contains("offsets gone")));
+            assert!(matches!(given_up("db.t", looked), GivenUp::Stop(why) if why.contains("offsets gone")));
         }
     }
 }

@@ -21,6 +21,7 @@ pub const LAG_RECORDS: &str = "firn_lag_records";
 pub const STAGED_BYTES: &str = "firn_staged_bytes";
 pub const MEMORY_BYTES: &str = "firn_memory_bytes";
 pub const TABLE_STOPPED: &str = "firn_table_stopped";
+pub const TABLE_REPLAYING: &str = "firn_table_replaying";
 pub const FOREIGN_SNAPSHOTS_TOTAL: &str = "firn_foreign_snapshots_total";
 pub const STALE_TOTAL: &str = "firn_stale_total";
 pub const INDEX_KEYS: &str = "firn_index_keys";
@@ -60,7 +61,7 @@ const fn metric(
 }
 
 /// Every metric of firn.
-pub const METRICS: [Metric; 26] = [
+pub const METRICS: [Metric; 27] = [
     metric(RECORDS_TOTAL, Kind::Counter, Unit::Count, &["topic"], "Kafka records read"),
     metric(ROWS_TOTAL, Kind::Counter, Unit::Count, &["table", "op"], "rows committed, by op (c, u, d, r)"),
     metric(SKIPPED_TOTAL, Kind::Counter, Unit::Count, &["topic", "kind"], "records skipped by a rule, by its name"),
@@ -107,6 +108,13 @@ pub const METRICS: [Metric; 26] = [
     metric(STAGED_BYTES, Kind::Gauge, Unit::Bytes, &["table"], "bytes staged and not yet committed"),
     metric(MEMORY_BYTES, Kind::Gauge, Unit::Bytes, &[], "bytes that the open batches hold"),
     metric(TABLE_STOPPED, Kind::Gauge, Unit::Count, &["table"], "1 while the table is stopped and needs a person"),
+    metric(
+        TABLE_REPLAYING,
+        Kind::Gauge,
+        Unit::Count,
+        &["table"],
+        "1 while the table is behind where it stood before a rewind",
+    ),
     metric(
         FOREIGN_SNAPSHOTS_TOTAL,
         Kind::Counter,

@@ -9,7 +9,7 @@ use firn::letter::Status;
 use firn::position::{Span, TopicPartition};
 use firn::record::Origin;
 use firn::sink::lake::letters::{MetLetter, PENDING, PendingLetter, Replay, Standing};
-use firn::sink::lake::{CommitFailure, LakeTable, Staged, TableSpec};
+use firn::sink::lake::{CommitFailure, How, LakeTable, Rewind, Staged, TableSpec};
 use firn_catalog::Catalog;
 use firn_catalog::memory::MemoryCatalog;
 use iceberg::{TableRequirement, TableUpdate};
@@ -206,4 +206,58 @@ async fn a_set_of_another_kind_is_not_believed_after_changes_that_it_missed() {
         (&set["letters"], &set["probe"]),
         (&serde_json::json!([]), &serde_json::from_str::<serde_json::Value>(&own).unwrap()["probe"])
     );
+}
+
+async fn rewind(table: &LakeTable, how: How) {
+    let rewind = Rewind { how, generation: table.generation().await.unwrap() };
+    table.rewind(&rewind, firn_catalog::new_snapshot_id()).await.unwrap();
+    table.checkpoint().await.unwrap();
+}
+
+#[tokio::test]
+async fn letters_that_are_read_again_after_a_rewind_leave_the_set_and_come_back_by_themselves() {
+    let table = open(&MemoryCatalog::default()).await;
+    let records = || vec![Letter(1), Change(1, Some("a")), Letter(2), Change(3, Some("b"))];
+    let staged = stage(&table, 0, records()).await;
+    table.commit(vec![staged]).await.unwrap();
+    assert_eq!((later(&table, 0).await, later(&table, 2).await), (Some(true), Some(false)));
+    rewind(&table, How::Replay { topic: TOPIC.to_owned(), to: [(0, 2)].into() }).await;
+    assert_eq!((later(&table, 0).await, later(&table, 2).await), (Some(true), None));
+    // This time the record fits.
+    let staged = stage(&table, 2, vec![Change(2, Some("c")), Change(3, Some("b"))]).await;
+    table.commit(vec![staged]).await.unwrap();
+    assert_eq!((later(&table, 0).await, later(&table, 2).await), (Some(true), None));
+}
+
+#[tokio::test]
+async fn a_restored_snapshot_forgets_what_it_undoes_of_letters() {
+    let table = open(&MemoryCatalog::default()).await;
+    let first = stage(&table, 0, vec![Letter(1), Letter(2), Letter(3), Change(9, Some("a"))]).await;
+    let then = table.commit(vec![first]).await.unwrap().snapshot_id;
+    // A later change of the first key; the second letter is replayed.
+    let change = stage(&table, 4, vec![Change(1, Some("x"))]).await;
+    table.commit(vec![change]).await.unwrap();
+    let applied = standing(&table).await.pending.find(&origin(1)).unwrap().clone();
+    let replay = Replay { replays: 0, applied: vec![applied], settled: vec![(origin(1), Status::Replayed)] };
+    let stage_replay = async |replay: Replay| {
+        let mut stager = table.stager().unwrap();
+        let staged = tokio::task::spawn_blocking(move || {
+            stager.write(row(2, Some("late"))).unwrap();
+            stager.close(vec![]).unwrap()
+        });
+        staged.await.unwrap().replaying(replay)
+    };
+    let staged = stage_replay(replay).await;
+    table.commit(vec![staged]).await.unwrap();
+    let third = standing(&table).await.pending.find(&origin(2)).unwrap().clone();
+    let replay = Replay { replays: 1, applied: vec![third], settled: vec![(origin(2), Status::Replayed)] };
+    let under_way = stage_replay(replay).await;
+
+    rewind(&table, How::Restore { snapshot_id: then }).await;
+    let now = standing(&table).await;
+    // Nothing is said of the change that was undone, nor of the replay: no letter is settled by what is not there.
+    assert_eq!((later(&table, 0).await, later(&table, 1).await, later(&table, 2).await), (None, None, Some(false)));
+    assert_eq!((now.settled.len(), now.replays), (0, 2));
+    let failure = table.commit(vec![under_way]).await.unwrap_err();
+    assert!(matches!(&failure, CommitFailure::Stale(text) if text.contains("rewound")), "{failure}");
 }

@@ -7,6 +7,7 @@ mod foreign;
 mod index;
 mod lake;
 mod letters;
+mod rewind;
 mod simulation;
 mod table_events;
 mod unavailable;

@@ -11,7 +11,8 @@ use std::collections::HashMap;
 
 use chrono::Utc;
 use iceberg::spec::{
-    FormatVersion, MAIN_BRANCH, ManifestListWriter, Snapshot, SnapshotReference, SnapshotRetention, TableMetadata,
+    FormatVersion, MAIN_BRANCH, ManifestListWriter, Snapshot, SnapshotRef, SnapshotReference, SnapshotRetention,
+    TableMetadata,
 };
 use iceberg::table::Table;
 use iceberg::{TableRequirement, TableUpdate};
@@ -51,20 +52,18 @@ impl Staging<'_> {
     /// the answer of the write is lost.
     ///
     /// # Errors
-    /// `Invalid` when a file to remove isn't live or a file doesn't fit its spec, `Unsupported` for a v1 table, the storage's
+    /// `Invalid` when a file to remove isn't live or a file doesn't fit its spec, `NotFound` when the snapshot to go on from is gone,
+    /// `Unsupported` for a v1 table, the storage's
     /// otherwise.
     pub async fn stage(&self, written: &mut Vec<String>) -> Result<Staged> {
         let mut updates = self.plan.updates.clone();
         updates.push(TableUpdate::SetProperties { updates: self.properties() });
         let metadata = apply(self.base.metadata(), &updates)?;
-        let parent = metadata.current_snapshot().cloned();
+        let head = metadata.current_snapshot_id();
 
         let mut requirements = self.plan.requirements.clone();
         requirements.push(TableRequirement::UuidMatch { uuid: self.base.metadata().uuid() });
-        requirements.push(TableRequirement::RefSnapshotIdMatch {
-            r#ref: MAIN_BRANCH.to_owned(),
-            snapshot_id: parent.as_ref().map(|s| s.snapshot_id()),
-        });
+        requirements.push(TableRequirement::RefSnapshotIdMatch { r#ref: MAIN_BRANCH.to_owned(), snapshot_id: head });
         if !self.plan.needs_snapshot() {
             return Ok(Staged { updates, requirements, manifest_list: None, expiry: None });
         }
@@ -85,6 +84,13 @@ impl Staging<'_> {
         Ok(Staged { updates, requirements, manifest_list: Some(manifest_list), expiry })
     }
 
+    /// The snapshot that the new one follows.
+    fn parent<'m>(&self, metadata: &'m TableMetadata) -> Result<Option<&'m SnapshotRef>> {
+        let Some(id) = self.plan.onto else { return Ok(metadata.current_snapshot()) };
+        let gone = || Error::new(ErrorKind::NotFound, format!("table {} has no snapshot {id}", self.base.identifier()));
+        metadata.snapshot_by_id(id).map(Some).ok_or_else(gone)
+    }
+
     fn properties(&self) -> HashMap<String, String> {
         let mut properties = self.plan.properties.clone();
         properties.insert(LAST_COMMIT_ID.to_owned(), self.snapshot_id.to_string());
@@ -102,7 +108,7 @@ impl Staging<'_> {
             let text = format!("table {} has format version 1; upgrade it to 2", self.base.identifier());
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
-        let parent = metadata.current_snapshot();
+        let parent = self.parent(metadata)?;
         let mut writer = Writer::new(self, metadata, written);
         let mut entries = writer.added(&self.plan.delta).await?;
         if let Some(parent) = parent {

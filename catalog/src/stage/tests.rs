@@ -91,6 +91,41 @@ async fn a_removed_deletion_vector_leaves_its_neighbours_in_the_same_file() {
     assert_eq!(live.position_deletes.iter().map(|f| f.key().content_offset).collect::<Vec<_>>(), [Some(90)]);
 }
 
+/// Rolled back and gone on from in one swap: what an older snapshot removed since is there again, under its own sequence number, so
+/// that deletes of before apply to it and those of after don't.
+#[rstest]
+#[case::v2(FormatVersion::V2)]
+#[case::v3(FormatVersion::V3)]
+#[tokio::test]
+async fn a_snapshot_onto_an_older_one_has_its_files_and_leaves_the_rest_aside(#[case] version: FormatVersion) {
+    let catalog = catalog(version).await;
+    let first = Batch::new("w", 0, append("d/0")).commit(&catalog, &ident("t")).await.unwrap().snapshot_id;
+    let before = testing::live(&catalog.load(&ident("t")).await.unwrap()).await;
+    let numbers = |table: &Table| {
+        let (table, id) = (table.clone(), table.metadata().current_snapshot_id());
+        async move { live::files(&table, id, &ManifestCache::new(0)).await.unwrap().data[0].sequence_number }
+    };
+    let number = numbers(&catalog.load(&ident("t")).await.unwrap()).await;
+    Batch::new("w", 1, append("d/1")).commit(&catalog, &ident("t")).await.unwrap();
+    let removal = RowDelta { removed: HashSet::from([key("d/0")]), ..RowDelta::default() };
+    let aside = Batch::new("w", 2, removal).commit(&catalog, &ident("t")).await.unwrap().snapshot_id;
+
+    let mut back = Batch::new("w", 3, RowDelta::default());
+    back.plan.onto = Some(first);
+    let done = back.commit(&catalog, &ident("t")).await.unwrap();
+    assert_eq!(testing::live(&done.table).await, before);
+    assert_eq!(numbers(&done.table).await, number);
+    let snapshot = done.table.metadata().current_snapshot().unwrap();
+    assert_eq!((snapshot.snapshot_id(), snapshot.parent_snapshot_id()), (back.snapshot_id, Some(first)));
+    assert_eq!(snapshot.summary().additional_properties["total-records"], "10");
+    assert!(done.table.metadata().snapshot_by_id(aside).is_some());
+    // The head is compared all the same.
+    let mut late = Batch::new("w", 4, append("d/2"));
+    late.plan.onto = Some(77);
+    let e = late.commit(&catalog, &ident("t")).await.unwrap_err().to_string();
+    assert!(e.contains("no snapshot 77"), "{e}");
+}
+
 #[tokio::test]
 async fn manifests_with_tombstones_alone_are_dropped_one_snapshot_later() {
     let catalog = catalog(FormatVersion::V2).await;

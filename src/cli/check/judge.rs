@@ -169,7 +169,7 @@ pub(super) fn positions(wanted: &TableConfig, stored: &Checkpoint, logs: &Logs) 
             findings.push(Finding::fail(
                 subject,
                 format!("the table is at offset {}, but the partition is gone", at.next),
-                "the topic was made anew with fewer partitions: give it another table, or rewind this one",
+                format!("the topic was made anew with fewer partitions: `firn rewind {} --new-topic`, or give it another table", wanted.ident()),
             ));
             continue;
         };
@@ -177,13 +177,16 @@ pub(super) fn positions(wanted: &TableConfig, stored: &Checkpoint, logs: &Logs) 
             findings.push(Finding::fail(
                 subject,
                 format!("the table is at offset {}, the log ends at {}", at.next, log.high),
-                "the topic was made anew or cut: rewind the table or give the topic another one; firn will not read on",
+                format!(
+                    "the topic was made anew or cut, and firn will not read on: `firn rewind {} --new-topic`",
+                    wanted.ident()
+                ),
             ));
         } else if at.next < log.low {
             findings.push(Finding::fail(
                 subject,
                 format!("the table is at offset {}, the log begins at {}: {} offsets are gone", at.next, log.low, log.low - at.next),
-                "retention removed them before they were read: take a new snapshot of the source, then rewind the table",
+                format!("retention removed them before they were read: `firn rewind {} --skip-lost`, then a new snapshot of the source", wanted.ident()),
             ));
         } else {
             lag += log.high - at.next;

@@ -10,7 +10,7 @@ use super::super::print::Grid;
 use super::super::{Failure, Output};
 use super::utc;
 use crate::position::Checkpoint;
-use crate::sink::lake::CHECKPOINT;
+use crate::sink::lake::{CHECKPOINT, REWIND};
 
 #[derive(Debug, Serialize)]
 struct Past {
@@ -22,6 +22,8 @@ struct Past {
     schema_id: Option<i32>,
     /// Whether firn made it.
     firn: bool,
+    /// What it was, where it is a rewind.
+    rewind: Option<serde_json::Value>,
     /// Whether the current table descends from it; not so after a rollback.
     ancestor: bool,
     added_rows: u64,
@@ -47,7 +49,12 @@ pub(super) fn run(table: &Table, limit: usize, output: Output) -> Result<(), Fai
             utc(s.at_ms),
             s.snapshot_id.to_string(),
             s.operation.clone(),
-            if s.firn { "firn" } else { "other" }.to_owned(),
+            match (s.firn, &s.rewind) {
+                (_, Some(_)) => "firn rewind",
+                (true, None) => "firn",
+                (false, None) => "other",
+            }
+            .to_owned(),
             s.schema_id.map_or_else(String::new, |id| id.to_string()),
             s.added_rows.to_string(),
             s.added_deletes.to_string(),
@@ -81,6 +88,7 @@ fn past(metadata: &TableMetadata, limit: usize) -> Vec<Past> {
                 operation: s.summary().operation.as_str().to_owned(),
                 schema_id: s.schema_id(),
                 firn: summary.contains_key(CHECKPOINT),
+                rewind: summary.get(REWIND).and_then(|json| serde_json::from_str(json).ok()),
                 ancestor: ancestors.contains(&s.snapshot_id()),
                 added_rows: number("added-records"),
                 added_deletes: number("added-position-deletes"),

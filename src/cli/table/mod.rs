@@ -84,7 +84,7 @@ impl OneTable {
 }
 
 /// Loads `namespace.table`; where there is none, names the nearest that is there.
-async fn load(catalog: &dyn Catalog, name: &str) -> Result<Table, Failure> {
+pub(super) async fn load(catalog: &dyn Catalog, name: &str) -> Result<Table, Failure> {
     let Some((namespace, table)) = name.rsplit_once('.') else {
         return Err(Failure::usage(format!("`{name}` is not namespace.table; `firn table list` shows what is there")));
     };

@@ -11,7 +11,10 @@ use super::super::{Failure, Output, print};
 use super::utc;
 use crate::position::Checkpoint;
 use crate::sink::lake::letters::{PENDING, REPLAYED};
-use crate::sink::lake::{CHECKPOINT, COLUMNS, KEY, SCHEMA_HISTORY, SchemaChange, key_columns, schema_history};
+use crate::sink::lake::{
+    CHECKPOINT, COLUMNS, KEY, LOST_RANGES, LostRange, REPLAYING, Replaying, SCHEMA_HISTORY, SchemaChange, key_columns,
+    lost_ranges, schema_history,
+};
 
 /// What the current snapshot's summary says of the table's size.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -63,6 +66,10 @@ struct Shown {
     /// The next offset to read, by topic and partition.
     positions: BTreeMap<String, BTreeMap<i32, i64>>,
     generation: Option<u64>,
+    /// Where the table stood before a rewind that kept its rows, until it is there again.
+    replaying: Option<Replaying>,
+    /// Offsets that Kafka lost before they were read.
+    lost_ranges: Vec<LostRange>,
     schema_id: i32,
     /// Changes of the columns, oldest first.
     schema_history: Vec<SchemaChange>,
@@ -136,6 +143,8 @@ fn shown(table: &Table) -> Shown {
             .map(|(t, p)| (t.clone(), p.partitions.iter().map(|(n, at)| (*n, at.next)).collect()))
             .collect(),
         generation: checkpoint.as_ref().map(|c| c.generation),
+        replaying: Replaying::of(&table.identifier().to_string(), metadata).ok().flatten(),
+        lost_ranges: lost_ranges(metadata.properties()),
         schema_id: metadata.current_schema_id(),
         schema_history: schema_history(metadata.properties()),
         properties: metadata.properties().iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
@@ -181,6 +190,15 @@ fn text(t: &Shown) -> String {
             line("", &format!("{topic}/{partition}  {next}"));
         }
     }
+    for (topic, ends) in t.replaying.iter().flat_map(|replaying| &replaying.ends) {
+        for (partition, end) in ends {
+            line("replaying", &format!("{topic}/{partition}  rows may be older ones until offset {end}"));
+        }
+    }
+    for lost in &t.lost_ranges {
+        let LostRange { topic, partition, from, to, at_ms } = lost;
+        line("lost", &format!("{topic}/{partition}  offsets {from} to {to}, given up {}", utc(*at_ms)));
+    }
     line("schemas", if t.schema_history.is_empty() { "none that firn made" } else { "(newest first)" });
     for change in t.schema_history.iter().rev() {
         let current = if change.schema_id == t.schema_id { " (current)" } else { "" };
@@ -192,7 +210,7 @@ fn text(t: &Shown) -> String {
     }
     line("properties", "");
     // These stand above, in words; letters have a command of their own.
-    let told = [CHECKPOINT, COLUMNS, KEY, SCHEMA_HISTORY, PENDING, REPLAYED];
+    let told = [CHECKPOINT, COLUMNS, KEY, SCHEMA_HISTORY, PENDING, REPLAYED, REPLAYING, LOST_RANGES];
     for (name, value) in t.properties.iter().filter(|(name, _)| !told.contains(&name.as_str())) {
         line("", &format!("{name} = {value}"));
     }

@@ -21,6 +21,7 @@ impl Feed {
                 assigned.partition_count,
             );
         }
+        let had = known.as_ref().is_some_and(|k| k.partitions.contains_key(&assigned.at.partition));
         self.topic_id = known.and_then(|k| k.topic_id).or(self.topic_id.take());
         self.check_topic_id(assigned.topic_id.as_deref())?;
         self.topic_id = assigned.topic_id.clone().or(self.topic_id.take());
@@ -31,7 +32,7 @@ impl Feed {
                 self.set_columns(columns)?;
             }
         }
-        self.places.begin(assigned.at.partition, position);
+        self.places.begin(assigned.at.partition, position, (!had).then_some(position));
         Ok(())
     }
 
@@ -44,8 +45,8 @@ impl Feed {
         match (self.topic_id.as_deref(), now) {
             (Some(have), Some(now)) if have != now => Err(format!(
                 "topic {} was deleted and made again (its id was {have}, now {now}); the table's offsets belong to the old one. \
-                 Feed the new topic into a new table, or drop this table and start over",
-                self.handle.topic
+                 `firn rewind {} --new-topic` goes on with the new one from its beginning; or feed it into a new table",
+                self.handle.topic, self.handle.name
             )),
             _ => Ok(()),
         }

@@ -1,5 +1,5 @@
-//! Rows that leave a table although no change names their keys: those from before a TRUNCATE of the source table, and those that a
-//! snapshot of the source did not find again.
+//! Rows that leave a table although no change names their keys: those from before a TRUNCATE of the source table, those that a
+//! snapshot of the source did not find again, and those that are read again after a rewind.
 //!
 //! A row goes by what its origin columns say, so it doesn't matter which process wrote it, when, or into which file it was compacted
 //! since. Whole files are judged by their columns' bounds; only files on both sides are read.
@@ -98,6 +98,13 @@ enum Cut {
         without_lsn_only: bool,
     },
     Sweep(Sweep),
+    /// From these offsets of its partitions on.
+    Rewind {
+        topic: String,
+        from: BTreeMap<i32, i64>,
+    },
+    /// All rows of a topic.
+    Topic(String),
     /// All; of a batch the files numbered below.
     Files(u32),
 }
@@ -130,6 +137,9 @@ impl Cut {
             (Cut::Fence { fence, .. }, Some((_, high))) if high < fence.lsn && sole_topic => Share::Everything,
             (Cut::Offset { without_lsn_only: true, .. }, Some(_)) => Share::Nothing,
             (Cut::Sweep(sweep), Some((low, _))) if low >= sweep.snapshot.lsn => Share::Nothing,
+            (Cut::Rewind { from, .. }, _) => file.share_from(from, sole_topic),
+            // A file whose rows all say where they came from.
+            (Cut::Topic(_), _) if sole_topic && file.kafka.is_some() => Share::Everything,
             (Cut::Files(below), _) if file.number >= *below => Share::Nothing,
             (Cut::Files(_), _) => Share::Everything,
             _ => Share::Some,
@@ -152,6 +162,10 @@ impl Cut {
                     && row.lsn.is_some_and(|lsn| lsn < sweep.snapshot.lsn)
                     && sweep.before.get(&row.partition).is_some_and(|before| row.offset < *before)
             }
+            Cut::Rewind { topic, from } => {
+                row.topic == topic && from.get(&row.partition).is_some_and(|from| row.offset >= *from)
+            }
+            Cut::Topic(topic) => row.topic == topic,
             Cut::Files(_) => false,
         }
     }
@@ -163,8 +177,26 @@ pub(crate) struct Candidate {
     pub(crate) number: u32,
     pub(crate) path: String,
     pub(crate) rows: u64,
-    /// Bounds of its rows' LSN; `None` where a row may have none, or any.
+    /// Bounds of its rows' Kafka partitions, offsets and LSN; `None` where a row may have none, or any.
+    pub(crate) kafka: Option<(i32, i32)>,
+    pub(crate) offsets: Option<(i64, i64)>,
     pub(crate) lsn: Option<(i64, i64)>,
+}
+
+impl Candidate {
+    /// How much of it came from these offsets of its partitions on.
+    fn share_from(&self, from: &BTreeMap<i32, i64>, sole_topic: bool) -> Share {
+        let Some((first, last)) = self.kafka.filter(|(first, last)| first <= last) else { return Share::Some };
+        let within: Vec<i64> = from.range(first..=last).map(|(_, from)| *from).collect();
+        match self.offsets {
+            _ if within.is_empty() => Share::Nothing,
+            Some((_, high)) if within.iter().all(|from| high < *from) => Share::Nothing,
+            Some((low, _)) if sole_topic && first == last && within.iter().all(|from| low >= *from) => {
+                Share::Everything
+            }
+            _ => Share::Some,
+        }
+    }
 }
 
 /// What a commit takes out beside what its keys replace.
@@ -205,6 +237,16 @@ impl Cuts {
     /// Of a sweep alone.
     pub(crate) fn of_sweep(sweep: &Sweep) -> Self {
         Self { table: vec![Cut::Sweep(sweep.clone())], ..Self::default() }
+    }
+
+    /// Of a rewind: rows of the topic from these offsets of its partitions on; all of them without any.
+    pub(crate) fn of_rewind(topic: &str, from: Option<&BTreeMap<i32, i64>>, sole_topic: bool) -> Self {
+        let topic = topic.to_owned();
+        let cut = match from {
+            Some(from) => Cut::Rewind { topic, from: from.clone() },
+            None => Cut::Topic(topic),
+        };
+        Self { table: vec![cut], batch: vec![], sole_topic }
     }
 
     /// The rows that go from these files of the table, per file.

@@ -23,6 +23,8 @@ pub(crate) struct LiveFile {
     pub(crate) kafka: Option<(i32, i32)>,
     /// Lowest and highest LSN of its rows; `None` when one may have none, or any.
     pub(crate) lsn: Option<(i64, i64)>,
+    /// Lowest and highest Kafka offset of its rows; `None` when one may have none, or any.
+    pub(crate) offsets: Option<(i64, i64)>,
     pub(crate) deletes: Vec<DeleteFile>,
 }
 
@@ -34,13 +36,15 @@ impl LiveFile {
             partition: file.partition().clone(),
             rows: file.record_count(),
             kafka: origin.and_then(|ids| kafka_partitions(file, ids)),
-            lsn: origin.and_then(|ids| lsns(file, ids)),
+            lsn: origin.and_then(|ids| longs(file, ids.lsn?)),
+            offsets: origin.and_then(|ids| longs(file, ids.offset?)),
             deletes: vec![],
         }
     }
 
     pub(crate) fn candidate(&self, number: u32) -> Candidate {
-        Candidate { number, path: self.path.clone(), rows: self.rows, lsn: self.lsn }
+        let Self { rows, kafka, offsets, lsn, .. } = *self;
+        Candidate { number, path: self.path.clone(), rows, kafka, offsets, lsn }
     }
 }
 
@@ -56,9 +60,8 @@ fn kafka_partitions(file: &DataFile, ids: OriginIds) -> Option<(i32, i32)> {
     Some((int(file.lower_bounds().get(&ids.partition)?)?, int(file.upper_bounds().get(&ids.partition)?)?))
 }
 
-/// From the bounds of the LSN column.
-fn lsns(file: &DataFile, ids: OriginIds) -> Option<(i64, i64)> {
-    let id = ids.lsn?;
+/// From the bounds of a column of longs.
+fn longs(file: &DataFile, id: i32) -> Option<(i64, i64)> {
     let long = |d: &Datum| match d.literal() {
         PrimitiveLiteral::Long(l) => Some(*l),
         _ => None,

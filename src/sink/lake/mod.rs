@@ -14,6 +14,7 @@
 //!   files of the table as last seen), `cut` (rows that go by a TRUNCATE or a sweep), `upsert` (all of it together).
 //! - `held`: rows that lack values the source did not send, held back and made whole at the commit.
 //! - `sweep`: on demand, takes out what a snapshot of the source did not find again.
+//! - `rewind`: sets the table back, or over what Kafka's log has lost, in a snapshot of its own.
 //! - [`letters`]: records that could not become rows, and their replay.
 
 pub mod index;
@@ -35,6 +36,7 @@ mod ownership;
 mod parquet_file;
 mod planner;
 mod resume;
+mod rewind;
 mod row_key;
 mod scan;
 mod schema;
@@ -53,6 +55,10 @@ pub use evolution::{AskingRecord, COLUMNS, ColumnChange, SCHEMA_HISTORY, SchemaC
 pub use held::Unavailable;
 pub use layout::TableColumns;
 pub use resume::{CHECKPOINT, GENERATION, LAST_SNAPSHOT_ID, MODE};
+pub use rewind::{
+    CatchUp, How, LOST_RANGES, LostRange, REPLAYING, REWIND, Removal, Replaying, Rewind, RewindError, Rewound,
+    lost_ranges, standing_or_stored, taken_with,
+};
 pub use row_key::{KEY, key_columns};
 pub use spec::TableSpec;
 pub use staged::Staged;

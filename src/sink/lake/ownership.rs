@@ -79,6 +79,7 @@ mod tests {
             rows: 1,
             kafka,
             lsn: None,
+            offsets: None,
             deletes: vec![],
         };
         assert_eq!(may_hold(&file, &Owned::all(&owned(partitions))), scanned);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use firn_catalog::{Attempt, CommitError, ManifestCache, Plan, Planner, RowDelta, SpecFile};
+use iceberg::TableUpdate;
 use iceberg::spec::TableMetadata;
 use iceberg::table::Table;
 
@@ -14,7 +15,7 @@ use crate::sink::lake::letters::replay::read_again;
 use crate::sink::lake::letters::{PENDING, PendingSet, REPLAYED};
 use crate::sink::lake::resume::{CHECKPOINT, GENERATION, LAST_SNAPSHOT_ID, MODE, standing};
 use crate::sink::lake::upsert::{Effect, Upserts};
-use crate::sink::lake::{LakeError, Staged, TableSpec};
+use crate::sink::lake::{CatchUp, LakeError, REPLAYING, Replaying, Staged, TableSpec};
 use crate::table_event::SourceSnapshot;
 
 /// Plans one batch.
@@ -39,6 +40,7 @@ pub(crate) struct Planned {
     pub(crate) left_out: Vec<u32>,
     /// Snapshots of the source that the batch brought the first records of, over rows that may be older; by topic.
     pub(crate) resnapshots: Vec<(String, SourceSnapshot)>,
+    pub(crate) catch_up: CatchUp,
 }
 
 pub(crate) enum Refusal {
@@ -112,6 +114,11 @@ impl BatchPlanner<'_> {
             }
         }
         let letters = self.letters(&table, metadata, &checkpoint)?;
+        let catch_up = match Replaying::of(&table, metadata)? {
+            None => CatchUp::None,
+            Some(replaying) if replaying.is_over(&checkpoint) => CatchUp::Reached,
+            Some(_) => CatchUp::Behind,
+        };
         let (delta, effect) = match &mut self.upserts {
             Some(upserts) => {
                 let cuts = Cuts::of(self.batch, &before, &checkpoint);
@@ -137,14 +144,19 @@ impl BatchPlanner<'_> {
         if let Some(columns) = Remembered::with_rows_up_to(&table, metadata, self.batch.newest_lsn)? {
             properties.insert(COLUMNS.to_owned(), columns);
         }
-        self.planned = Some(Planned { attempt, checkpoint, effect, left_out, resnapshots });
+        let updates = match catch_up {
+            CatchUp::Reached => vec![TableUpdate::RemoveProperties { removals: vec![REPLAYING.to_owned()] }],
+            CatchUp::None | CatchUp::Behind => vec![],
+        };
+        self.planned = Some(Planned { attempt, checkpoint, effect, left_out, resnapshots, catch_up });
         Ok(Plan {
             delta,
             summary: HashMap::from([(CHECKPOINT.to_owned(), json)]),
             properties,
-            updates: vec![],
+            updates,
             requirements: vec![],
             own_files,
+            onto: None,
             retention: self.spec.retention,
         })
     }

@@ -30,8 +30,7 @@ pub const MODE: &str = "firn.mode";
 /// `Unclear` when the history can't tell; also when the stored checkpoint can't be read.
 pub(crate) fn standing(table: &str, metadata: &TableMetadata) -> Result<Option<Checkpoint>, LakeError> {
     let properties = metadata.properties();
-    let Some(stored) = properties.get(CHECKPOINT) else { return Ok(None) };
-    let stored = parse(table, stored)?;
+    let Some(stored) = stored(table, metadata)? else { return Ok(None) };
     let Some(last) = properties.get(LAST_SNAPSHOT_ID).and_then(|id| id.parse::<i64>().ok()) else {
         // Positions without rows: nothing can have been rolled back.
         return Ok(Some(stored));
@@ -57,7 +56,9 @@ pub(crate) fn standing(table: &str, metadata: &TableMetadata) -> Result<Option<C
         at = snapshot.parent_snapshot_id();
     }
     if !broken {
-        return Ok(Some(nearest.unwrap_or(Checkpoint { generation: stored.generation, ..Checkpoint::default() })));
+        let nearest = nearest.unwrap_or_default();
+        // Rolled back behind a rewind by somebody else: a generation never comes again.
+        return Ok(Some(Checkpoint { generation: stored.generation.max(nearest.generation), ..nearest }));
     }
     if log_leads_on(metadata, last) {
         return Ok(Some(stored));
@@ -67,12 +68,21 @@ pub(crate) fn standing(table: &str, metadata: &TableMetadata) -> Result<Option<C
         message: format!(
             "the last snapshot made here ({last}) is not among the ancestors of the current one ({current}), and older \
              ancestors were expired by another writer, so it can't be told whether the table was rolled back. If it was \
-             not: set the table property {LAST_SNAPSHOT_ID} to {current}, and writing goes on at the stored offsets. If it \
-             was: set the property {CHECKPOINT} to the one in the summary of the snapshot that it was rolled back to, and \
-             {LAST_SNAPSHOT_ID} to {current}",
+             not, `firn rewind {table} --to stored` goes on at the stored offsets. If it was, or nobody knows, `firn rewind \
+             {table} --to rows` goes on where the table's own rows end, which is right in both cases",
             current = metadata.current_snapshot_id().map_or("none".to_owned(), |id| id.to_string()),
         ),
     })
+}
+
+/// The checkpoint that the properties hold, whether or not its rows are in the table.
+pub(crate) fn stored(table: &str, metadata: &TableMetadata) -> Result<Option<Checkpoint>, LakeError> {
+    metadata.properties().get(CHECKPOINT).map(|json| parse(table, json)).transpose()
+}
+
+/// How often the table was rewound, by its properties.
+pub(crate) fn generation(metadata: &TableMetadata) -> u64 {
+    metadata.properties().get(GENERATION).and_then(|n| n.parse().ok()).unwrap_or_default()
 }
 
 /// Whether each entry of the snapshot log after `last` is a child of the one before, as far as it can be told: a rollback shows as
@@ -198,6 +208,6 @@ mod tests {
         let main = vec![snapshot(1, None, Some(9)), snapshot(2, Some(1), None), snapshot(3, Some(2), None)];
         let e = standing_of(table(Some(1), 9, main).remove_snapshots(&[1, 2])).unwrap_err();
         let text = e.to_string();
-        assert!(text.contains("was not") && text.contains(CHECKPOINT) && text.contains(LAST_SNAPSHOT_ID), "{text}");
+        assert!(text.contains("firn rewind db.t --to stored") && text.contains("firn rewind db.t --to rows"), "{text}");
     }
 }

@@ -17,10 +17,10 @@ use crate::sink::lake::held::Unavailable;
 use crate::sink::lake::index::IndexHome;
 use crate::sink::lake::layout::{Layout, TableColumns};
 use crate::sink::lake::planner::{BatchPlanner, Planned, Refusal};
-use crate::sink::lake::resume::{CHECKPOINT, MODE, standing};
+use crate::sink::lake::resume::{CHECKPOINT, MODE, generation, standing};
 use crate::sink::lake::staged::StagedFile;
 use crate::sink::lake::upsert::Upserts;
-use crate::sink::lake::{CommitFailure, LakeError, Staged, Stager, TableSpec};
+use crate::sink::lake::{CatchUp, CommitFailure, LakeError, Staged, Stager, TableSpec};
 use crate::table_event::SourceSnapshot;
 
 /// One table. Shared by the workers of a process; commits run one after the other.
@@ -30,7 +30,7 @@ pub struct LakeTable {
     pub(super) spec: TableSpec,
     pub(super) ident: TableIdent,
     io: Handle,
-    patience: Patience,
+    pub(super) patience: Patience,
     view: RwLock<View>,
     /// `None` in append mode.
     upserts: Mutex<Option<Upserts>>,
@@ -78,6 +78,8 @@ pub struct Committed {
     /// Snapshots of the source that began over older rows, by topic.
     pub resnapshots: Vec<(String, SourceSnapshot)>,
     pub unavailable: Unavailable,
+    /// Whether the table is still behind where it stood before a rewind.
+    pub catch_up: CatchUp,
 }
 
 /// The primary-key index after a commit.
@@ -120,6 +122,7 @@ impl LakeTable {
     pub async fn find(&self) -> Result<Option<TableColumns>, LakeError> {
         if let Some(existing) = self.load().await? {
             self.check_mode(existing.metadata())?;
+            self.change_view(|view| view.generation = view.generation.max(generation(existing.metadata())));
             // A table without a key has no layout yet: the records declare the key.
             if let Ok(layout) = Layout::of(&existing, &self.spec, &[]) {
                 self.change_view(|view| view.layout = Some(Arc::new(layout)));
@@ -177,6 +180,7 @@ impl LakeTable {
     pub async fn checkpoint(&self) -> Result<Option<Checkpoint>, LakeError> {
         let Some(table) = self.load().await? else { return Ok(None) };
         self.check_mode(table.metadata())?;
+        self.change_view(|view| view.generation = generation(table.metadata()));
         let checkpoint = standing(&self.spec.to_string(), table.metadata())?;
         let key_columns = self.read_view(|view| view.key_columns.clone());
         let layout = Layout::of(&table, &self.spec, &key_columns);
@@ -185,10 +189,15 @@ impl LakeTable {
             if let Ok(layout) = layout {
                 view.layout = Some(Arc::new(layout));
             }
-            view.generation = checkpoint.as_ref().map_or(0, |c| c.generation);
+            view.generation = view.generation.max(checkpoint.as_ref().map_or(0, |c| c.generation));
             view.seen = Arc::new(checkpoint.as_ref().map(partitions).unwrap_or_default());
         });
         Ok(checkpoint)
+    }
+
+    /// Of which generation the table was when it was last looked at.
+    pub fn seen_generation(&self) -> u64 {
+        self.read_view(|view| view.generation)
     }
 
     /// The columns of the existing table as last seen.
@@ -279,6 +288,7 @@ impl LakeTable {
                     late_rows: planned.as_ref().map_or(0, |p| p.effect.late_rows),
                     resnapshots: planned.as_mut().map(|p| std::mem::take(&mut p.resnapshots)).unwrap_or_default(),
                     unavailable,
+                    catch_up: planned.as_ref().map(|p| p.catch_up).unwrap_or_default(),
                 };
                 // Of several attempts any may be the one that landed.
                 let (effect, left_out) = match planned.filter(|p| done.landed == Some(p.attempt)) {

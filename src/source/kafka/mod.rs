@@ -25,7 +25,7 @@ pub use client::{ClientSettings, settings};
 use context::Context;
 pub use log::{LogError, is_compacted, read_log};
 pub use producer::{Producer, SendError};
-pub use topics::{TopicListing, list_topics, offsets_since, partition_count, watermarks};
+pub use topics::{TopicListing, list_topics, offsets_since, partition_count, topic_id, watermarks};
 
 use crate::position::TopicPartition;
 use crate::record::{Headers, Record};

@@ -101,6 +101,15 @@ pub fn partition_count(settings: &ClientSettings, topic: &str) -> Result<i32, So
     counts.get(topic).copied().ok_or_else(unknown)
 }
 
+/// The topic's id now, where the brokers tell it.
+///
+/// # Errors
+/// When the client can't be made.
+pub fn topic_id(settings: &ClientSettings, topic: &str) -> Result<Option<String>, SourceError> {
+    let client = ask(settings)?;
+    Ok(describe(client.client(), &[topic.to_owned()], BROKER_ANSWER).remove(topic))
+}
+
 /// How many partitions each of these topics has; topics that don't exist are left out.
 pub(super) fn partition_counts<C: ClientContext>(
     client: &Client<C>,

@@ -119,6 +119,11 @@ impl PendingSet {
         }
     }
 
+    /// Only these stay.
+    pub(crate) fn retain(&mut self, stays: impl Fn(&PendingLetter) -> bool) {
+        self.letters.retain(stays);
+    }
+
     /// Takes letters in as far as there is place; one that is in the set already is put right.
     fn enrol(&mut self, letters: impl IntoIterator<Item = PendingLetter>) {
         for letter in letters {

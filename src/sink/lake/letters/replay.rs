@@ -73,6 +73,24 @@ pub(crate) fn read_again(table: &str, metadata: &TableMetadata, spans: &[Span]) 
     Ok((stored.letters.len() < before).then(|| stored.to_json()))
 }
 
+/// The property after a rewind: letters that are read again, or whose rows went, are not settled any more, and a replay that was
+/// worked out before does not hold. `None` where there never was a replay.
+pub(crate) fn rewound(
+    table: &str,
+    metadata: &TableMetadata,
+    stays: impl Fn(&Origin) -> bool,
+) -> Result<Option<String>, LakeError> {
+    let mut stored = Stored::of(table, metadata)?;
+    if stored.replays == 0 {
+        return Ok(None);
+    }
+    stored.replays += 1;
+    stored.letters.retain(|(topic, partition, offset, _)| {
+        stays(&Origin { at: TopicPartition::new(topic.clone(), *partition), offset: *offset })
+    });
+    Ok(Some(stored.to_json()))
+}
+
 impl Replay {
     /// The table's property after this replay.
     ///
