@@ -150,11 +150,7 @@ pub fn after(step: Step) -> Result<(), Failure> {
 /// # Errors
 /// The step's, or the one made by `failed`.
 #[inline]
-pub fn around<T, E>(
-    step: Step,
-    run: impl FnOnce() -> Result<T, E>,
-    failed: impl Fn(Failure) -> E,
-) -> Result<T, E> {
+pub fn around<T, E>(step: Step, run: impl FnOnce() -> Result<T, E>, failed: impl Fn(Failure) -> E) -> Result<T, E> {
     before(step).map_err(&failed)?;
     let done = run()?;
     after(step).map_err(failed)?;

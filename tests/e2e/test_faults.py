@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from conftest import Trial
 from faults import page
 from faults.catalogs import Place
 from faults.cells import ACTIONS, ALL, CATALOGS, MODES, STEPS, WHENS, Cell, absent, representative
 from faults.ground import Ground
+from harness.envelopes import Items, items
 from harness.lake import Lake
 from harness.program import Firn, sqlite_config
 from harness.rest import RestServer
@@ -45,15 +47,16 @@ def outcomes(stack: Stack, lake: Lake, tmp_path_factory: pytest.TempPathFactory)
     assert cells, f"there is no cell {ONLY!r}; one is named like {ALL[0]}"
     seen: Outcomes = {}
     wrong: list[str] = []
+    columns = itertools.product(MODES, CATALOGS)
+    apart = (False, True) if WHOLE else (False,)
     lanes = [
-        [c for c in cells if (c.mode, c.catalog) == column and (c.action == "stall") == stalls]
-        for stalls in (True, False)
-        for column in itertools.product(MODES, CATALOGS)
-    ] if WHOLE else [[c for c in cells if (c.mode, c.catalog) == column] for column in itertools.product(MODES, CATALOGS)]
+        [c for c in cells if (c.mode, c.catalog) == column and (not WHOLE or (c.action == "stall") == stalls)]
+        for column, stalls in itertools.product(columns, apart)
+    ]
     with RestServer(folder / "rest") as rest, ThreadPoolExecutor(LANES) as pool, ThreadPoolExecutor(len(MODES) * len(CATALOGS)) as idle:
         for number, lane in enumerate(lane for lane in lanes if lane):
-            stalls = WHOLE and lane[0].action == "stall"
-            (idle if stalls else pool).submit(run_lane, lane, Place(lane[0].catalog, stack, lake, rest, folder / f"lane-{number}"), seen, wrong)
+            place = Place(lane[0].catalog, stack, lake, rest, folder / f"lane-{number}")
+            (idle if WHOLE and lane[0].action == "stall" else pool).submit(run_lane, lane, place, seen, wrong)
     yield seen, wrong
 
 
@@ -109,6 +112,22 @@ def test_the_representative_cells_meet_every_pair() -> None:
             pair = lambda c, of=of, with_=with_: (of(c), getattr(c, with_))  # noqa: E731
             missing = {pair(c) for c in ALL} - {pair(c) for c in cells}
             assert not missing, f"{name} and {with_}: {missing}"
+
+
+def test_a_worker_that_ends_takes_the_process_with_it(trial: Trial) -> None:
+    """Whoever restarts processes has to see it; its partitions would go to the other worker, and nobody would know why it is slow."""
+    trial.kafka.create(trial.topic(), partitions=2)
+    Items(trial.kafka, trial.topic()).put(items(range(50)))
+    config = sqlite_config(trial.stack, trial.folder, topics=[trial.topic()], namespace=trial.name, group=trial.name)
+    config["kafka"]["workers"] = 2
+    firn = trial.firn(config)
+    armed = trial.folder / "armed"
+    firn.environment["FIRN_FAILPOINTS"] = str(armed)
+    with firn:
+        firn.wait_until_it_says("committed", trial.table())
+        armed.write_text("poll.before=error\n")
+        assert firn.exit_code(within_s=30) == 4, firn.tail()
+        firn.wait_until_it_says("error:", "kafka", within_s=1)
 
 
 def test_a_wrong_failpoint_is_refused_with_the_names(stack: Stack, tmp_path: Path) -> None:

@@ -58,9 +58,9 @@ fn parse(line: &str) -> Result<Armed, String> {
             "crash" => Action::Crash,
             "error" => Action::Fail(Failure::Error),
             "lost-answer" => Action::Fail(Failure::LostAnswer),
-            stall => Action::Stall(Duration::from_millis(
-                stall.strip_prefix("stall(")?.strip_suffix(')')?.parse().ok()?,
-            )),
+            stall => {
+                Action::Stall(Duration::from_millis(stall.strip_prefix("stall(")?.strip_suffix(')')?.parse().ok()?))
+            }
         };
         let pass = pass.parse().ok().filter(|n| *n > 0)?;
         Some(Armed { step, when, action, pass })

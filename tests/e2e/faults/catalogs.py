@@ -62,6 +62,9 @@ class Place:
         # Hadoop's local file system, which the REST server writes through, keeps a checksum beside each file.
         return {str(path) for path in Path(plain(table.location())).rglob("*") if path.is_file() and path.suffix != ".crc"}
 
+    def is_locked(self, table: str) -> bool:
+        return self.catalog.startswith("hive") and self.lake.is_locked(table)
+
     def drop(self, namespace: str) -> None:
         if self.catalog.startswith("hive"):
             self.lake.drop_schema(namespace)

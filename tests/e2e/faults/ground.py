@@ -17,10 +17,10 @@ from harness.lake import checkpoint, positions
 from harness.program import Firn
 from harness.sameness import assert_same
 from harness.topics import Kafka
-from harness.waiting import until
+from harness.waiting import TooLate, until
 
 from .catalogs import Place, plain
-from .cells import Cell
+from .cells import Cell, absent
 from .log import Fold
 from .outcome import Seen
 
@@ -128,6 +128,8 @@ class Ground:
             code = self.firn.exit_code(within_s=60)
             assert (code == -9) == seen.died and code != 0, f"exit code {code}\n{self.firn.tail()}"
             seen.landed = self.is_at_the_end()
+            seen.locked = self.place.is_locked(self.table_name)
+            seen.may_lock = cell.step == "metadata" and absent("lock", cell.mode, cell.catalog) is None
             self.firn.start()
             start = 0
         self.wait_until_committed(self.stall_ms / 1000 + 90)
@@ -135,13 +137,14 @@ class Ground:
         self.send()
         self.wait_until_committed()
         seen.said = self.firn.log()[start:]
-        seen.letters, seen.orphans = self.check(since=before, letters=cell.step == "decode")
+        seen.letters = self.check(since=before, letters=cell.step == "decode")
+        seen.orphans = self.new_orphans(clean_up_s=0.5 if seen.died else 2)
         assert not seen.orphans or seen.died, f"{cell} leaves {seen.orphans}"
         assert self.firn.running(), self.firn.tail()
         return seen
 
-    def check(self, since: Offsets, letters: bool = False) -> tuple[int, list[str]]:
-        """All promises, rows of an append table from `since` on. Answers new dead letters and new orphans."""
+    def check(self, since: Offsets, letters: bool = False) -> int:
+        """The promises of the table, rows of an append table from `since` on. Answers new dead letters."""
         table, ends = self.table(), self.kafka.ends(self.topic)
         rejected = self.rejected(since) if letters else set()
         self.fold.read_to(ends, rejected)
@@ -158,7 +161,7 @@ class Ground:
         assert snapshot is not None and snapshot.summary is not None
         assert "firn.checkpoint" in snapshot.summary.additional_properties, "the last snapshot has no checkpoint"
         until(f"Kafka is told {ends}", lambda: self.told() == ends, 10)
-        return len(rejected), self.new_orphans(table)
+        return len(rejected)
 
     def told(self) -> Offsets:
         """The group's offsets in Kafka."""
@@ -176,8 +179,9 @@ class Ground:
         rows = letters.scan(selected_fields=("partition", "offset")).to_arrow().to_pylist()
         return {(r["partition"], r["offset"]) for r in rows if r["offset"] >= since.get(r["partition"], 0)}
 
-    def new_orphans(self, table: Table) -> list[str]:
+    def new_orphans(self, clean_up_s: float) -> list[str]:
         """Files that no snapshot needs, once the clean-up behind the last commit had its time."""
+        table = self.table()
         needed, largest = self.needed(table)
         found: set[str] = set()
 
@@ -187,8 +191,8 @@ class Ground:
             return not found
 
         try:
-            until("no orphans", none, 2, every_s=0.5)
-        except AssertionError:
+            until("no orphans", none, clean_up_s, every_s=0.25)
+        except TooLate:
             assert len(found) <= largest + OTHER_FILES, f"more orphans than one commit has files: {sorted(found)}"
         self.orphans |= found
         return sorted(found)

@@ -14,6 +14,7 @@ RESTART_HELD = "restart, has it"
 ENDS = "ends, reads again"
 ORPHANS = " *"
 LOCK = " (lock)"
+PERHAPS_LOCK = " (lock?)"
 
 MEANING = {
     GOES_ON: "the step is only later, or it is one that the table doesn't depend on; no row is read or written twice",
@@ -38,14 +39,19 @@ class Seen:
     ended: bool = False
     landed: bool = False
     """Whether the table held the batch when the process was gone."""
+    locked: bool = False
+    """Whether it left a lock of the table in the metastore."""
+    may_lock: bool = False
+    """Whether chance decides that: the lock is asked for while the metadata is written."""
     letters: int = 0
     said: str = ""
     """The log of the process that went on, from the fault to its end."""
     orphans: list[str] = field(default_factory=list)
 
     def outcome(self) -> str:
-        waited = LOCK if "waiting for the metastore's lock" in self.said else ""
-        return self._word() + waited + (ORPHANS if self.orphans else "")
+        left = self.locked or "table lock not released:" in self.said
+        lock = PERHAPS_LOCK if self.may_lock else LOCK if left else ""
+        return self._word() + lock + (ORPHANS if self.orphans else "")
 
     def _word(self) -> str:
         if self.died:

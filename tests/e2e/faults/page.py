@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from .cells import ACTIONS, CATALOGS, MODES, STEPS, WHENS, Cell, absent
-from .outcome import LOCK, MEANING, ORPHANS
+from .outcome import MEANING, ORPHANS
 
 NO_STEP = "no such step"
 COLUMNS = [(mode, catalog) for mode in MODES for catalog in CATALOGS]
@@ -38,8 +38,9 @@ of the Kafka client is one that it does not recover from.
 ## What can come of it
 
 MEANINGS
-`LOCK` behind it: the metastore's lock of the dead process stands in the way until the metastore takes it away (`metastore.txn.timeout`, 20 s
-in `deploy/hive`); firn says so in its log and waits. `ORPHAN` behind it: files of the killed attempt stay in storage, in no snapshot. They do no
+`(lock)` behind it: the metastore's lock of the dead process stands in the way until the metastore takes it away (`metastore.txn.timeout`, 20 s
+in `deploy/hive`); firn says so in its log and waits. `(lock?)`: the lock is asked for while the metadata file is written, and chance
+decides which came first. `ORPHAN` behind it: files of the killed attempt stay in storage, in no snapshot. They do no
 harm; orphan removal (Trino: `ALTER TABLE ... EXECUTE remove_orphan_files`) takes them.
 
 What recovers is always the same: the table. Its position and its rows change in one swap, so whatever was not committed is read again from
@@ -76,7 +77,7 @@ FIRN_FAULTS_ONLY='swap.after=crash, upsert, hive' tests/e2e/run test_faults.py
 def written(outcomes: Mapping[Cell, str], stall_ms: int) -> str:
     meanings = "| in the table | what it means |\n|---|---|\n" + "".join(f"| {word} | {meaning} |\n" for word, meaning in MEANING.items())
     stall = f"{stall_ms / 1000:g} s"
-    head = HEAD.replace("STALL", stall).replace("MEANINGS", meanings).replace("ORPHAN", ORPHANS.strip()).replace("LOCK", LOCK.strip())
+    head = HEAD.replace("STALL", stall).replace("MEANINGS", meanings).replace("ORPHAN", ORPHANS.strip())
     return head + "".join(_step(step, outcomes) for step in STEPS) + TAIL
 
 
