@@ -5,6 +5,7 @@ from pathlib import Path
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
 from pyiceberg.table import Table
+from sqlalchemy.exc import OperationalError
 
 from harness.lake import Lake
 from harness.program import Config, hive_config, sqlite_config
@@ -44,6 +45,11 @@ class Place:
             return catalog.load_table(name)
         except (NoSuchTableError, NoSuchNamespaceError):
             return None
+        except OperationalError as e:
+            # firn has made the database and not yet its tables.
+            if "no such table" in str(e):
+                return None
+            raise
         finally:
             if self.catalog == "sql":
                 catalog.engine.dispose()

@@ -66,6 +66,8 @@ class Seen:
             return PARTLY
         if "suspended:" in self.said:
             return READS_AGAIN
+        if "already in the table" in self.said:
+            return FOUND
         if "commit attempt failed" in self.said:
-            return SAME_ID if any(f"attempts={n}" in self.said for n in range(2, 20)) else FOUND
+            return SAME_ID
         return GOES_ON
