@@ -32,8 +32,10 @@ After each cell these promises are checked, by PyIceberg and against Kafka's log
 | lost answer | the request never arrives, and no answer comes | it is done, and the answer never comes |
 | stall | STALL pass, then it is done | it is done, and STALL pass before the answer |
 
-An error of a single record is a value that can't be read; a lost answer there is a schema registry that does not answer. An error
-of the Kafka client is one that it does not recover from.
+Two steps have no server behind them that could say no. Decoding: an error before it is a value that can't be read, a lost answer a schema
+registry that is silent; after it both are a batch that can't be kept. The Kafka client: an error is one that it does not recover from, a
+lost answer a broker that is silent, which the client mends by itself; a record that it has handed over can't be taken back, so after
+that both are its end.
 
 ## What can come of it
 
