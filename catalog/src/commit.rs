@@ -299,6 +299,7 @@ impl Run<'_> {
             }
             return Ok((base, None));
         }
+        tracing::info!(table = %self.table, snapshot_id = self.snapshot_id, "already in the table: an earlier try had landed");
         let list = base.metadata().snapshot_by_id(self.snapshot_id).map(|s| s.manifest_list().to_owned());
         let landed = self.tried.iter().position(|t| {
             let staged = t.staged.as_ref().and_then(|s| s.manifest_list.as_ref());

@@ -6,6 +6,7 @@
 //! - [`Catalog`]: the trait; [`hms`], [`sql`], [`rest`], [`memory`] implement it and pass one conformance suite.
 //! - [`storage`]: `object_store` behind Iceberg's storage trait: S3, local files, memory; faults wrap it in tests.
 //! - [`RowDelta`]: what one commit does to a table; [`commit()`] lands it exactly once.
+//! - [`failpoint`]: where a process can be made to fail on command, in debug builds.
 //! - [`live`]: which files a snapshot holds.
 
 mod catalog;
@@ -15,6 +16,7 @@ pub mod commit;
 pub mod conformance;
 mod delta;
 mod error;
+pub mod failpoint;
 pub mod hms;
 pub mod live;
 mod manifests;

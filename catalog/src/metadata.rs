@@ -22,7 +22,8 @@ pub(crate) struct Written {
 /// `base` + `updates` as a new metadata file.
 ///
 /// # Errors
-/// `Conflict` when `base` doesn't meet the requirements, `Invalid` when the updates don't fit it, the storage's otherwise.
+/// `Conflict` when `base` doesn't meet the requirements, `Invalid` when the updates don't fit it, the storage's otherwise: then the
+/// file may be there, and is named as left over.
 pub(crate) async fn write_next(
     base: &Table,
     requirements: &[TableRequirement],
@@ -38,7 +39,9 @@ pub(crate) async fn write_next(
     }
     let metadata = builder.build()?.metadata;
     let location = next_location(previous, &metadata)?;
-    metadata.write_to(base.file_io(), &location).await?;
+    let written = metadata.write_to(base.file_io(), &location).await;
+    // The answer may have been lost.
+    written.map_err(|e| Error::from(e).with_leftover(location.to_string()))?;
     Ok(Written { metadata, location: location.to_string() })
 }
 

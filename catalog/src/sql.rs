@@ -15,6 +15,7 @@ use iceberg::table::Table;
 use iceberg::{NamespaceIdent, TableCreation, TableIdent, TableRequirement, TableUpdate};
 use tokio::sync::OnceCell;
 
+use crate::failpoint::{Failure, Step, around_async};
 use crate::{Catalog, Error, ErrorKind, Result, metadata};
 use database::{Database, explain, explain_swap};
 
@@ -291,13 +292,20 @@ impl Catalog for SqlCatalog {
         );
         let namespace = joined(table.namespace());
         let values = [written.location.as_str(), previous, &self.config.name, &namespace, table.name()];
-        match opened.database.execute(&sql, &values).await {
-            Ok(0) => {
-                let text = format!("table {table} moved in {}", self.described);
-                Err(Error::new(ErrorKind::Conflict, text).with_leftover(written.location))
-            }
-            Ok(_) => metadata::table(table, &self.file_io, written),
-            Err(e) => Err(explain_swap(e).context(&self.described).with_leftover(written.location)),
+        let swapped = around_async(
+            Step::Swap,
+            async {
+                match opened.database.execute(&sql, &values).await {
+                    Ok(0) => Err(Error::new(ErrorKind::Conflict, format!("table {table} moved"))),
+                    Ok(_) => Ok(()),
+                    Err(e) => Err(explain_swap(e)),
+                }
+            },
+            Failure::of_swap,
+        );
+        match swapped.await {
+            Ok(()) => metadata::table(table, &self.file_io, written),
+            Err(e) => Err(e.context(&self.described).with_leftover(written.location)),
         }
     }
 }

@@ -143,35 +143,52 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     };
     let tables = Arc::new(Tables::new(config, servers, runtime, senders, status));
 
-    let (ended, endings) = tokio::sync::mpsc::unbounded_channel();
+    // One that ends by itself takes the others along: its partitions would go unread, or unseen by whoever restarts processes.
+    let (stop, stopping) = watch::channel(false);
+    let stop = Arc::new(stop);
+    let told = tokio::spawn({
+        let (stop, mut shutdown) = (Arc::clone(&stop), shutdown.clone());
+        async move {
+            let _ = shutdown.wait_for(|stop| *stop).await;
+            stop.send_replace(true);
+        }
+    });
+    let mut threads = Vec::new();
     for (id, acks) in receivers.into_iter().enumerate() {
         let positions: Arc<dyn kafka::Positions> = Arc::clone(&tables) as _;
         let source = KafkaSource::join(&kafka, &group, id, positions)?;
-        let worker = Worker::new(id, source, Arc::clone(&tables), acks, topics.clone(), shutdown.clone());
-        let ended = ended.clone();
-        std::thread::Builder::new().name(format!("firn-worker-{id}")).spawn(move || {
-            let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| worker.run()));
-            // Nobody waits for it any more when another one broke.
-            let _ = ended.send((id, outcome));
-        })?;
+        let worker = Worker::new(id, source, Arc::clone(&tables), acks, topics.clone(), stopping.clone());
+        let stop = StopAll(Arc::clone(&stop));
+        let run = move || {
+            let _stop = stop;
+            worker.run()
+        };
+        let thread = std::thread::Builder::new().name(format!("firn-worker-{id}")).spawn(run)?;
+        threads.push((id, thread));
     }
     let lookout = tokio::spawn(lookout::run(Arc::clone(&tables)));
-    drop(ended);
-    let outcome = all(endings).await;
+    let ended = tokio::task::spawn_blocking(move || {
+        let joined = threads.into_iter().map(|(id, thread)| match thread.join() {
+            Ok(outcome) => outcome.map_err(Error::Source),
+            Err(_) => Err(Error::WorkerPanicked(id)),
+        });
+        // All of them: the others commit what they have.
+        joined.collect::<Vec<_>>().into_iter().collect()
+    });
+    let outcome = ended.await.unwrap_or(Err(Error::WorkerPanicked(0)));
     discovery.abort();
     lookout.abort();
+    told.abort();
     outcome
 }
 
-/// How a worker ended: `Err` is a panic.
-type Ending = (usize, std::thread::Result<Result<(), SourceError>>);
+/// Held by each worker's thread: the first that ends, in whatever way, stops all.
+struct StopAll(Arc<watch::Sender<bool>>);
 
-/// Waits for all workers, or for the first that breaks: what it read stands still then, and its tables' commits wait for it.
-async fn all(mut endings: tokio::sync::mpsc::UnboundedReceiver<Ending>) -> Result<(), Error> {
-    while let Some((id, outcome)) = endings.recv().await {
-        outcome.map_err(|_| Error::WorkerPanicked(id))??;
+impl Drop for StopAll {
+    fn drop(&mut self) {
+        self.0.send_replace(true);
     }
-    Ok(())
 }
 
 /// Of the configured registry, if there is one; nothing is asked of it yet.

@@ -11,7 +11,7 @@ use firn::change::{Column, ColumnType, Op, RowSchema};
 use firn::position::{Checkpoint, Span, TopicPartition};
 use firn::sink::lake::{CommitFailure, Committed, LakeError, LakeTable, Staged, TableSpec};
 use firn_catalog::memory::MemoryCatalog;
-use firn_catalog::storage::fault::{Effect, Fault, Op as Call};
+use firn_catalog::storage::fault::{self, Effect, Fault, Op as Call};
 use firn_catalog::{Catalog, ErrorKind, ManifestCache, live};
 use futures::TryStreamExt;
 use iceberg::expr::Reference;
@@ -105,6 +105,42 @@ async fn rows_and_position_land_in_one_snapshot() {
     assert_eq!(done.checkpoint.next(&TopicPartition::new(TOPIC, 0)), Some(7));
     assert_eq!(count(&loaded).await, 2, "in append mode a delete is a row");
     assert_eq!(open(&catalog, spec).await.checkpoint().await.unwrap(), Some(done.checkpoint));
+}
+
+/// A write whose answer is lost has happened: what is written in its place must not leave it behind.
+#[rstest]
+#[case::data_file("-00000.parquet", 0)]
+#[case::delete_file("-deletes-", 0)]
+#[case::second_delete_file("-deletes-", 1)]
+#[case::manifest("-m", 0)]
+#[case::manifest_list("snap-", 0)]
+#[case::metadata(".metadata.json", 0)]
+#[tokio::test]
+async fn a_file_whose_answer_was_lost_is_not_left_behind(#[case] path: &str, #[case] skip: usize) {
+    let mut objects = vec![];
+    for lost in [false, true] {
+        let (catalog, spec) = (MemoryCatalog::default(), spec(Mode::Upsert));
+        let table = open(&catalog, spec.clone()).await;
+        table.ensure_schema(&columns(&["v"])).await.unwrap();
+        put(&table, &[(1, Some("a")), (2, Some("b"))], 0).await;
+        put(&table, &[(3, Some("c")), (4, Some("d"))], 2).await;
+        if lost {
+            catalog.faults().add(Fault::on([fault::Op::Put], Effect::LoseAnswer).path(path).skip(skip));
+        }
+        // Replaces a row of each of two files.
+        let rows = [(1, Some("x")), (3, Some("y"))];
+        let mut landed = false;
+        while !landed {
+            let staged = stage(&table, vec![changes(&rows)], vec![span(0, 4, 6)]).await;
+            landed = table.commit(vec![staged]).await.is_ok();
+        }
+        assert_eq!(catalog.faults().pending(), 0, "the fault was met");
+        assert_eq!(count(&load(&catalog, &spec).await).await, 4);
+        // The clean-up runs behind the commit.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        objects.push(stored(&catalog, load(&catalog, &spec).await.metadata().location()).await);
+    }
+    assert_eq!(objects[0], objects[1]);
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use super::fault::{Exception, Fault};
 use super::hosts::{Hosts, NO_CONNECTION};
 use super::table::{Column, Format, TableEntry};
 use super::{HmsConfig, ThriftTransport};
+use crate::failpoint::{Step, around_async};
 use crate::{Error, ErrorKind, Result};
 
 /// Idle connections kept: one call of each table's commit and heartbeat at once; more are opened when needed.
@@ -136,7 +137,8 @@ impl Client {
             properties.insert("expected_parameter_value".into(), fast(value));
         }
         let context = thrift::EnvironmentContext { properties: Some(properties) };
-        self.write(self.thrift.alter_table_with_environment_context(fast(database), fast(name), table.0, context)).await
+        let call = self.thrift.alter_table_with_environment_context(fast(database), fast(name), table.0, context);
+        around_async(Step::Swap, self.write(call), Fault::injected).await
     }
 
     pub(super) async fn drop_table(&self, database: &str, name: &str, data: Data) -> Answer<()> {
@@ -152,15 +154,14 @@ impl Client {
             tablename: Some(fast(table)),
             ..Default::default()
         };
-        let answer = self
-            .write(self.thrift.lock(thrift::LockRequest {
-                component: vec![component],
-                txnid: None,
-                user: fast(&owner.user),
-                hostname: fast(&owner.host),
-                agent_info: Some(fast(&owner.agent)),
-            }))
-            .await?;
+        let call = self.thrift.lock(thrift::LockRequest {
+            component: vec![component],
+            txnid: None,
+            user: fast(&owner.user),
+            hostname: fast(&owner.host),
+            agent_info: Some(fast(&owner.agent)),
+        });
+        let answer = around_async(Step::Lock, self.write(call), Fault::injected).await?;
         Ok((answer.lockid, answer.state.into()))
     }
 
@@ -175,7 +176,8 @@ impl Client {
     }
 
     pub(super) async fn unlock(&self, id: i64) -> Answer<()> {
-        self.read(|| self.thrift.unlock(thrift::UnlockRequest { lockid: id })).await
+        let call = || self.write(self.thrift.unlock(thrift::UnlockRequest { lockid: id }));
+        self.again(|| around_async(Step::Unlock, call(), Fault::injected)).await
     }
 
     /// The table's locks, held or waited for.
@@ -219,8 +221,12 @@ impl Client {
         &self,
         call: impl Fn() -> F,
     ) -> Answer<T> {
-        match self.write(call()).await {
-            Err(Fault::Lost(_)) => self.write(call()).await,
+        self.again(|| self.write(call())).await
+    }
+
+    async fn again<T, F: Future<Output = Answer<T>>>(&self, call: impl Fn() -> F) -> Answer<T> {
+        match call().await {
+            Err(Fault::Lost(_)) => call().await,
             answer => answer,
         }
     }

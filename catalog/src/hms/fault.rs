@@ -1,5 +1,6 @@
 //! What can go wrong with one metastore call, and what that means for the caller. Pure: knows neither Thrift nor sockets.
 
+use crate::failpoint::Failure;
 use crate::{Error, ErrorKind};
 
 /// The exception types that a metastore answers with.
@@ -38,6 +39,14 @@ impl Fault {
     fn message(&self) -> &str {
         match self {
             Self::NotSent(m) | Self::Lost(m) | Self::NoSuchMethod(m) | Self::Broken(m) | Self::Answer(_, m) => m,
+        }
+    }
+
+    /// What a failpoint makes of a call: the metastore's refusal of a swap, or no answer.
+    pub(super) fn injected(failure: Failure) -> Self {
+        match failure {
+            Failure::Error => Self::Answer(Exception::Meta, format!("{STALE} ({failure})")),
+            Failure::LostAnswer => Self::Lost(failure.to_string()),
         }
     }
 

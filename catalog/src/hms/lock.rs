@@ -15,6 +15,8 @@ use crate::{Error, ErrorKind, Result};
 /// Between two looks at a lock that is waited for. The first is about a commit's time; the last bounds what a freed lock lies idle.
 const FIRST_WAIT: Duration = Duration::from_millis(25);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// Before an unlock is tried again: one that is left out holds up every writer until the metastore's time limit.
+const UNLOCK_AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
 
 /// How locks are taken.
 #[derive(Clone, Debug)]
@@ -95,8 +97,15 @@ impl Held {
 
     async fn release(self) {
         self.heartbeat.abort();
+        for wait in UNLOCK_AGAIN {
+            match self.client.unlock(self.id).await {
+                Ok(()) | Err(Fault::Answer(Exception::NoSuchLock, _)) => return,
+                Err(e) => tracing::debug!(lock = self.id, "table lock not released yet: {e:?}"),
+            }
+            sleep(wait).await;
+        }
         if let Err(e) = self.client.unlock(self.id).await {
-            // It goes away by itself after the metastore's time limit; until then other writers wait.
+            // It goes away by itself after the metastore's time limit; until then all writers wait, this one too.
             tracing::warn!(lock = self.id, "table lock not released: {e:?}");
         }
     }
@@ -134,8 +143,8 @@ impl Waiting {
         };
         let (id, state) = match self.client.lock(&self.database, &self.table, &owner).await {
             Ok(asked) => asked,
-            Err(Fault::Lost(why)) => self.find(&owner).await.ok_or_else(|| Fault::Lost(why).of_read())?,
-            Err(e) => return Err(e.of_read()),
+            // Whatever was told, the request may stand there: then it would be in everybody's way.
+            Err(e) => self.find(&owner).await.ok_or_else(|| e.of_read())?,
         };
         // From here on the lock is given back whatever happens.
         let lock = TableLock { held: Some(Held::new(self.client.clone(), id, self.policy.heartbeat)) };
@@ -180,7 +189,7 @@ impl Waiting {
         }
     }
 
-    /// The request whose answer was lost, if it got through.
+    /// The request that has no good answer, if it got through.
     async fn find(&self, owner: &LockOwner) -> Option<(i64, LockState)> {
         let locks = self.client.locks(&self.database, &self.table).await.ok()?;
         locks.into_iter().find(|l| l.agent.as_deref() == Some(&owner.agent)).map(|l| (l.id, l.state))

@@ -21,6 +21,7 @@ use iceberg::{NamespaceIdent, Runtime, TableCreation, TableIdent, TableRequireme
 
 pub use config::RestConfig;
 
+use crate::failpoint::{Failure, Step, around_async};
 use crate::{Catalog, Error, ErrorKind, Result, storage};
 use client::{Client, Nothing, namespace_path};
 use fault::Doing;
@@ -196,7 +197,8 @@ impl Catalog for RestCatalog {
             updates: wire::updates(metadata, &changes).map_err(told)?,
         };
         let path = ["namespaces", &namespace_path(table.namespace()), "tables", table.name()];
-        let committed: Result<CommittedTable> = self.client.post(&path, &request, Doing::Swap).await;
+        let sent = self.client.post(&path, &request, Doing::Swap);
+        let committed: Result<CommittedTable> = around_async(Step::Swap, sent, Failure::of_swap).await;
         let CommittedTable { metadata, metadata_location } =
             committed.map_err(|e| e.context(format_args!("swap {table}")))?;
         // Nessie answers with its own address of the metadata; where the file is, it tells a reader. It has landed either way.

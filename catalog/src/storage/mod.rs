@@ -3,9 +3,11 @@
 //! Knows locations, credentials and stores; knows nothing of tables.
 //!
 //! The same [`Stores`] gives Iceberg its [`FileIO`] and firn the raw [`ObjectStore`], for what Iceberg's trait lacks (a put that
-//! must not overwrite). Faults wrap it in tests: see [`fault`].
+//! must not overwrite). Faults wrap it in tests: see [`fault`]; in debug builds its writes are failpoints.
 
 mod error;
+#[cfg(debug_assertions)]
+mod failing;
 pub mod fault;
 mod file_io;
 mod location;
@@ -91,6 +93,8 @@ impl Stores {
             Scheme::File => Arc::new(LocalFileSystem::new()),
             Scheme::Memory => Arc::new(InMemory::new()),
         };
+        #[cfg(debug_assertions)]
+        let store: Arc<dyn ObjectStore> = Arc::new(failing::FailingStore(store));
         let store = match &self.faults {
             Some(faults) => Arc::new(FaultyStore::new(store, faults.clone())),
             None => store,

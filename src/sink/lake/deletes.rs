@@ -65,16 +65,30 @@ pub(crate) async fn write(
     let id = Uuid::new_v4();
     if format >= FormatVersion::V3 {
         let path = format!("{data_location}/{}-deletes.puffin", id.simple());
-        return write_vectors(file_io, path, deleted).await;
+        let written = write_vectors(file_io, path.clone(), deleted).await;
+        return all_or_none(file_io, vec![path], written).await;
     }
-    stream::iter(deleted.into_iter().enumerate())
-        .map(|(n, d)| async move {
-            let path = format!("{data_location}/{}-deletes-{n:05}.parquet", id.simple());
-            write_position_file(file_io, path, d).await
-        })
+    let paths: Vec<String> =
+        (0..deleted.len()).map(|n| format!("{data_location}/{}-deletes-{n:05}.parquet", id.simple())).collect();
+    // None is cut off when another fails: what is removed then must not come to be later.
+    let written: Vec<Result<SpecFile, LakeError>> = stream::iter(paths.clone().into_iter().zip(deleted))
+        .map(|(path, d)| write_position_file(file_io, path, d))
         .buffered(WRITTEN_AT_ONCE)
-        .try_collect()
-        .await
+        .collect()
+        .await;
+    all_or_none(file_io, paths, written.into_iter().collect()).await
+}
+
+/// Removes all the files when one could not be written, or its answer was lost: they are this attempt's alone.
+async fn all_or_none(
+    file_io: &FileIO,
+    paths: Vec<String>,
+    written: Result<Vec<SpecFile>, LakeError>,
+) -> Result<Vec<SpecFile>, LakeError> {
+    if written.is_err() {
+        let _ = file_io.delete_stream(stream::iter(paths)).await;
+    }
+    written
 }
 
 fn position_schema() -> Result<Schema, LakeError> {

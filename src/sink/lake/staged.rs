@@ -156,7 +156,9 @@ impl StagedFile {
     /// Removes the file, once its upload is over; one that was never released does not exist. What can't be removed now is in no
     /// snapshot and does no harm.
     pub(crate) async fn remove(mut self, io: &FileIO) {
-        if self.durable || (self.upload.is_released() && self.upload.finished().await.is_ok()) {
+        if self.durable || self.upload.is_released() {
+            // Whatever it says: the answer to the last request may have been lost.
+            let _ = self.upload.finished().await;
             let _ = io.delete(&self.path).await;
         }
     }

@@ -11,6 +11,7 @@ use arrow_array::types::Int64Type;
 use arrow_array::{BooleanArray, RecordBatch, UInt32Array};
 use arrow_select::filter::filter_record_batch;
 use arrow_select::take::take_record_batch;
+use firn_catalog::failpoint::{self, Step};
 use hashbrown::HashMap;
 use iceberg::spec::Struct;
 use tokio::runtime::Handle;
@@ -450,12 +451,11 @@ fn newest_lsn(rows: &RecordBatch) -> Option<i64> {
 }
 
 fn create(layout: &Layout, io: &Handle, id: Uuid, number: u32) -> Result<ParquetFile, LakeError> {
-    ParquetFile::create(
-        &layout.file_io,
-        io,
-        format!("{}/{}-{number:05}.parquet", layout.data_location, id.simple()),
-        Arc::clone(&layout.schema),
-        Arc::clone(&layout.arrow),
-        layout.properties.clone(),
+    let path = format!("{}/{}-{number:05}.parquet", layout.data_location, id.simple());
+    let (schema, arrow) = (Arc::clone(&layout.schema), Arc::clone(&layout.arrow));
+    failpoint::around(
+        Step::OpenFile,
+        || ParquetFile::create(&layout.file_io, io, path, schema, arrow, layout.properties.clone()),
+        |failure| LakeError::Storage(failure.to_string()),
     )
 }

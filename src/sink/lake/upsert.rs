@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use firn_catalog::failpoint::{self, Step};
 use firn_catalog::{FileKey, ManifestCache, RowDelta, SpecFile};
 use iceberg::table::Table;
 use roaring::RoaringBitmap;
@@ -341,7 +342,11 @@ impl Upserts {
         batch: &Staged,
         effect: Option<Effect>,
     ) -> Result<(), LakeError> {
-        let result = self.try_committed(snapshot_id, batch, effect);
+        let result = failpoint::around(
+            Step::IndexWrite,
+            || self.try_committed(snapshot_id, batch, effect),
+            |failure| LakeError::Index(failure.to_string()),
+        );
         if result.is_err() {
             self.start_over();
         }

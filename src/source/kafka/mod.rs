@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use firn_catalog::failpoint::{self, Step};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Headers as _;
@@ -200,9 +201,16 @@ impl KafkaSource {
         if let Some(event) = self.consumer.context().take_event() {
             return Ok(event);
         }
+        if let Err(failure) = failpoint::before(Step::Poll) {
+            return Self::trouble(injected(failure));
+        }
         match self.consumer.poll(timeout) {
             None => Ok(self.consumer.context().take_event().unwrap_or(Event::Idle)),
-            Some(Ok(message)) => Ok(Event::Record(PolledRecord(message))),
+            Some(Ok(message)) => match failpoint::after(Step::Poll) {
+                Ok(()) => Ok(Event::Record(PolledRecord(message))),
+                // The client never takes a record back: only its end can.
+                Err(_) => Err(SourceError::Fatal(injected(failpoint::Failure::Error))),
+            },
             Some(Err(e)) => Self::trouble(e),
         }
     }
@@ -262,7 +270,7 @@ impl KafkaSource {
     pub fn report(&self, positions: &[(TopicPartition, i64)]) {
         if !positions.is_empty() {
             let tpl = list(positions.iter().map(|(p, next)| (p, Offset::Offset(*next))));
-            let _ = self.consumer.commit(&tpl, CommitMode::Async);
+            let _ = failpoint::around(Step::OffsetCommit, || self.consumer.commit(&tpl, CommitMode::Async), injected);
         }
     }
 
@@ -307,6 +315,14 @@ fn misplaced(position: i64, low: i64, high: i64) -> Option<Misplaced> {
         Some(Misplaced::AheadOfLog { position, high })
     } else {
         None
+    }
+}
+
+/// As the client tells it.
+fn injected(failure: failpoint::Failure) -> KafkaError {
+    match failure {
+        failpoint::Failure::Error => KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::Fatal),
+        failpoint::Failure::LostAnswer => KafkaError::MessageConsumption(RDKafkaErrorCode::RequestTimedOut),
     }
 }
 

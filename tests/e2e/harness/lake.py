@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import trino
-from hive_metastore.ttypes import LockComponent, LockLevel, LockRequest, LockState, LockType
+from hive_metastore.ttypes import LockComponent, LockLevel, LockRequest, LockState, LockType, ShowLocksRequest
 from pyarrow.fs import FileSelector, FileType, S3FileSystem
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.catalog.hive import HiveCatalog
@@ -92,6 +92,14 @@ class Lake:
         with catalog._client as client:
             answer = client.lock(LockRequest(component=[part], user="firn-e2e", hostname="nowhere", agentInfo="a killed writer"))
         assert answer.state == LockState.ACQUIRED, answer
+
+    def is_locked(self, name: str) -> bool:
+        """Whether somebody holds a lock on the table in the metastore, or waits for one."""
+        namespace, _, table = name.partition(".")
+        catalog = self._catalog()
+        assert isinstance(catalog, HiveCatalog)
+        with catalog._client as client:
+            return bool(client.show_locks(ShowLocksRequest(dbname=namespace, tablename=table)).locks)
 
     def drop_schema(self, namespace: str) -> None:
         self.sql(f"DROP SCHEMA IF EXISTS {namespace} CASCADE")
