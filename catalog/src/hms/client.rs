@@ -205,7 +205,7 @@ impl Client {
         &self,
         call: impl Future<Output = Result<MaybeException<T, E>, ClientError>>,
     ) -> Answer<T> {
-        match tokio::time::timeout(self.limit, call).await {
+        match tokio::time::timeout(self.limit, Box::pin(call)).await {
             Err(_) => Err(Fault::Lost(format!("{}: no answer within {} ms", self.hosts, self.limit.as_millis()))),
             Ok(Err(e)) => Err(self.fault(&e)),
             Ok(Ok(MaybeException::Ok(value))) => Ok(value),

@@ -52,7 +52,9 @@ impl Process {
         let config = Config::parse(&text, Path::new("firn.toml"), &Lookup::default()).unwrap();
         let (catalog, runtime) = (Arc::new(catalog.clone()), Handle::current());
         let kafka = kafka::settings("localhost:1", [("message.max.bytes", "1000")], 1 << 20);
-        let dead_letters = DeadLetters::open(&config, Arc::clone(&catalog) as _, &kafka, runtime.clone(), IndexHome::in_memory()).unwrap();
+        let dead_letters =
+            DeadLetters::open(&config, Arc::clone(&catalog) as _, &kafka, runtime.clone(), IndexHome::in_memory())
+                .unwrap();
         let writer_schemas = Arc::new(WriterSchemas::new(None, runtime.clone()));
         let (dead_letters, partition_count) = (Arc::new(dead_letters), PartitionCount(Arc::new(partition_count)));
         let index = IndexHome::in_memory();

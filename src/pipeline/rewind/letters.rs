@@ -36,7 +36,7 @@ pub(super) async fn reopen(
     let detail = "the table was rewound to before its replay";
     let whole = letters.fetch(&undone).await?;
     let reopened: Vec<Letter> = whole.into_iter().map(|l| l.turned(Status::Pending, now_ms, detail)).collect();
-    letters.put(&reopened).await
+    letters.put(&reopened).await.map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
@@ -51,12 +51,15 @@ mod tests {
     use crate::position::{Span, TopicPartition};
     use crate::record::{Record, Rejected};
     use crate::sink::lake::TableSpec;
+    use crate::sink::lake::index::IndexHome;
     use crate::sink::lake::letters::DeadLetterTable;
 
     #[tokio::test]
     async fn letters_replayed_since_the_snapshot_wait_again_and_no_others() {
         let spec = TableSpec { mode: Mode::Upsert, origin_columns: false, ..TableSpec::new("db", "dead") };
-        let table = DeadLetterTable::new(Arc::new(MemoryCatalog::default()), spec, Handle::current()).unwrap();
+        let table =
+            DeadLetterTable::new(Arc::new(MemoryCatalog::default()), spec, Handle::current(), IndexHome::in_memory())
+                .unwrap();
         let letters = DeadLetters::Table(Box::new(table));
         let taken_ms = 1_700_000_000_000;
         let later = taken_ms + 3_600_000;
