@@ -129,7 +129,8 @@ impl Tables {
 
     /// The open table that has been quiet longest.
     pub fn quietest(&self) -> Option<Arc<TableHandle>> {
-        let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        // A thread of the runtime must not wait for this lock: who holds it may wait for the runtime, while a table is opened.
+        let Ok(handles) = self.handles.try_lock() else { return None };
         handles.values().flatten().max_by_key(|handle| handle.heard.quiet_ms(self.now_ms())).map(Arc::clone)
     }
 
