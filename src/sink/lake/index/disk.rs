@@ -49,6 +49,8 @@ pub struct DiskIndex {
     /// Files that came since the last stamp.
     named: BTreeMap<String, u32>,
     stamp: Option<Stamp>,
+    /// Something could not be written: entries may be in memory no more, and not on disk. Until it is cleared it is true for nothing.
+    lost: bool,
 }
 
 #[derive(Debug)]
@@ -90,6 +92,7 @@ impl DiskIndex {
             numbers: index.numbers,
             named: BTreeMap::new(),
             stamp: index.stamp,
+            lost: false,
             folder,
             lock,
             memory,
@@ -165,6 +168,58 @@ impl DiskIndex {
         self.held = held;
     }
 
+    /// Answers as `written` did; where that failed the index is true for nothing any more.
+    fn or_lost<T>(&mut self, written: Result<T, LakeError>) -> Result<T, LakeError> {
+        if written.is_err() {
+            self.lost = true;
+            self.stamp = None;
+        }
+        written
+    }
+
+    fn put_fresh(&mut self, changes: &[(u128, Option<Location>)]) -> Result<(), LakeError> {
+        match &mut self.fresh {
+            Fresh::Bulk(bulk) => {
+                for (key, at) in changes {
+                    bulk.put(*key, at.unwrap_or(Location::GONE))?;
+                }
+            }
+            Fresh::Map(map) => {
+                for (key, at) in changes {
+                    map.put(*key, at.unwrap_or(Location::GONE));
+                }
+                self.log.entries(changes.iter().map(|(key, at)| Entry::new(*key, at.unwrap_or(Location::GONE))))?;
+            }
+        }
+        self.say_held();
+        // Far beyond what a batch brings: another writer's new files. Interrupted now, all of it is scanned again.
+        if matches!(self.fresh, Fresh::Map(_)) && self.held > 2 * self.memory.limit() {
+            self.flush(None)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn stamp_all(&mut self, stamp: Stamp, is_live: &dyn Fn(u32) -> bool) -> Result<(), LakeError> {
+        if self.lost {
+            return Err(broken(format!("{}: entries were lost: it has to be cleared", self.folder.display())));
+        }
+        let mut forgotten = self.numbers.retain(is_live);
+        forgotten.retain(|path| self.named.remove(path).is_none());
+        let filled = matches!(self.fresh, Fresh::Bulk(_));
+        self.end_bulk()?;
+        self.say_held();
+        if filled || self.memory.is_over(self.held) || self.log.bytes() > MOST_LOG_BYTES {
+            self.flush(Some(stamp.clone()))?;
+        } else {
+            let (named, next_number) = (std::mem::take(&mut self.named), self.numbers.next());
+            let stamped = Stamped { stamp: stamp.clone(), named, forgotten, next_number };
+            self.log.stamp(&stamped)?;
+        }
+        self.stamp = Some(stamp);
+        Ok(())
+    }
+
     /// Ends the first fill: its entries become runs, or stay in memory where they are few.
     fn end_bulk(&mut self) -> Result<(), LakeError> {
         if matches!(self.fresh, Fresh::Map(_)) {
@@ -188,7 +243,7 @@ impl DiskIndex {
     }
 
     /// Fresh entries become runs. On disk the index is true for `stamp` then.
-    fn flush(&mut self, stamp: Option<Stamp>, everything: bool) -> Result<(), LakeError> {
+    fn flush(&mut self, stamp: Option<Stamp>) -> Result<(), LakeError> {
         self.end_bulk()?;
         let Fresh::Map(map) = &mut self.fresh else { return Ok(()) };
         let entries = map.drain_sorted();
@@ -207,7 +262,7 @@ impl DiskIndex {
         let mut bases: Vec<usize> = (0..work.len()).filter(|i| is_large_base(work.get(*i))).collect();
         // The most overdue first.
         bases.sort_by_key(|i| work.get(*i).map(|(segment, ..)| std::cmp::Reverse(segment.runs.len())));
-        for i in bases.into_iter().skip(if everything { usize::MAX } else { self.segments.len() / BASES_SHARE + 1 }) {
+        for i in bases.into_iter().skip(self.segments.len() / BASES_SHARE + 1) {
             if let Some((_, _, due)) = work.get_mut(i) {
                 *due -= 1;
             }
@@ -215,8 +270,7 @@ impl DiskIndex {
         let files: BTreeSet<u32> = self.numbers.iter().map(|(_, number)| number).collect();
         let merging = Merging { folder: &self.folder, ids: &self.next_id, is_file: &|number| files.contains(&number) };
         let put = in_parallel(work, |(segment, range, due)| {
-            let due = if everything { segment.runs.len() } else { due };
-            if range.is_empty() && (due == 0 || !everything || due == 1) {
+            if range.is_empty() {
                 return Ok(vec![segment]);
             }
             segment.put(entries.get(range).unwrap_or_default(), due, &merging)
@@ -253,14 +307,6 @@ impl DiskIndex {
         std::mem::replace(&mut self.log, log).remove();
         Ok(())
     }
-
-    /// Merges all runs of each segment: the least room that the entries can take.
-    ///
-    /// # Errors
-    /// When the folder can't be written.
-    pub fn compact(&mut self) -> Result<(), LakeError> {
-        self.flush(self.stamp.clone(), true)
-    }
 }
 
 fn is_large_base(work: Option<&(Segment, std::ops::Range<usize>, usize)>) -> bool {
@@ -281,7 +327,8 @@ struct Restored {
 
 impl KeyIndex for DiskIndex {
     fn lookup(&mut self, keys: &[u128]) -> Result<Vec<Option<Location>>, LakeError> {
-        self.end_bulk()?;
+        let ended = self.end_bulk();
+        self.or_lost(ended)?;
         let Fresh::Map(map) = &self.fresh else { return Ok(vec![None; keys.len()]) };
         let mut places: Vec<Option<Location>> = keys.iter().map(|key| map.get(*key)).collect();
         let mut missed: Vec<(u128, u32)> =
@@ -316,26 +363,8 @@ impl KeyIndex for DiskIndex {
     }
 
     fn apply(&mut self, changes: &[(u128, Option<Location>)]) -> Result<(), LakeError> {
-        match &mut self.fresh {
-            Fresh::Bulk(bulk) => {
-                for (key, at) in changes {
-                    bulk.put(*key, at.unwrap_or(Location::GONE))?;
-                }
-            }
-            Fresh::Map(map) => {
-                for (key, at) in changes {
-                    map.put(*key, at.unwrap_or(Location::GONE));
-                }
-                self.log.entries(changes.iter().map(|(key, at)| Entry::new(*key, at.unwrap_or(Location::GONE))))?;
-            }
-        }
-        self.say_held();
-        // Far beyond what a batch brings: another writer's new files. Interrupted now, all of it is scanned again.
-        if matches!(self.fresh, Fresh::Map(_)) && self.held > 2 * self.memory.limit() {
-            self.flush(None, false)
-        } else {
-            Ok(())
-        }
+        let put = self.put_fresh(changes);
+        self.or_lost(put)
     }
 
     fn number(&mut self, path: &str) -> Result<u32, LakeError> {
@@ -355,17 +384,8 @@ impl KeyIndex for DiskIndex {
     }
 
     fn set_stamp(&mut self, stamp: Stamp, is_live: &dyn Fn(u32) -> bool) -> Result<(), LakeError> {
-        let mut forgotten = self.numbers.retain(is_live);
-        forgotten.retain(|path| self.named.remove(path).is_none());
-        let filled = matches!(self.fresh, Fresh::Bulk(_));
-        self.end_bulk()?;
-        self.say_held();
-        self.stamp = Some(stamp.clone());
-        if filled || self.memory.is_over(self.held) || self.log.bytes() > MOST_LOG_BYTES {
-            return self.flush(Some(stamp), false);
-        }
-        let named = std::mem::take(&mut self.named);
-        self.log.stamp(&Stamped { stamp, named, forgotten, next_number: self.numbers.next() })
+        let stamped = self.stamp_all(stamp, is_live);
+        self.or_lost(stamped)
     }
 
     fn clear(&mut self) -> Result<(), LakeError> {
@@ -375,6 +395,7 @@ impl KeyIndex for DiskIndex {
         self.fresh = Fresh::Bulk(Bulk::new(&self.folder, (self.memory.limit() / 8).max(1 << 20)));
         self.numbers.clear();
         self.switch(None)?;
+        self.lost = false;
         before.iter().flat_map(|s| &s.runs).for_each(Run::remove);
         self.say_held();
         Ok(())

@@ -177,6 +177,24 @@ fn two_processes_have_one_each_and_the_next_takes_what_is_free() {
 }
 
 #[test]
+fn an_index_that_could_not_be_written_is_true_for_nothing() {
+    for (limit, is_flushed) in [(1, true), (4 << 20, true), (64 << 20, false)] {
+        let folder = TempDir::new().unwrap();
+        let mut index = home(&folder, limit).open(TABLE).unwrap();
+        index.set_stamp(stamp(1), &|_| true).unwrap();
+        std::fs::remove_dir_all(folder.path()).unwrap();
+        // As a full disk: the entries are in memory no more, and not in a run.
+        let file = index.number("f").unwrap();
+        let puts: Vec<_> = (0..200_000).map(|n| (key(n), Some(at(file, 0)))).collect();
+        let applied = index.apply(&puts);
+        assert_eq!(applied.is_err(), limit == 1, "more than twice its memory is written at once");
+        let written = index.set_stamp(stamp(2), &|_| true);
+        assert_eq!(written.is_err(), is_flushed);
+        assert_eq!(index.stamp(), (!is_flushed).then(|| stamp(2)).as_ref());
+    }
+}
+
+#[test]
 fn a_folder_that_was_deleted_and_made_anew_by_another_process_is_left_to_it() {
     let folder = TempDir::new().unwrap();
     let home = home(&folder, 1);

@@ -51,6 +51,9 @@ impl Upserts {
             self.start_over();
             if self.table.is_none() {
                 self.open(metadata)?;
+                // Whatever another process left there: nobody has looked what it is true for.
+                self.restored.clear();
+                self.index.clear()?;
             }
         }
         let owned_before = self.index.stamp().map(|s| s.owned.clone()).unwrap_or_default();
@@ -86,12 +89,12 @@ impl Upserts {
             .await?;
             self.scanned = Some(self.scanned.unwrap_or_default() + began.elapsed());
         }
+        blocking(|| self.index.set_stamp(wanted, &|number| live.contains_key(&number)))?;
         self.ahead = None;
         self.live = live;
         self.listed = true;
         self.restored.clear();
-        let (index, live) = (&mut self.index, &self.live);
-        blocking(|| index.set_stamp(wanted, &|number| live.contains_key(&number)))
+        Ok(())
     }
 
     /// The index of this table, as it was left.
