@@ -37,6 +37,12 @@ pub trait Catalog: Debug + Send + Sync {
     /// `NotFound`; `NotIceberg` when the name belongs to another kind of table.
     async fn load(&self, table: &TableIdent) -> Result<Table>;
 
+    /// As [`Catalog::load`]; `None` where the table's metadata still lies at `known`, which no catalog reads storage to see.
+    ///
+    /// # Errors
+    /// As there.
+    async fn load_unless_at(&self, table: &TableIdent, known: &str) -> Result<Option<Table>>;
+
     /// Creates the table (format version, spec, order and properties as in `creation`; the location is the catalog's choice
     /// unless given) and answers it as loaded.
     ///

@@ -104,6 +104,11 @@ impl Case {
         let first =
             Batch::new("w", 0, append("d/1")).commit(&*self.catalog, base.identifier()).await.expect("a commit lands");
         assert_ne!(first.table.metadata_location(), base.metadata_location());
+        let location = |table: &Table| table.metadata_location().expect("a table has a metadata file").to_owned();
+        let moved = self.again.load_unless_at(base.identifier(), &location(&base)).await.expect("it can be loaded");
+        assert_eq!(moved.as_ref().map(location), Some(location(&first.table)), "loaded since it moved");
+        let unmoved = self.again.load_unless_at(base.identifier(), &location(&first.table)).await;
+        assert!(unmoved.expect("the catalog answers").is_none(), "it has not moved since");
         // as a commit sends it: with the head it stands on
         let requirement = TableRequirement::RefSnapshotIdMatch {
             r#ref: "main".to_owned(),
@@ -226,6 +231,10 @@ impl Catalog for LosesAnswers {
 
     async fn load(&self, table: &TableIdent) -> Result<Table> {
         self.0.load(table).await
+    }
+
+    async fn load_unless_at(&self, table: &TableIdent, known: &str) -> Result<Option<Table>> {
+        self.0.load_unless_at(table, known).await
     }
 
     async fn create(&self, namespace: &NamespaceIdent, creation: TableCreation) -> Result<Table> {

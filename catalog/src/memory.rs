@@ -152,6 +152,11 @@ impl Catalog for MemoryCatalog {
         metadata::read(table, &self.file_io, location).await
     }
 
+    async fn load_unless_at(&self, table: &TableIdent, known: &str) -> Result<Option<Table>> {
+        let location = self.registered(table)?.metadata_location;
+        metadata::read_unless_at(table, &self.file_io, location, known).await
+    }
+
     async fn create(&self, namespace: &NamespaceIdent, creation: TableCreation) -> Result<Table> {
         let table = TableIdent::new(namespace.clone(), creation.name.clone());
         let create = async {

@@ -67,6 +67,19 @@ pub(crate) async fn read(ident: &TableIdent, file_io: &FileIO, location: String)
     table(ident, file_io, Written { metadata, location })
 }
 
+/// As [`read`], unless `location` is the one that is known.
+pub(crate) async fn read_unless_at(
+    ident: &TableIdent,
+    file_io: &FileIO,
+    location: String,
+    known: &str,
+) -> Result<Option<Table>> {
+    if location == known {
+        return Ok(None);
+    }
+    read(ident, file_io, location).await.map(Some)
+}
+
 pub(crate) fn table(ident: &TableIdent, file_io: &FileIO, written: Written) -> Result<Table> {
     let table = Table::builder()
         .identifier(ident.clone())

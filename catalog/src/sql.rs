@@ -237,6 +237,11 @@ impl Catalog for SqlCatalog {
         metadata::read(table, &self.file_io, location).await
     }
 
+    async fn load_unless_at(&self, table: &TableIdent, known: &str) -> Result<Option<Table>> {
+        let location = self.metadata_location(table).await?;
+        metadata::read_unless_at(table, &self.file_io, location, known).await
+    }
+
     async fn create(&self, namespace: &NamespaceIdent, creation: TableCreation) -> Result<Table> {
         let table = TableIdent::new(namespace.clone(), creation.name.clone());
         let properties = self.existing(namespace).await?;

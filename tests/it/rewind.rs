@@ -561,3 +561,24 @@ async fn what_is_stored_can_be_said_to_be_true() {
     assert_eq!((positions(&standing), standing.generation), (vec![(0, 6), (1, 3)], 1));
     assert_eq!(origins(&catalog).await, every_record(&changes()));
 }
+
+/// What a thousand quiet tables cost: a look asks the catalog, and storage only after somebody committed.
+#[tokio::test]
+async fn a_look_for_rewinds_reads_nothing_while_nobody_commits() {
+    let (catalog, spec) = (MemoryCatalog::default(), spec(Mode::Upsert));
+    four_commits(&catalog, &spec).await;
+    let table = process(&catalog, &spec).await;
+    let calls_of_a_look = async |generation| {
+        catalog.faults().take_calls();
+        assert_eq!(table.generation().await.unwrap(), generation);
+        catalog.faults().take_calls().len()
+    };
+    assert_eq!(calls_of_a_look(0).await, 0);
+    let standing = table.checkpoint().await.unwrap().unwrap();
+    let next = standing.next(&TopicPartition::new(TOPIC, 0)).unwrap();
+    read(&table, &[vec![put(1, 1); next as usize + 1], vec![]], 0, next, next + 1).await;
+    assert_eq!(calls_of_a_look(0).await, 0, "after an own commit");
+    rewind(&catalog, &spec, replay([(0, 1)])).await.unwrap();
+    assert!(calls_of_a_look(1).await > 0, "the metadata is another one");
+    assert_eq!(calls_of_a_look(1).await, 0);
+}

@@ -234,6 +234,11 @@ impl Catalog for HmsCatalog {
         metadata::read(table, &self.file_io, location).await
     }
 
+    async fn load_unless_at(&self, table: &TableIdent, known: &str) -> Result<Option<Table>> {
+        let (_, location) = self.iceberg_table(&Name::of(table)?).await?;
+        metadata::read_unless_at(table, &self.file_io, location, known).await
+    }
+
     async fn create(&self, namespace: &NamespaceIdent, creation: TableCreation) -> Result<Table> {
         let ident = TableIdent::new(namespace.clone(), creation.name.clone());
         let name = Name::of(&ident)?;

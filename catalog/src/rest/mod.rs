@@ -160,6 +160,12 @@ impl Catalog for RestCatalog {
         self.table(table, loaded).await
     }
 
+    /// The protocol answers the whole metadata whatever is asked.
+    async fn load_unless_at(&self, table: &TableIdent, known: &str) -> Result<Option<Table>> {
+        let loaded = self.load(table).await?;
+        Ok((loaded.metadata_location() != Some(known)).then_some(loaded))
+    }
+
     async fn create(&self, namespace: &NamespaceIdent, creation: TableCreation) -> Result<Table> {
         let ident = TableIdent::new(namespace.clone(), creation.name.clone());
         let path = ["namespaces", &namespace_path(namespace), "tables"];

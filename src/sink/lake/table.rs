@@ -50,6 +50,14 @@ pub(super) struct View {
     owned: BTreeSet<TopicPartition>,
     /// The last snapshot made here.
     last_snapshot: Option<i64>,
+    last_seen: Option<Seen>,
+}
+
+/// The metadata that was last looked at: its file never changes.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) location: String,
+    pub(super) generation: u64,
 }
 
 /// A batch that is in the table.
@@ -122,7 +130,8 @@ impl LakeTable {
     pub async fn find(&self) -> Result<Option<TableColumns>, LakeError> {
         if let Some(existing) = self.load().await? {
             self.check_mode(existing.metadata())?;
-            self.change_view(|view| view.generation = view.generation.max(generation(existing.metadata())));
+            let generation = self.saw(&existing);
+            self.change_view(|view| view.generation = view.generation.max(generation));
             // A table without a key has no layout yet: the records declare the key.
             if let Ok(layout) = Layout::of(&existing, &self.spec, &[]) {
                 self.change_view(|view| view.layout = Some(Arc::new(layout)));
@@ -180,7 +189,8 @@ impl LakeTable {
     pub async fn checkpoint(&self) -> Result<Option<Checkpoint>, LakeError> {
         let Some(table) = self.load().await? else { return Ok(None) };
         self.check_mode(table.metadata())?;
-        self.change_view(|view| view.generation = generation(table.metadata()));
+        let generation = self.saw(&table);
+        self.change_view(|view| view.generation = generation);
         let checkpoint = standing(&self.spec.to_string(), table.metadata())?;
         let key_columns = self.read_view(|view| view.key_columns.clone());
         let layout = Layout::of(&table, &self.spec, &key_columns);
@@ -268,6 +278,7 @@ impl LakeTable {
         let BatchPlanner { mut planned, refusal, .. } = planner;
         match result {
             Ok(done) => {
+                self.saw(&done.table);
                 let checkpoint = self.landed(&done.table, planned.as_ref());
                 let unavailable = planned.as_ref().map(|p| p.effect.unavailable).unwrap_or_default();
                 self.change_view(|view| Arc::make_mut(&mut view.seen).extend(partitions(&checkpoint)));
@@ -362,6 +373,18 @@ impl LakeTable {
             // It had landed at an earlier call, before anything was planned in this one.
             None => standing(&self.spec.to_string(), table.metadata()).ok().flatten().unwrap_or_default(),
         }
+    }
+
+    /// Remembers which metadata was looked at. Answers its generation.
+    pub(super) fn saw(&self, table: &Table) -> u64 {
+        let generation = generation(table.metadata());
+        let seen = table.metadata_location().map(|location| Seen { location: location.to_owned(), generation });
+        self.change_view(|view| view.last_seen = seen);
+        generation
+    }
+
+    pub(super) fn last_seen(&self) -> Option<Seen> {
+        self.read_view(|view| view.last_seen.clone())
     }
 
     /// Removes the files of parts that will never be committed, as far as storage lets it. Files stay where a swap was sent and its

@@ -18,7 +18,7 @@ mod replaying;
 
 use std::collections::BTreeMap;
 
-use firn_catalog::{CommitError, ManifestCache};
+use firn_catalog::{CommitError, ErrorKind, ManifestCache};
 use iceberg::spec::TableMetadata;
 
 pub use files::Removal;
@@ -29,7 +29,7 @@ pub use replaying::{CatchUp, REPLAYING, Replaying};
 
 use crate::position::{Checkpoint, TopicPosition};
 use crate::sink::lake::layout::Layout;
-use crate::sink::lake::{LakeError, LakeTable, resume};
+use crate::sink::lake::{LakeError, LakeTable};
 
 /// Summary key: what a rewind was.
 pub const REWIND: &str = "firn.rewind";
@@ -175,12 +175,19 @@ impl LakeTable {
         Ok(self.load().await?.map(|table| table.metadata().clone()))
     }
 
-    /// How often the table was rewound, as its properties say now: less than [`LakeTable::checkpoint`] reads.
+    /// How often the table was rewound, as its properties say now: while nobody commits this asks the catalog alone, not storage.
     ///
     /// # Errors
     /// When the catalog can't be reached.
     pub async fn generation(&self) -> Result<u64, LakeError> {
-        let Some(table) = self.load().await? else { return Ok(0) };
-        Ok(resume::generation(table.metadata()))
+        let Some(seen) = self.last_seen() else {
+            return Ok(self.load().await?.map_or(0, |table| self.saw(&table)));
+        };
+        match self.catalog.load_unless_at(&self.ident, &seen.location).await {
+            Ok(Some(table)) => Ok(self.saw(&table)),
+            Ok(None) => Ok(seen.generation),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(0),
+            Err(e) => Err(e.into()),
+        }
     }
 }
