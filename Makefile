@@ -5,7 +5,7 @@ FEATURES := --workspace --features demo
 SERVER_TESTS := $(CARGO) test $(FEATURES) --lib --test real -- hms:: trino:: sql::tests storage::tests
 STACK := deploy/native/stack
 
-.PHONY: help demo build check fmt lint deny compose-check test test-fast test-e2e faults bench stack-up stack-down stack-status
+.PHONY: help demo build check fmt lint deny compose-check test test-fast test-e2e chaos faults bench stack-up stack-down stack-status
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -41,6 +41,11 @@ test: test-fast test-e2e ## all tests: unit, simulation, end to end on the real 
 
 test-e2e: build ## end to end on the native stack: Trino against PostgreSQL, kills, foreign writers, bad input
 	FIRN_BIN="$$(deploy/ci/target-dir)/debug/firn" FIRN_SERVER_TESTS="$(SERVER_TESTS)" tests/e2e/run
+
+chaos: ## three processes and 5,000,000 changes while everything breaks, ten minutes; stopped processes for a minute (release build)
+	$(CARGO) build --release --bin firn --bench ingest
+	FIRN_BIN="$$(deploy/ci/target-dir)/release/firn" FIRN_E2E_FULL=1 FIRN_CHAOS_SECONDS=$${FIRN_CHAOS_SECONDS:-600} \
+	  FIRN_CHAOS_CHANGES=$${FIRN_CHAOS_CHANGES:-5000000} tests/e2e/run test_chaos.py test_fencing.py -s
 
 faults: build ## the crash matrix: each fault at each step, in each mode, with each catalog; writes docs/faults.md (about half an hour)
 	FIRN_BIN="$$(deploy/ci/target-dir)/debug/firn" FIRN_FAULTS=all FIRN_E2E_WRITE_DOCS=1 FIRN_FAULTS_STALL_MS=$${FIRN_FAULTS_STALL_MS:-30000} tests/e2e/run test_faults.py

@@ -36,11 +36,6 @@ class Told:
     log: str
 
 
-def source_url(trial: Trial, port: int | str = "", password: str = "${FIRN_PG_PASSWORD}") -> str:
-    env = trial.stack
-    return f"postgres://{env['FIRN_PG_USER']}:{password}@{env['FIRN_PG_HOST']}:{port or env['FIRN_PG_PORT']}/{trial.name}"
-
-
 @pytest.fixture(scope="module")
 def told(module_trial: Trial) -> Iterator[Told]:
     trial = module_trial
@@ -49,7 +44,7 @@ def told(module_trial: Trial) -> Iterator[Told]:
         rows.create(source)
         rows.insert(source, SNAPSHOT)
         config = trial.config(mode="upsert")
-        config["source"] = {"url": source_url(trial)}
+        config["source"] = {"url": source.url()}
         config["dead_letters"] |= {"max_share": 1.0, "table": "mirror_letters"}
         config["lake"]["tables"] = [{"topic": topic(trial, mode), "table": f"mirror_{mode.name}"} for mode in TOLD]
         firn = trial.firn(config).start()
@@ -117,7 +112,7 @@ def test_a_database_that_is_away_is_waited_for_and_its_new_columns_are_followed(
     with (
         database(env, trial.name) as source,
         Gate(env["FIRN_PG_HOST"], int(env["FIRN_PG_PORT"])) as gate,
-        trial.firn(items_config(trial, source_url(trial, gate.port))) as firn,
+        trial.firn(items_config(trial, source.url(gate.port))) as firn,
     ):
         source.run(ITEMS)
         with connector(source, "engagement", trial.name, **{"table.include.list": "public.items", **BARE_CONVERTERS}):
@@ -154,7 +149,7 @@ def bare(id_: int, day: int) -> tuple[bytes, bytes]:
 def test_a_wrong_password_stops_the_table_by_name(trial: Trial) -> None:
     trial.kafka.create(trial.topic(), partitions=1)
     trial.kafka.send(trial.topic(), [bare(1, 19782)])
-    with database(trial.stack, trial.name), trial.firn(items_config(trial, source_url(trial, password="${FIRN_E2E_WRONG:-hunter2}"))) as firn:
+    with database(trial.stack, trial.name) as source, trial.firn(items_config(trial, source.url(password="${FIRN_E2E_WRONG:-hunter2}"))) as firn:
         firn.wait_until_it_says("stopped", trial.topic(), "source.url")
         assert "hunter2" not in firn.log(), firn.tail()
         answer = firn.command("check")
@@ -165,9 +160,11 @@ def test_a_wrong_password_stops_the_table_by_name(trial: Trial) -> None:
 def test_a_topic_of_another_name_is_typed_by_its_values_and_that_is_said_once(trial: Trial) -> None:
     trial.kafka.create(trial.topic("routed"), partitions=3)
     trial.kafka.send(trial.topic("routed"), [bare(id_, 19782) for id_ in range(100)])
-    config = items_config(trial, source_url(trial)) | {}
-    config["lake"]["topics"] = [trial.topic("routed")]
-    with database(trial.stack, trial.name), trial.firn(config) as firn:
+    with ExitStack() as open_:
+        source = open_.enter_context(database(trial.stack, trial.name))
+        config = items_config(trial, source.url())
+        config["lake"]["topics"] = [trial.topic("routed")]
+        firn = open_.enter_context(trial.firn(config))
         trial.wait_until_committed("routed", trial.topic("routed"))
         lines = [line for line in firn.log().splitlines() if "no types from the source database" in line]
         assert len(lines) == 1 and "routed" in lines[0], lines
@@ -179,7 +176,7 @@ def test_a_change_of_scale_stops_the_table_before_it_could_be_misread(trial: Tri
     with database(trial.stack, trial.name) as source:
         source.run(ITEMS)
         include = {"table.include.list": "public.items", **BARE_CONVERTERS}
-        with connector(source, "engagement", trial.name, **include), trial.firn(items_config(trial, source_url(trial))) as firn:
+        with connector(source, "engagement", trial.name, **include), trial.firn(items_config(trial, source.url())) as firn:
             assert_mirrors(trial, source, "id, day, at, price")
             assert firn.terminate() == 0, firn.tail()
             source.run("ALTER TABLE items ALTER COLUMN price TYPE numeric(12,4); INSERT INTO items VALUES (2, NULL, NULL, 2.5)")

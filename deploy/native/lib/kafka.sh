@@ -17,7 +17,7 @@ kafka_start() {
   kafka_certificates
   sed "s|@ETC@|$ETC|; s|@USER@|$FIRN_KAFKA_SASL_USERNAME|; s|@PASSWORD@|$FIRN_KAFKA_SASL_PASSWORD|" "$DEPLOY/kafka/client-sasl.properties" >"$ETC/kafka-client.properties"
   { cat "$DEPLOY/kafka/server.properties"
-    sed "s|@PORT@|$FIRN_KAFKA_PORT|g; s|@CONTROLLER_PORT@|$FIRN_KAFKA_CONTROLLER_PORT|g; s|@SASL_PORT@|$FIRN_KAFKA_SASL_PORT|g; s|@DATA@|$DATA|; s|@ETC@|$ETC|g
+    sed "s|@PORT@|$FIRN_KAFKA_PORT|g; s|@CONTROLLER_PORT@|$FIRN_KAFKA_CONTROLLER_PORT|g; s|@SASL_PORT@|$FIRN_KAFKA_SASL_PORT|g; s|@GATED_PORT@|$FIRN_KAFKA_GATED_PORT|g; s|@GATE_PORT@|$FIRN_KAFKA_GATE_PORT|g; s|@DATA@|$DATA|; s|@ETC@|$ETC|g
       s|@USER@|$FIRN_KAFKA_SASL_USERNAME|g; s|@PASSWORD@|$FIRN_KAFKA_SASL_PASSWORD|g" "$HERE/kafka-listeners.properties"; } >"$ETC/kafka.properties"
   if [ ! -e "$DATA/kafka/meta.properties" ]; then
     kafka_tool kafka.tools.StorageTool format --standalone -t "$(kafka_cluster_id)" -c "$ETC/kafka.properties" \

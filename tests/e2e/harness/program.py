@@ -8,7 +8,8 @@ import signal
 import socket
 import subprocess
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,16 @@ class Firn:
     def terminate(self, within_s: float = 60) -> int:
         """SIGTERM; the exit code."""
         return self._signal(signal.SIGTERM, within_s)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """SIGSTOP, and SIGCONT when the block ends: it does not know that time has passed."""
+        assert self.process is not None and self.running(), f"{self.name} has ended by itself:\n{self.tail()}"
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals, within_s: float) -> int:
         assert self.process is not None and self.running(), f"{self.name} has ended by itself:\n{self.tail()}"

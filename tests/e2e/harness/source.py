@@ -32,6 +32,11 @@ class Source:
         self.stack = stack_
         self.database = database
 
+    def url(self, port: int | str = "", password: str = "${FIRN_PG_PASSWORD}") -> str:
+        """For `[source] url`."""
+        env = self.stack
+        return f"postgres://{env['FIRN_PG_USER']}:{password}@{env['FIRN_PG_HOST']}:{port or env['FIRN_PG_PORT']}/{self.database}"
+
     def connect(self, database: str | None = None) -> connection:
         env = self.stack
         opened = psycopg2.connect(
