@@ -6,10 +6,10 @@
 #![expect(clippy::expect_used, reason = "a bench that cannot go on may stop")]
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
-use firn::sink::lake::index::{IndexHome, IndexMemory, Location, Stamp};
+use firn::memory::Memory;
+use firn::sink::lake::index::{IndexHome, Location, Stamp};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use uuid::Uuid;
@@ -53,7 +53,7 @@ fn main() {
     let batches = numbers.next().unwrap_or(200);
     let folder = std::env::temp_dir().join("firn-bench-index");
     let _ = std::fs::remove_dir_all(&folder);
-    let home = || IndexHome::on_disk(&folder, Arc::new(IndexMemory::new(MEMORY_BYTES)));
+    let home = || IndexHome::on_disk(&folder, Memory::new(8 * MEMORY_BYTES));
     let per_key = |keys: u64| bytes_in(&folder) as f64 / keys as f64;
 
     let mut index = home().open(Uuid::nil()).expect("the folder can be written");

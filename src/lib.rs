@@ -1,14 +1,16 @@
 //! firn brings database changes from Kafka into Apache Iceberg, exactly once.
 //!
 //! # Layout
-//! - [`position`], [`record`], [`change`], [`lineage`], [`batch`], [`letter`], [`table_event`]: the words. Pure types, no clients.
+//! - [`position`], [`record`], [`change`], [`lineage`], [`batch`], [`letter`], [`table_event`], [`memory`]: the words. Pure types, no clients.
 //! - [`config`]: what a person sets. [`cli`]: what a person types. [`serve`], [`logging`]: what a running process shows.
 //! - [`catalogs`]: from the configuration to a catalog. [`registry`]: schemas by id. [`database`]: columns by the source database.
+//! - [`heap`], [`open_files`]: what is asked of the system.
 
 pub mod batch;
 pub mod change;
 pub mod letter;
 pub mod lineage;
+pub mod memory;
 pub mod position;
 pub mod record;
 pub mod table_event;
@@ -21,7 +23,9 @@ pub mod debezium;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod generate;
+pub mod heap;
 pub mod logging;
+pub mod open_files;
 pub mod pipeline;
 pub mod registry;
 pub mod serve;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    firn::heap::keep_little();
     // Two of rustls' providers are linked in by dependencies; without a choice made here the first TLS handshake panics.
     // An error means that one is chosen already.
     let _ = rustls::crypto::ring::default_provider().install_default();

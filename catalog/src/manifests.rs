@@ -51,6 +51,11 @@ impl ManifestCache {
         Self(Arc::new(Mutex::new(Cached { max_bytes, bytes: 0, tick: 0, manifests: HashMap::new() })))
     }
 
+    /// Memory held, roughly.
+    pub fn bytes(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).bytes
+    }
+
     /// The manifest with the sequence numbers and snapshot ids that its entries inherit.
     pub(crate) async fn load(&self, file_io: &FileIO, file: &ManifestFile) -> Result<Arc<Manifest>> {
         if let Some(manifest) = self.get(&file.manifest_path) {

@@ -8,6 +8,7 @@ use crate::config::Config;
 
 pub(super) async fn run(config: Config) -> Result<(), Failure> {
     firn_catalog::failpoint::check().map_err(|wrong| Failure::new(Code::Usage, wrong))?;
+    crate::open_files::raise_limit();
     let (stop, stopped) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

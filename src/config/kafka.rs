@@ -43,7 +43,7 @@ fn default_workers() -> usize {
 }
 
 /// librdkafka properties that firn sets itself, and why they can't be chosen.
-const OWNED: [(&str, &str); 14] = [
+const OWNED: [(&str, &str); 15] = [
     ("bootstrap.servers", "set kafka.bootstrap_servers"),
     ("metadata.broker.list", "set kafka.bootstrap_servers"),
     ("group.id", "set kafka.group"),
@@ -59,6 +59,7 @@ const OWNED: [(&str, &str); 14] = [
     ),
     ("group.protocol", "firn is cooperative-sticky: a partition that moves costs its new owner a scan of the keys"),
     ("queued.max.messages.kbytes", "memory.budget_bytes bounds all queues together"),
+    ("queued.min.messages", "memory.budget_bytes bounds all queues together"),
     ("sasl.jaas.config", "that is the Java client's; librdkafka takes sasl.username and sasl.password"),
     ("ssl.truststore.location", "that is the Java client's; librdkafka takes ssl.ca.location (PEM)"),
 ];

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::lookout;
 use super::meter::Rows;
 use super::tables::TableHandle;
+use crate::memory::Counted;
 use crate::position::{Checkpoint, Span, TopicPartition};
 use crate::record::Rejected;
 use crate::sink::lake::{CommitFailure, Staged};
@@ -28,6 +29,8 @@ pub struct Part {
     pub staged: Staged,
     pub spans: Vec<Span>,
     pub rejected: Vec<Rejected>,
+    /// What the rejected records hold until they are letters.
+    pub letters: Counted,
     /// Rows by op.
     pub rows: Rows,
 }
@@ -72,10 +75,14 @@ pub async fn run(table: Weak<TableHandle>, mut parts: mpsc::UnboundedReceiver<Pa
 /// Commits one batch of parts and tells their workers.
 async fn settle(table: &TableHandle, parts: Vec<Part>) {
     let acks: Vec<(usize, u64, Vec<Span>)> = parts.iter().map(|p| (p.worker, p.incarnation, p.spans.clone())).collect();
-    let mut rejected: Vec<Rejected> = parts.iter().flat_map(|p| p.rejected.iter().cloned()).collect();
     let rows: Rows = std::array::from_fn(|op| parts.iter().map(|p| p.rows[op]).sum());
     let bytes: u64 = parts.iter().map(|p| p.staged.file_bytes()).sum();
-    let mut staged: Vec<Staged> = parts.into_iter().map(|p| p.staged).collect();
+    let (mut staged, mut rejected, mut letters) = (vec![], vec![], vec![]);
+    for part in parts {
+        staged.push(part.staged);
+        rejected.extend(part.rejected);
+        letters.push(part.letters);
+    }
 
     // A worker that slept while others went on must not write over letters that are settled by now.
     if !rejected.is_empty()
@@ -95,8 +102,14 @@ async fn settle(table: &TableHandle, parts: Vec<Part>) {
         tokio::time::sleep(UNDECIDED_WAIT).await;
     }
 
+    drop((rejected, letters));
+
     let outcome = loop {
-        match table.lake.commit(staged).await {
+        let attempt = async {
+            let _one_of_few = table.commits.acquire().await;
+            table.lake.commit(staged).await
+        };
+        match attempt.await {
             Err(CommitFailure::Undecided(parts, error)) => {
                 tracing::warn!(table = %table.name, "not committed yet, trying again: {error}");
                 table.trouble(error.to_string());

@@ -28,12 +28,18 @@ struct State {
 #[derive(Debug)]
 pub struct Epochs {
     triggers: Triggers,
+    /// Of the first epoch, in place of `interval_ms`.
+    first_interval_ms: u64,
     state: Mutex<State>,
 }
 
 impl Epochs {
-    pub fn new(triggers: Triggers) -> Self {
-        Self { triggers, state: Mutex::default() }
+    /// Of the table that a process opened as its `number`th. Tables that all begin at once are spread over the interval: each but the
+    /// first ends its first epoch early, at another moment, and keeps its distance from there on.
+    pub fn new(triggers: Triggers, number: u32) -> Self {
+        // The bits in reverse order: 0, 1/2, 1/4, 3/4, 1/8 ... are spread evenly wherever they end.
+        let early_ms = (u128::from(triggers.interval_ms) * u128::from(number.reverse_bits())) >> u32::BITS;
+        Self { triggers, first_interval_ms: triggers.interval_ms - early_ms as u64, state: Mutex::default() }
     }
 
     /// Rows that end an epoch.
@@ -99,7 +105,8 @@ impl Epochs {
             return true;
         }
         let t = &self.triggers;
-        let old = s.opened_ms.is_some_and(|opened| now_ms.saturating_sub(opened) >= t.interval_ms);
+        let interval_ms = if s.epoch == 0 { self.first_interval_ms } else { t.interval_ms };
+        let old = s.opened_ms.is_some_and(|opened| now_ms.saturating_sub(opened) >= interval_ms);
         if old || s.rows >= t.rows || s.bytes >= t.bytes {
             Self::next(s);
             return true;
@@ -117,7 +124,32 @@ mod tests {
     use super::*;
 
     fn epochs() -> Epochs {
-        Epochs::new(Triggers { interval_ms: 1_000, rows: 100, bytes: 1_000 })
+        Epochs::new(Triggers { interval_ms: 1_000, rows: 100, bytes: 1_000 }, 0)
+    }
+
+    #[test]
+    fn tables_that_begin_at_once_commit_one_after_the_other() {
+        let triggers = Triggers { interval_ms: 1_000, rows: 100, bytes: 1_000 };
+        let mut ends: Vec<u64> = (0..100)
+            .map(|number| {
+                let e = Epochs::new(triggers, number);
+                let epoch = e.join(0);
+                (0..).find(|ms| e.due(epoch, *ms)).unwrap()
+            })
+            .collect();
+        assert_eq!(ends[0], 1_000, "a table alone waits for its whole interval");
+        ends.sort_unstable();
+        assert!(ends.windows(2).all(|w| (7..=16).contains(&(w[1] - w[0]))), "{ends:?}");
+    }
+
+    #[test]
+    fn only_the_first_epoch_is_shorter() {
+        let e = Epochs::new(Triggers { interval_ms: 1_000, rows: 100, bytes: 1_000 }, 1);
+        let first = e.join(0);
+        assert!(!e.due(first, 499) && e.due(first, 500));
+        e.leave(first);
+        let second = e.join(500);
+        assert!(!e.due(second, 1_499) && e.due(second, 1_500));
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod assignment;
 mod decode;
 mod source_table;
 mod table_event;
+mod telling;
 #[cfg(test)]
 mod tests;
 
@@ -19,8 +20,8 @@ use super::places::Places;
 use super::rejects::Rejects;
 use super::share::Share;
 use super::tables::{TableHandle, epoch_ms};
-use crate::change::Mode;
 use crate::debezium::{DecodeOptions, Decoder, Pushed, schema_id};
+use crate::memory::{Counted, Kind};
 use crate::position::{Span, TopicPartition};
 use crate::record::{Record, Rejected};
 use crate::sink::lake::{Stager, TableColumns};
@@ -36,6 +37,8 @@ const FLUSH_BYTES: usize = 8 << 20;
 /// Parts of one table that a worker may have handed over and not seen committed; beyond it stops reading the topic. One is being
 /// committed while the next is collected; more would only pile up memory in front of a slow catalog.
 const MAX_IN_FLIGHT: usize = 2;
+/// How often a rejected record is there while its letter is written: as it came, as text, as Arrow, encoded.
+const LETTER_COPIES: usize = 4;
 /// Wait before a table that was given up is read again.
 const SUSPENSION: Duration = Duration::from_secs(1);
 
@@ -77,6 +80,8 @@ pub struct Feed {
     let_go: bool,
     rejects: Rejects,
     share: Share,
+    /// What decoder and rejects hold; the stager counts for itself.
+    counted: Counted,
     /// See [`Feed::take_passed`].
     passed: Vec<(TopicPartition, i64)>,
     /// Rows of the open part by op.
@@ -100,6 +105,7 @@ impl Feed {
         {
             tracing::warn!(table = %handle.name, "{e}");
         }
+        let counted = handle.lake.memory().count(Kind::Open);
         Self {
             places: Places::new(&handle.topic),
             flush_rows: FLUSH_ROWS.min(handle.epochs.commit_rows() as usize).max(1),
@@ -123,6 +129,7 @@ impl Feed {
             let_go: false,
             rejects: Rejects::default(),
             share: Share::default(),
+            counted,
             passed: Vec::new(),
             rows: Rows::default(),
             taken: 0,
@@ -187,9 +194,16 @@ impl Feed {
         self.taken += 1;
         self.share.took(self.handle.limits);
         self.places.took(record.partition, record.offset, record.timestamp_ms);
-        if self.decoder.rows() >= self.flush_rows || self.decoder.bytes() >= FLUSH_BYTES {
+        if self.decoder.rows() >= self.flush_rows || self.count() >= FLUSH_BYTES {
             self.flush();
         }
+    }
+
+    /// Counts what is held beside the stager; answers what the decoder does.
+    fn count(&mut self) -> usize {
+        let decoded = self.decoder.bytes();
+        self.counted.set(decoded + self.rejects.bytes());
+        decoded
     }
 
     fn reject(&mut self, record: &Record<'_>, reason: &'static str, detail: String) {
@@ -227,6 +241,7 @@ impl Feed {
             return;
         }
         let (batch, snapshot) = (self.decoder.finish(), self.decoder.take_snapshot());
+        self.count();
         self.warn_of_unknown();
         if let Err(e) = self.ensure_stager() {
             return self.suspend(&e);
@@ -259,7 +274,7 @@ impl Feed {
 
     /// What the open part holds in memory.
     pub fn memory_bytes(&self) -> usize {
-        self.decoder.bytes() + self.rejects.bytes() + self.stager.as_ref().map_or(0, Stager::bytes)
+        self.counted.bytes() + self.stager.as_ref().map_or(0, Stager::bytes)
     }
 
     pub fn due(&self, now_ms: u64) -> bool {
@@ -321,14 +336,18 @@ impl Feed {
             Ok(staged) => {
                 self.places.handed_over();
                 self.in_flight += 1;
+                let mut letters = self.handle.lake.memory().count(Kind::Staged);
+                letters.set(self.rejects.bytes() * LETTER_COPIES);
                 self.handle.submit(Part {
                     worker: self.worker,
                     incarnation: self.incarnation,
                     staged,
                     spans,
                     rejected: self.rejects.take_letters(),
+                    letters,
                     rows: std::mem::take(&mut self.rows),
                 });
+                self.count();
             }
         }
     }
@@ -336,7 +355,10 @@ impl Feed {
     /// Letters of a table that isn't there yet; no rows follow them.
     fn write_letters(&mut self) {
         match self.runtime.block_on(self.handle.dead_letters.write(&self.handle.name, self.rejects.letters())) {
-            Ok(()) => drop(self.rejects.take_letters()),
+            Ok(()) => {
+                self.rejects.take_letters();
+                self.count();
+            }
             Err(e) if !e.is_transient() => self.stop(&format!("dead letters: {e}")),
             Err(e) => self.suspend(&format!("dead letters: {e}")),
         }
@@ -432,6 +454,7 @@ impl Feed {
         }
         self.truncates.clear();
         self.rejects.take_letters();
+        self.count();
         self.waiting = None;
         self.passed.clear();
         self.rows = Rows::default();
@@ -457,29 +480,6 @@ impl Feed {
         self.suspended_until = None;
         self.paused = false;
         Ok(given_up)
-    }
-
-    /// Tells how far the table is behind the log's end, as of the last fetch.
-    pub fn report(&self, source: &KafkaSource) {
-        for (at, committed) in self.places.committed() {
-            if let Some(high) = source.cached_high(&at) {
-                self.handle.lag(&at, committed, high);
-            }
-        }
-    }
-
-    /// Counts what was read since it was last told.
-    pub fn tell(&mut self) {
-        if self.told.0 == self.taken && self.told.1 == self.refused {
-            return;
-        }
-        let (taken, refused, skipped) = std::mem::replace(&mut self.told, (self.taken, self.refused, self.skipped));
-        self.handle.meter.read(self.taken - taken, self.decoder.take_infinite());
-        let unavailable = self.decoder.take_unavailable();
-        if self.handle.lake.spec().mode == Mode::Append {
-            self.handle.meter.unavailable("marked", unavailable);
-        }
-        self.handle.counted(self.refused - refused, self.skipped - skipped);
     }
 }
 

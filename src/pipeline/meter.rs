@@ -1,8 +1,11 @@
 //! The figures of one table. Names and units are declared in `serve::metrics`, how to read them in docs/metrics.md.
 
+use std::time::Duration;
+
 use metrics::{Counter, Gauge, counter, gauge, histogram};
 
 use crate::change::Op;
+use crate::memory::{Kind, Memory};
 use crate::position::TopicPartition;
 use crate::serve::metrics as names;
 use crate::sink::lake::{CatchUp, Committed};
@@ -140,9 +143,22 @@ pub fn rebalanced() {
     counter!(names::REBALANCES_TOTAL).increment(1);
 }
 
-/// What the open batches of all workers hold.
-pub fn memory(bytes: u64) {
-    gauge!(names::MEMORY_BYTES).set(bytes as f64);
+/// What the process holds of its budget.
+pub fn memory(memory: &Memory, manifest_bytes: u64) {
+    let held = Kind::ALL.map(|kind| (kind.as_str(), memory.used(kind) as u64));
+    for (kind, bytes) in held.into_iter().chain([("manifests", manifest_bytes)]) {
+        gauge!(names::MEMORY_BYTES, "kind" => kind).set(bytes as f64);
+    }
+}
+
+/// A worker read nothing for so long, since there was no memory for it.
+pub fn paused(time: Duration) {
+    counter!(names::MEMORY_PAUSED_MS_TOTAL).increment(time.as_millis() as u64);
+}
+
+/// A batch was committed early, since there was no memory for more.
+pub fn early() {
+    counter!(names::EARLY_BATCHES_TOTAL).increment(1);
 }
 
 /// The registry was asked for a schema; whether it said anything of it.

@@ -36,6 +36,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::database::{Database, DatabaseError};
+use crate::open_files;
 use crate::registry::{Registry, RegistryError};
 use crate::serve::{self, Server, Status};
 use crate::source::kafka::{self, ClientSettings, KafkaSource, SourceError};
@@ -47,9 +48,6 @@ pub use sweep::{SweepError, Swept, sweep};
 use tables::{Servers, Tables};
 use worker::Worker;
 use writer_schemas::WriterSchemas;
-
-/// Share of the memory budget that consumers may fetch ahead; the rest is for staged rows, open files and the index.
-const FETCH_AHEAD_SHARE: usize = 8;
 
 /// How often the topics are listed anew, for those that match and were not there before.
 const DISCOVERY: Duration = Duration::from_secs(10);
@@ -100,10 +98,11 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
         tokio::spawn(server.run(Arc::clone(&status), metrics, shutdown.clone()));
     }
     let workers = config.kafka.workers;
+    let shared = wiring::shared(&config);
     let kafka = kafka::settings(
         &config.kafka.bootstrap_servers,
         config.kafka.properties.iter(),
-        config.memory.budget_bytes as usize / FETCH_AHEAD_SHARE / workers,
+        shared.memory.fetch_bytes() / workers,
     );
     let writer_schemas = writer_schemas(&config)?;
     let source_tables = source_tables(&config)?;
@@ -122,14 +121,13 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     }
 
     let runtime = tokio::runtime::Handle::current();
-    let index = wiring::index_home(&config);
-    let dead_letters = DeadLetters::open(&config, Arc::clone(&catalog), &kafka, runtime.clone(), index.clone())?;
+    let dead_letters = DeadLetters::open(&config, Arc::clone(&catalog), &kafka, runtime.clone(), shared.clone())?;
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel()).unzip();
     let (found, topics) = watch::channel(config.lake.exact_topics().into_iter().map(str::to_owned).collect());
     let discovery = tokio::spawn(discover(config.clone(), kafka.clone(), found, shutdown.clone()));
     let group = format!("{}.lake", config.kafka.group);
     let servers = Servers {
-        index,
+        shared,
         kafka: kafka.clone(),
         catalog,
         dead_letters: Arc::new(dead_letters),
@@ -215,11 +213,15 @@ async fn discover(
         let listed = tokio::task::spawn_blocking(move || kafka::list_topics(&asked)).await;
         match listed.map(|listed| wiring::selected(&config, listed)) {
             Ok(Ok(topics)) => {
-                found.send_if_modified(|current| {
+                let count = topics.len();
+                let changed = found.send_if_modified(|current| {
                     let changed = *current != topics;
                     *current = topics;
                     changed
                 });
+                if let Some(shortage) = open_files::shortage(count).filter(|_| changed) {
+                    tracing::error!("{shortage}");
+                }
             }
             Ok(Err(e)) => tracing::error!("topics can't be listed, trying again: {e}"),
             Err(_) => return,

@@ -6,7 +6,7 @@ use iceberg::TableIdent;
 use tokio::runtime::Handle;
 
 use super::Error;
-use super::wiring::{configured, dead_letter_spec, index_home, table_spec};
+use super::wiring::{configured, dead_letter_spec, shared, table_spec};
 use crate::config::Config;
 use crate::sink::lake::{IndexReport, LakeTable};
 
@@ -23,5 +23,5 @@ pub async fn verify_indexes(config: &Config, table: &TableIdent) -> Result<Vec<I
         None => return Err(Error::NoTopic(table.to_string())),
     };
     let lake = LakeTable::open(Arc::clone(&catalog), spec, Handle::current()).await.map_err(Error::Lake)?;
-    lake.verify_indexes(&index_home(config)).await.map_err(Error::Lake)
+    lake.sharing(shared(config)).verify_indexes().await.map_err(Error::Lake)
 }

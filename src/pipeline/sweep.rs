@@ -16,7 +16,7 @@ use iceberg::TableIdent;
 use serde::Serialize;
 use tokio::runtime::Handle;
 
-use super::wiring::{configured, index_home, table_spec};
+use super::wiring::{configured, shared, table_spec};
 use crate::change::Mode;
 use crate::config::Config;
 use crate::position::{Checkpoint, TopicPartition};
@@ -80,8 +80,7 @@ pub async fn sweep(
         return Err(refused("an append table keeps every change: there is nothing to sweep".to_owned()));
     }
     let topic = chosen.topic.clone();
-    let lake =
-        LakeTable::open(catalog, table_spec(&chosen), Handle::current()).await?.with_index_in(index_home(config));
+    let lake = LakeTable::open(catalog, table_spec(&chosen), Handle::current()).await?.sharing(shared(config));
     let standing = lake.checkpoint().await?.unwrap_or_default();
     let Some(snapshot) = standing.topics.get(&topic).and_then(|t| t.snapshot) else {
         return Err(refused(format!(

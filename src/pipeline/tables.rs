@@ -1,11 +1,13 @@
 //! The tables of this process: opened when a topic is first assigned, shared by the workers.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use tokio::runtime::Handle;
+use tokio::sync::{OnceCell, Semaphore};
 
 use super::committer::{self, Ack};
 use super::epoch::{Epochs, Triggers};
@@ -18,10 +20,10 @@ use super::source_tables::SourceTables;
 use super::wiring::table_spec;
 use super::writer_schemas::WriterSchemas;
 use crate::config::{Config, Start as StartAt};
+use crate::memory::Memory;
 use crate::position::{Checkpoint, TopicPartition};
 use crate::serve::{ConsumerState, Status, TableState};
-use crate::sink::lake::LakeTable;
-use crate::sink::lake::index::IndexHome;
+use crate::sink::lake::{LakeTable, Shared};
 use crate::source::kafka::{ClientSettings, Positions, Start, watermarks};
 
 mod handle;
@@ -32,8 +34,15 @@ pub use handle::TableHandle;
 /// before them would only make work that is then refused.
 const OWN_COMMITS: Duration = Duration::from_secs(10);
 
-/// Share of the memory budget that the workers' open parts may hold; the rest is for what is fetched ahead, uploads and the index.
-const OPEN_PARTS_SHARE: usize = 2;
+/// Tables that are opened at one time: more would be another thousand calls at a catalog that a thousand tables are in.
+const TABLES_AT_ONCE: usize = 16;
+
+/// Commits of all tables under way at one time; the others wait for their turn. A metastore answers some dozen clients well, and a
+/// thousand with dropped connections; where a commit takes half a second these are 64 a second.
+const COMMITS_AT_ONCE: usize = 32;
+
+/// A table, once it was opened; `None` where the topic feeds none.
+type Slot = Arc<OnceCell<Option<Arc<TableHandle>>>>;
 
 pub(super) fn epoch_ms() -> i64 {
     chrono::Utc::now().timestamp_millis()
@@ -41,7 +50,7 @@ pub(super) fn epoch_ms() -> i64 {
 
 /// What the tables reach outside of the process.
 pub struct Servers {
-    pub index: IndexHome,
+    pub shared: Shared,
     pub kafka: ClientSettings,
     pub catalog: Arc<dyn firn_catalog::Catalog>,
     pub dead_letters: Arc<DeadLetters>,
@@ -58,10 +67,14 @@ pub struct Tables {
     started: Instant,
     acks: Vec<mpsc::Sender<Ack>>,
     status: Arc<Status>,
-    handles: Mutex<HashMap<String, Option<Arc<TableHandle>>>>,
+    /// By topic.
+    slots: Mutex<HashMap<String, Slot>>,
+    /// The topic of each table.
+    owners: Mutex<HashMap<String, String>>,
+    /// Tables opened so far.
+    number: AtomicU32,
+    commits: Arc<Semaphore>,
     growth: Mutex<Growth>,
-    /// What the open parts of each worker hold.
-    memory_bytes: Vec<AtomicUsize>,
     kafka_lost: AtomicBool,
 }
 
@@ -74,14 +87,16 @@ impl Tables {
         status: Arc<Status>,
     ) -> Self {
         Self {
-            memory_bytes: acks.iter().map(|_| AtomicUsize::new(0)).collect(),
             config,
             servers,
             runtime,
             started: Instant::now(),
             acks,
             status,
-            handles: Mutex::default(),
+            slots: Mutex::default(),
+            owners: Mutex::default(),
+            number: AtomicU32::new(0),
+            commits: Arc::new(Semaphore::new(COMMITS_AT_ONCE)),
             growth: Mutex::default(),
             kafka_lost: AtomicBool::new(false),
         }
@@ -95,14 +110,19 @@ impl Tables {
         self.started.elapsed().as_millis() as u64
     }
 
-    /// Notes what a worker's open parts hold, and answers by how much that is over its share of the budget.
-    pub fn over_budget(&self, worker: usize, bytes: usize) -> usize {
-        if let Some(held) = self.memory_bytes.get(worker) {
-            held.store(bytes, Ordering::Relaxed);
-        }
-        meter::memory(self.memory_bytes.iter().map(|held| held.load(Ordering::Relaxed) as u64).sum());
-        let share = self.config.memory.budget_bytes as usize / OPEN_PARTS_SHARE / self.memory_bytes.len().max(1);
-        bytes.saturating_sub(share)
+    /// What the process holds of its budget.
+    pub fn memory(&self) -> &Memory {
+        &self.servers.shared.memory
+    }
+
+    /// What the open parts of one worker may hold.
+    pub fn worker_bytes(&self) -> usize {
+        self.memory().open_bytes() / self.acks.len().max(1)
+    }
+
+    /// Tells what is held now.
+    pub fn tell_memory(&self) {
+        meter::memory(self.memory(), self.servers.shared.manifests.bytes());
     }
 
     pub fn kafka_trouble(&self, detail: &str) {
@@ -129,9 +149,9 @@ impl Tables {
 
     /// The open table that has been quiet longest.
     pub fn quietest(&self) -> Option<Arc<TableHandle>> {
-        // A thread of the runtime must not wait for this lock: who holds it may wait for the runtime, while a table is opened.
-        let Ok(handles) = self.handles.try_lock() else { return None };
-        handles.values().flatten().max_by_key(|handle| handle.heard.quiet_ms(self.now_ms())).map(Arc::clone)
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = slots.values().filter_map(|slot| slot.get()?.as_ref());
+        open.max_by_key(|handle| handle.heard.quiet_ms(self.now_ms())).map(Arc::clone)
     }
 
     /// The table that a topic feeds; `None` where the configuration names none. Opened on first use.
@@ -139,20 +159,24 @@ impl Tables {
     /// # Errors
     /// When the table can't be opened now; to be asked again.
     pub fn handle(&self, topic: &str) -> Result<Option<Arc<TableHandle>>, String> {
-        let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(handle) = handles.get(topic) {
-            return Ok(handle.clone());
-        }
-        let handle = self.open(topic, &handles)?;
-        handles.insert(topic.to_owned(), handle.clone());
-        Ok(handle)
+        self.runtime.block_on(self.opened(topic))
     }
 
-    fn open(
-        &self,
-        topic: &str,
-        others: &HashMap<String, Option<Arc<TableHandle>>>,
-    ) -> Result<Option<Arc<TableHandle>>, String> {
+    async fn opened(&self, topic: &str) -> Result<Option<Arc<TableHandle>>, String> {
+        let slot = {
+            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(slots.entry(topic.to_owned()).or_default())
+        };
+        slot.get_or_try_init(|| self.open(topic)).await.cloned()
+    }
+
+    /// The topic that has the table, which is the first that asks.
+    fn owner(&self, table: &str, topic: &str) -> String {
+        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        owners.entry(table.to_owned()).or_insert_with(|| topic.to_owned()).clone()
+    }
+
+    async fn open(&self, topic: &str) -> Result<Option<Arc<TableHandle>>, String> {
         let Some(config) = self.config.table_for(topic) else { return Ok(None) };
         let name = config.ident().to_string();
         self.status.update(topic, |t| {
@@ -164,16 +188,16 @@ impl Tables {
             Meter::new(&name, topic).stopped();
             self.status.update(topic, |t| t.state = TableState::Stopped { reason });
         };
-        if let Some(other) = others.values().flatten().find(|h| h.name == name) {
+        let owner = self.owner(&name, topic);
+        if owner != topic {
             stopped(format!(
-                "topics {} and {topic} both map to table {name}: give one of them its own name in [[lake.tables]]",
-                other.topic
+                "topics {owner} and {topic} both map to table {name}: give one of them its own name in [[lake.tables]]"
             ));
             return Ok(None);
         }
         let opened = LakeTable::open(Arc::clone(&self.servers.catalog), table_spec(&config), self.runtime.clone());
-        let lake = match self.runtime.block_on(opened) {
-            Ok(lake) => lake.with_index_in(self.servers.index.clone()),
+        let lake = match opened.await {
+            Ok(lake) => lake.sharing(self.servers.shared.clone()),
             Err(e) if e.is_transient() => return Err(e.to_string()),
             Err(e) => {
                 stopped(e.to_string());
@@ -186,17 +210,21 @@ impl Tables {
             name: name.clone(),
             heard: Heard::new(lake.seen_generation(), self.now_ms()),
             lake,
-            epochs: Epochs::new(Triggers {
-                interval_ms: config.commit_interval_ms,
-                rows: config.commit_rows,
-                bytes: config.commit_bytes,
-            }),
+            epochs: Epochs::new(
+                Triggers {
+                    interval_ms: config.commit_interval_ms,
+                    rows: config.commit_rows,
+                    bytes: config.commit_bytes,
+                },
+                self.number.fetch_add(1, Ordering::Relaxed),
+            ),
             meter: Meter::new(&name, topic),
             limits: Limits {
                 max_share: self.config.dead_letters.max_share,
                 min_rows: self.config.dead_letters.min_rows,
             },
             dead_letters: Arc::clone(&self.servers.dead_letters),
+            commits: Arc::clone(&self.commits),
             writer_schemas: Arc::clone(&self.servers.writer_schemas),
             partition_count: self.servers.partition_count.clone(),
             source_tables: Arc::clone(&self.servers.source_tables),
@@ -218,12 +246,12 @@ impl Tables {
     }
 
     /// Where one table stands, once this process's own commits are through.
-    fn checkpoint(&self, handle: &TableHandle) -> Result<Option<Checkpoint>, String> {
+    async fn checkpoint(&self, handle: &TableHandle) -> Result<Option<Checkpoint>, String> {
         let deadline = Instant::now() + OWN_COMMITS;
         while handle.in_flight.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(20));
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let checkpoint = self.runtime.block_on(handle.lake.checkpoint()).map_err(|e| {
+        let checkpoint = handle.lake.checkpoint().await.map_err(|e| {
             if !e.is_transient() {
                 handle.stop(e.to_string());
             }
@@ -268,32 +296,35 @@ impl Tables {
         });
         Start::Passed { mark: handle.passed_mark(), otherwise }
     }
+
+    /// The topic's table and its checkpoint; `None` where they can't be had now.
+    async fn standing(&self, topic: &str) -> Option<(Arc<TableHandle>, Option<Checkpoint>)> {
+        let handle = self.opened(topic).await.unwrap_or_else(|e| {
+            tracing::warn!(topic, "its table can't be opened, waiting: {e}");
+            None
+        })?;
+        match self.checkpoint(&handle).await {
+            Ok(checkpoint) => Some((handle, checkpoint)),
+            Err(e) => {
+                tracing::warn!(table = %handle.name, "its position can't be read, waiting: {e}");
+                handle.trouble(e);
+                None
+            }
+        }
+    }
 }
 
 impl Positions for Tables {
     fn starts(&self, assigned: &[TopicPartition]) -> Vec<Start> {
-        let mut checkpoints: HashMap<&str, Result<Option<Checkpoint>, String>> = HashMap::new();
-        assigned
-            .iter()
-            .map(|at| {
-                let handle = match self.handle(&at.topic) {
-                    Ok(Some(handle)) => handle,
-                    Ok(None) => return Start::Hold,
-                    Err(e) => {
-                        tracing::warn!(topic = %at.topic, "its table can't be opened, waiting: {e}");
-                        return Start::Hold;
-                    }
-                };
-                let checkpoint = checkpoints.entry(at.topic.as_str()).or_insert_with(|| self.checkpoint(&handle));
-                match checkpoint {
-                    Ok(checkpoint) => self.start(&handle, checkpoint.as_ref(), at),
-                    Err(e) => {
-                        tracing::warn!(table = %handle.name, "its position can't be read, waiting: {e}");
-                        handle.trouble(e.clone());
-                        Start::Hold
-                    }
-                }
-            })
-            .collect()
+        let topics: BTreeSet<&str> = assigned.iter().map(|at| at.topic.as_str()).collect();
+        let standing = futures::stream::iter(topics)
+            .map(|topic| async move { (topic, self.standing(topic).await) })
+            .buffered(TABLES_AT_ONCE);
+        let standing: HashMap<_, _> = self.runtime.block_on(standing.collect());
+        let start = |at: &TopicPartition| match standing.get(at.topic.as_str()) {
+            Some(Some((handle, checkpoint))) => self.start(handle, checkpoint.as_ref(), at),
+            Some(None) | None => Start::Hold,
+        };
+        assigned.iter().map(start).collect()
     }
 }

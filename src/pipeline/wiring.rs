@@ -1,7 +1,6 @@
 //! From the configuration's words to the parts' own settings.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use firn_catalog::Retention;
 use iceberg::table::Table;
@@ -10,9 +9,9 @@ use crate::change::Mode;
 use crate::config::{Config, Encoding, Format, OnTruncate, TableConfig};
 use crate::debezium::{self, DecodeOptions, SourceTypes, Unit, Wire};
 use crate::lineage::{DroppedColumn, TypeChange};
+use crate::memory::Memory;
 use crate::position::Checkpoint;
-use crate::sink::lake::index::{IndexHome, IndexMemory};
-use crate::sink::lake::{CHECKPOINT, TableSpec};
+use crate::sink::lake::{CHECKPOINT, Shared, TableSpec};
 use crate::source::kafka::{SourceError, TopicListing};
 
 /// zstd level of data files: 1 costs a third of the CPU of 3 and makes files some 5 % larger; compaction writes them anew anyway.
@@ -81,16 +80,10 @@ pub(super) fn configured(config: &Config, table: &Table) -> Option<TableConfig> 
     topics.keys().find_map(|topic| config.table_for(topic).filter(|c| c.ident() == *table.identifier()))
 }
 
-/// Share of the memory budget for what the key indexes have not written to disk yet.
-const INDEX_SHARE: u64 = 8;
-
-/// Where the key indexes of a process are kept.
-pub(super) fn index_home(config: &Config) -> IndexHome {
-    if config.index.dir.as_os_str().is_empty() {
-        return IndexHome::in_memory();
-    }
-    let memory = IndexMemory::new((config.memory.budget_bytes / INDEX_SHARE) as usize);
-    IndexHome::on_disk(&config.index.dir, Arc::new(memory))
+/// What the tables of a process share, as configured.
+pub(super) fn shared(config: &Config) -> Shared {
+    let dir = (!config.index.dir.as_os_str().is_empty()).then_some(config.index.dir.as_path());
+    Shared::new(Memory::new(config.memory.budget_bytes as usize), dir)
 }
 
 /// The table of rejected records: few rows, many of them never.

@@ -1,5 +1,7 @@
 //! One thread, one consumer, its own partitions: records become rows of staged files on the thread that polled them.
 
+mod memory;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -34,6 +36,9 @@ pub(super) struct Worker {
     held: BTreeSet<TopicPartition>,
     next_look: Instant,
     next_retry: Instant,
+    /// No partition is to be read: there is no memory for more.
+    full: bool,
+    next_early: Instant,
 }
 
 impl Worker {
@@ -58,6 +63,8 @@ impl Worker {
             held: BTreeSet::new(),
             next_look: now,
             next_retry: now,
+            full: false,
+            next_early: now,
         }
     }
 
@@ -65,13 +72,18 @@ impl Worker {
     pub fn run(mut self) -> Result<(), SourceError> {
         while !*self.shutdown.borrow() {
             self.step(POLL)?;
-            let now = Instant::now();
-            if now >= self.next_look {
-                self.next_look = now + POLL;
-                self.look(now);
-            }
+            self.keep_to_budget()?;
+            self.look_if_due();
         }
         self.finish()
+    }
+
+    fn look_if_due(&mut self) {
+        let now = Instant::now();
+        if now >= self.next_look {
+            self.next_look = now + POLL;
+            self.look(now);
+        }
     }
 
     fn step(&mut self, timeout: Duration) -> Result<(), SourceError> {
@@ -146,7 +158,7 @@ impl Worker {
                     }
                 }
             }
-            if feed.holds() {
+            if self.full || feed.holds() {
                 self.source.pause(&feed.partitions());
             }
         }
@@ -187,12 +199,20 @@ impl Worker {
             }
             match feed.take_change() {
                 Some(Reading::Hold) => self.source.pause(&feed.partitions()),
+                Some(Reading::Resume) if self.full => {}
                 Some(Reading::Resume) => self.source.resume(&feed.partitions()),
-                Some(Reading::Restart) => restart(feed, &self.source, &mut self.held),
+                Some(Reading::Restart) => {
+                    restart(feed, &self.source, &mut self.held);
+                    if self.full {
+                        self.source.pause(&feed.partitions());
+                    }
+                }
                 None => {}
             }
         }
-        self.keep_to_budget();
+        if self.id == 0 {
+            self.tables.tell_memory();
+        }
         if now >= self.next_retry {
             self.next_retry = now + RETRY;
             self.retry_held();
@@ -203,20 +223,6 @@ impl Worker {
             for feed in self.feeds.values() {
                 feed.report(&self.source);
             }
-        }
-    }
-
-    /// The largest open parts are committed early when all together hold too much: many tables, wide rows.
-    fn keep_to_budget(&mut self) {
-        let mut held: Vec<(usize, &mut Feed)> = self.feeds.values_mut().map(|f| (f.memory_bytes(), f)).collect();
-        let mut over = self.tables.over_budget(self.id, held.iter().map(|(bytes, _)| bytes).sum());
-        held.sort_unstable_by_key(|(bytes, _)| *bytes);
-        while over > 0
-            && let Some((bytes, feed)) = held.pop()
-        {
-            tracing::debug!(table = %feed.handle().name, bytes, "committed early: the memory budget is used up");
-            feed.close(&self.source);
-            over = over.saturating_sub(bytes.max(1));
         }
     }
 
@@ -271,7 +277,7 @@ impl Worker {
                 }
             }
             // A seek lets go of a pause; what waits is read on from its table's position.
-            if feed.holds() {
+            if self.full || feed.holds() {
                 self.source.pause(&feed.partitions());
             }
         }

@@ -20,6 +20,8 @@ pub const COMMITTED_OFFSET: &str = "firn_committed_offset";
 pub const LAG_RECORDS: &str = "firn_lag_records";
 pub const STAGED_BYTES: &str = "firn_staged_bytes";
 pub const MEMORY_BYTES: &str = "firn_memory_bytes";
+pub const MEMORY_PAUSED_MS_TOTAL: &str = "firn_memory_paused_ms_total";
+pub const EARLY_BATCHES_TOTAL: &str = "firn_early_batches_total";
 pub const TABLE_STOPPED: &str = "firn_table_stopped";
 pub const TABLE_REPLAYING: &str = "firn_table_replaying";
 pub const FOREIGN_SNAPSHOTS_TOTAL: &str = "firn_foreign_snapshots_total";
@@ -61,7 +63,7 @@ const fn metric(
 }
 
 /// Every metric of firn.
-pub const METRICS: [Metric; 27] = [
+pub const METRICS: [Metric; 29] = [
     metric(RECORDS_TOTAL, Kind::Counter, Unit::Count, &["topic"], "Kafka records read"),
     metric(ROWS_TOTAL, Kind::Counter, Unit::Count, &["table", "op"], "rows committed, by op (c, u, d, r)"),
     metric(SKIPPED_TOTAL, Kind::Counter, Unit::Count, &["topic", "kind"], "records skipped by a rule, by its name"),
@@ -106,7 +108,21 @@ pub const METRICS: [Metric; 27] = [
     ),
     metric(LAG_RECORDS, Kind::Gauge, Unit::Count, &["topic", "partition"], "end of the log minus the committed offset"),
     metric(STAGED_BYTES, Kind::Gauge, Unit::Bytes, &["table"], "bytes staged and not yet committed"),
-    metric(MEMORY_BYTES, Kind::Gauge, Unit::Bytes, &[], "bytes that the open batches hold"),
+    metric(MEMORY_BYTES, Kind::Gauge, Unit::Bytes, &["kind"], "bytes held of the memory budget, by what they are for"),
+    metric(
+        MEMORY_PAUSED_MS_TOTAL,
+        Kind::Counter,
+        Unit::Milliseconds,
+        &[],
+        "time for which workers read nothing since the memory budget was used up",
+    ),
+    metric(
+        EARLY_BATCHES_TOTAL,
+        Kind::Counter,
+        Unit::Count,
+        &[],
+        "batches committed early since the memory budget was used up",
+    ),
     metric(TABLE_STOPPED, Kind::Gauge, Unit::Count, &["table"], "1 while the table is stopped and needs a person"),
     metric(
         TABLE_REPLAYING,

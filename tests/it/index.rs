@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use firn::change::Mode;
-use firn::sink::lake::index::{IndexHome, IndexMemory};
+use firn::memory::Memory;
+use firn::sink::lake::Shared;
+use firn::sink::lake::index::IndexHome;
 use firn::sink::lake::{CommitFailure, Committed, LakeTable, TableSpec};
 use firn_catalog::memory::MemoryCatalog;
 use firn_catalog::storage::fault::{Effect, Fault, Op};
@@ -18,7 +20,7 @@ use crate::lake::{changes, columns, files, load, put, span, spec, stage};
 /// A process with its index in `folder`; of so little memory that everything is in runs.
 async fn open(catalog: &MemoryCatalog, spec: &TableSpec, folder: &Path) -> LakeTable {
     let table = LakeTable::open(Arc::new(catalog.clone()), spec.clone(), Handle::current()).await.unwrap();
-    let table = table.with_index_in(IndexHome::on_disk(folder, Arc::new(IndexMemory::new(1))));
+    let table = table.sharing(Shared::new(Memory::new(8), Some(folder)));
     let table = table.with_patience(Patience { attempts: 2, first_wait_ms: 0, max_wait_ms: 0 });
     table.ensure_schema(&columns(&["v"])).await.unwrap();
     table
@@ -130,16 +132,17 @@ async fn a_scan_that_broke_off_before_a_rollback_doubles_no_row() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stored_index_is_held_against_the_table() {
     let (catalog, spec, folder) = (MemoryCatalog::default(), spec(Mode::Upsert), TempDir::new().unwrap());
-    let home = IndexHome::on_disk(folder.path(), Arc::new(IndexMemory::new(1)));
+    let home = IndexHome::on_disk(folder.path(), Memory::new(8));
     let table = open(&catalog, &spec, folder.path()).await;
     put(&table, &[(1, Some("a")), (2, Some("b")), (3, Some("c"))], 0).await;
     put(&table, &[(2, Some("d")), (3, None)], 3).await;
-    let reports = table.verify_indexes(&home).await.unwrap();
+    let reports = table.verify_indexes().await.unwrap();
     assert!(reports[0].in_use);
     drop(table);
 
     let looker = LakeTable::open(Arc::new(catalog.clone()), spec.clone(), Handle::current()).await.unwrap();
-    let reports = looker.verify_indexes(&home).await.unwrap();
+    let looker = looker.sharing(Shared::new(Memory::new(8), Some(folder.path())));
+    let reports = looker.verify_indexes().await.unwrap();
     let report = &reports[0];
     assert_eq!((report.rows, report.missing, report.misplaced, report.partitions), (2, 0, 0, 1), "{report:?}");
     assert!(report.is_right() && report.bytes_on_disk > 0);
@@ -154,7 +157,7 @@ async fn a_stored_index_is_held_against_the_table() {
     }
     index.set_stamp(stamp, &|_| true).unwrap();
     drop(index);
-    let reports = looker.verify_indexes(&home).await.unwrap();
+    let reports = looker.verify_indexes().await.unwrap();
     assert_eq!((reports[0].rows, reports[0].missing), (2, 2));
     assert!(!reports[0].is_right());
 }

@@ -21,7 +21,7 @@ use crate::pipeline::writer_schemas::WriterSchemas;
 use crate::position::TopicPartition;
 use crate::record::Record;
 use crate::serve::Status;
-use crate::sink::lake::index::IndexHome;
+use crate::sink::lake::Shared;
 use crate::sink::lake::letters::Contents;
 use crate::source::kafka::{self, Assigned, Positions, Start};
 
@@ -53,13 +53,12 @@ impl Process {
         let (catalog, runtime) = (Arc::new(catalog.clone()), Handle::current());
         let kafka = kafka::settings("localhost:1", [("message.max.bytes", "1000")], 1 << 20);
         let dead_letters =
-            DeadLetters::open(&config, Arc::clone(&catalog) as _, &kafka, runtime.clone(), IndexHome::in_memory())
-                .unwrap();
+            DeadLetters::open(&config, Arc::clone(&catalog) as _, &kafka, runtime.clone(), Shared::default()).unwrap();
         let writer_schemas = Arc::new(WriterSchemas::new(None, runtime.clone()));
         let (dead_letters, partition_count) = (Arc::new(dead_letters), PartitionCount(Arc::new(partition_count)));
-        let index = IndexHome::in_memory();
+        let shared = Shared::default();
         let source_tables = Arc::new(SourceTables::new(None, runtime.clone()));
-        let servers = Servers { index, kafka, catalog, dead_letters, writer_schemas, source_tables, partition_count };
+        let servers = Servers { shared, kafka, catalog, dead_letters, writer_schemas, source_tables, partition_count };
         let (acks, answers) = mpsc::channel();
         let tables = Tables::new(config, servers, runtime.clone(), vec![acks], Arc::new(Status::default()));
         let handle = tables.handle(TOPIC).unwrap().unwrap();

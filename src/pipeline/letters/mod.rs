@@ -10,9 +10,8 @@ use tokio::runtime::Handle;
 use crate::config::{Config, DeadLetterTarget};
 use crate::letter::{Choice, Letter, LetterId};
 use crate::record::Rejected;
-use crate::sink::lake::LakeError;
-use crate::sink::lake::index::IndexHome;
 use crate::sink::lake::letters::{Contents, DeadLetterTable};
+use crate::sink::lake::{LakeError, Shared};
 use crate::source::kafka::{ClientSettings, SendError};
 use topic::LetterTopic;
 
@@ -54,11 +53,11 @@ impl DeadLetters {
         catalog: Arc<dyn Catalog>,
         kafka: &ClientSettings,
         io: Handle,
-        index: IndexHome,
+        shared: Shared,
     ) -> Result<Self, Error> {
         Ok(match config.dead_letters.to {
             DeadLetterTarget::Table => {
-                DeadLetters::Table(Box::new(DeadLetterTable::new(catalog, dead_letter_spec(config), io, index)?))
+                DeadLetters::Table(Box::new(DeadLetterTable::new(catalog, dead_letter_spec(config), io, shared)?))
             }
             DeadLetterTarget::Topic => {
                 let topic = config.dead_letters.topic.clone().unwrap_or_default();

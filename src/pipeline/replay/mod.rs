@@ -27,14 +27,13 @@ use tokio::runtime::Handle;
 use super::letters::DeadLetters;
 use super::source_tables::SourceTables;
 use super::tables::epoch_ms;
-use super::wiring::{decode_options, index_home, table_spec};
+use super::wiring::{decode_options, shared, table_spec};
 use super::writer_schemas::WriterSchemas;
 use super::{Error, source_tables, writer_schemas};
 use crate::config::{Config, TableConfig};
 use crate::letter::{Choice, Letter, LetterId, Status};
-use crate::sink::lake::LakeTable;
-use crate::sink::lake::index::IndexHome;
 use crate::sink::lake::letters::Contents;
+use crate::sink::lake::{LakeTable, Shared};
 use crate::source::kafka::{self, ClientSettings};
 use log::KafkaLog;
 use table::TableReplay;
@@ -56,7 +55,7 @@ pub struct Letterbox {
     kafka: ClientSettings,
     letters: DeadLetters,
     schemas: WriterSchemas,
-    index: IndexHome,
+    shared: Shared,
     sources: SourceTables,
 }
 
@@ -68,11 +67,11 @@ impl Letterbox {
         const FETCH_AHEAD_BYTES: usize = 16 << 20;
         let kafka = kafka::settings(&config.kafka.bootstrap_servers, config.kafka.properties.iter(), FETCH_AHEAD_BYTES);
         let catalog = crate::catalogs::open(&config.catalog).await?;
-        let index = index_home(&config);
-        let letters = DeadLetters::open(&config, Arc::clone(&catalog), &kafka, Handle::current(), index.clone())?;
+        let shared = shared(&config);
+        let letters = DeadLetters::open(&config, Arc::clone(&catalog), &kafka, Handle::current(), shared.clone())?;
         let schemas = writer_schemas(&config)?;
         let sources = source_tables(&config)?;
-        Ok(Self { config, catalog, kafka, letters, schemas, sources, index })
+        Ok(Self { config, catalog, kafka, letters, schemas, sources, shared })
     }
 
     /// The letters that `choice` takes, by target and origin.
@@ -102,7 +101,7 @@ impl Letterbox {
                 })),
                 Ok(config) => {
                     let lake = LakeTable::open(Arc::clone(&self.catalog), table_spec(&config), Handle::current());
-                    let lake = lake.await.map_err(|e| Error::Letters(e.to_string()))?.with_index_in(self.index.clone());
+                    let lake = lake.await.map_err(|e| Error::Letters(e.to_string()))?.sharing(self.shared.clone());
                     let log = KafkaLog::new(&self.kafka);
                     let replay = TableReplay {
                         name: &target,

@@ -50,15 +50,14 @@ mod tests {
     use crate::change::Mode;
     use crate::position::{Span, TopicPartition};
     use crate::record::{Record, Rejected};
-    use crate::sink::lake::TableSpec;
-    use crate::sink::lake::index::IndexHome;
     use crate::sink::lake::letters::DeadLetterTable;
+    use crate::sink::lake::{Shared, TableSpec};
 
     #[tokio::test]
     async fn letters_replayed_since_the_snapshot_wait_again_and_no_others() {
         let spec = TableSpec { mode: Mode::Upsert, origin_columns: false, ..TableSpec::new("db", "dead") };
         let table =
-            DeadLetterTable::new(Arc::new(MemoryCatalog::default()), spec, Handle::current(), IndexHome::in_memory())
+            DeadLetterTable::new(Arc::new(MemoryCatalog::default()), spec, Handle::current(), Shared::default())
                 .unwrap();
         let letters = DeadLetters::Table(Box::new(table));
         let taken_ms = 1_700_000_000_000;

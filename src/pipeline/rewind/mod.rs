@@ -19,7 +19,7 @@ use decide::{Decision, TableAsIs, TopicLog, decide};
 pub use decide::{Target, Wish};
 
 use super::letters::DeadLetters;
-use super::wiring::{index_home, table_spec};
+use super::wiring::{shared, table_spec};
 use crate::change::{Mode, origin};
 use crate::config::Config;
 use crate::position::{Checkpoint, TopicPartition};
@@ -102,7 +102,7 @@ pub async fn prepare(
     };
     let (mode, has_origins) = (of_topic.mode, metadata.current_schema().field_by_name(origin::OFFSET).is_some());
     let lake = LakeTable::open(Arc::clone(&catalog), table_spec(&of_topic), Handle::current()).await?;
-    let lake = lake.with_index_in(index_home(config));
+    let lake = lake.sharing(shared(config));
     let unclear = matches!(lake.checkpoint().await, Err(LakeError::Unclear { .. }));
     let ends_of_rows = match wish.target {
         Target::Rows => {
@@ -173,8 +173,8 @@ impl PreparedRewind {
         let Some(taken_ms) = metadata.and_then(|m| m.snapshot_by_id(snapshot_id).map(|s| s.timestamp_ms())) else {
             return Ok(());
         };
-        let (catalog, index) = (Arc::clone(&self.catalog), index_home(&self.config));
-        let letters = DeadLetters::open(&self.config, catalog, &self.kafka, Handle::current(), index)
+        let (catalog, shared) = (Arc::clone(&self.catalog), shared(&self.config));
+        let letters = DeadLetters::open(&self.config, catalog, &self.kafka, Handle::current(), shared)
             .map_err(|e| RewindError::Letters(e.to_string()))?;
         letters::reopen(&letters, &self.table, taken_ms, &self.outlook.after).await.map_err(RewindError::Letters)
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::epoch_ms;
@@ -37,6 +38,8 @@ pub struct TableHandle {
     pub limits: Limits,
     pub heard: Heard,
     pub dead_letters: Arc<DeadLetters>,
+    /// Commits of the process that may be under way.
+    pub commits: Arc<Semaphore>,
     pub writer_schemas: Arc<WriterSchemas>,
     pub partition_count: PartitionCount,
     pub source_tables: Arc<SourceTables>,

@@ -4,7 +4,7 @@
 //!
 //! # Layout
 //! - [`TableSpec`]: what a person chose for a table. [`LakeTable`]: one table of one process: checkpoint, commits; `agree`: its
-//!   columns.
+//!   columns. [`Shared`]: what the tables of a process share.
 //! - [`Stager`] turns a worker's changes into [`Staged`] files: `conform` (columns into the table's shape), `split` (partitions),
 //!   `sorted_file`, `parquet_file` (encode and upload), `metrics` (what a manifest says), `keys` and `overlay` (upsert: the last
 //!   change of a key wins).
@@ -40,6 +40,7 @@ mod rewind;
 mod row_key;
 mod scan;
 mod schema;
+mod shared;
 mod sorted_file;
 mod spec;
 mod split;
@@ -60,6 +61,7 @@ pub use rewind::{
     lost_ranges, standing_or_stored, taken_with,
 };
 pub use row_key::{KEY, key_columns};
+pub use shared::Shared;
 pub use spec::TableSpec;
 pub use staged::Staged;
 pub(crate) use staged::StagedFile;

@@ -138,6 +138,10 @@ impl Overlay {
         &self.superseded
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
     /// Memory held, roughly.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.keys.capacity() * (size_of::<(u128, KeyState)>() + 1)

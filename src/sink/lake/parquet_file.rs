@@ -2,6 +2,7 @@
 //!
 //! Knows Parquet and storage; knows nothing of keys, tables or commits.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use parquet::file::properties::WriterProperties;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::memory::{Counted, Kind, Memory};
 use crate::sink::lake::LakeError;
 use crate::sink::lake::metrics::{Bounds, NanCounts, describe};
 
@@ -27,15 +29,14 @@ const CHUNK_BYTES: usize = 8 << 20;
 const CHUNKS_WAITING: usize = 1;
 /// Rows of a row group: what the encoder holds in memory before a byte leaves.
 const ROW_GROUP_ROWS: usize = 128 << 10;
-/// Encoded bytes of a row group; wide rows reach it before [`ROW_GROUP_ROWS`].
-const ROW_GROUP_BYTES: usize = 64 << 20;
+/// Pieces that a storage's writer may have on their way after it has taken them: parts of a multipart upload, and one that is not full.
+const PIECES_ON_THEIR_WAY: usize = 5;
 
 /// How data files are encoded.
 pub(crate) fn data_properties(zstd_level: i32) -> Result<WriterProperties, LakeError> {
     Ok(WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(zstd_level)?))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
         .set_created_by(concat!("firn ", env!("CARGO_PKG_VERSION")).to_owned())
         .build())
 }
@@ -106,7 +107,8 @@ pub(crate) struct FinishedFile {
 }
 
 impl ParquetFile {
-    /// Begins the file; nothing is stored before the first chunk is full.
+    /// Begins the file; nothing is stored before the first chunk is full. Wide rows make row groups of the share that `memory` has for
+    /// a file, before they are [`ROW_GROUP_ROWS`].
     ///
     /// # Errors
     /// When the schema can't be written as Parquet or the path belongs to no known storage.
@@ -117,9 +119,11 @@ impl ParquetFile {
         schema: SchemaRef,
         arrow_schema: ArrowSchemaRef,
         properties: WriterProperties,
+        memory: &Arc<Memory>,
     ) -> Result<Self, LakeError> {
         let output = file_io.new_output(&path)?;
-        let (chunks, upload) = Chunks::begin(output, io);
+        let (chunks, upload) = Chunks::begin(output, io, memory);
+        let properties = properties.into_builder().set_max_row_group_bytes(Some(memory.file_bytes())).build();
         // The Arrow schema would repeat what the field ids and Parquet's own types say.
         let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
         let writer = ArrowWriter::try_new_with_options(chunks, arrow_schema, options)?;
@@ -144,9 +148,9 @@ impl ParquetFile {
         (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
     }
 
-    /// Memory held for this file.
+    /// Memory held for this file, without what is on its way to storage.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.writer.memory_size() + self.writer.inner().buffered_bytes()
+        self.writer.memory_size() + self.writer.inner().buffer.capacity()
     }
 
     /// Writes the footer; the rest of the upload goes on in the background, up to its last step.
@@ -165,7 +169,8 @@ impl ParquetFile {
 }
 
 enum Piece {
-    Bytes(Bytes),
+    /// Counted until storage has them.
+    Bytes(Bytes, Counted),
     /// The file is whole. Without it the upload gives up and removes what it stored.
     End,
 }
@@ -174,11 +179,12 @@ enum Piece {
 struct Chunks {
     buffer: BytesMut,
     to_upload: mpsc::Sender<Piece>,
+    memory: Arc<Memory>,
     sent_bytes: u64,
 }
 
 impl Chunks {
-    fn begin(output: OutputFile, io: &Handle) -> (Self, Upload) {
+    fn begin(output: OutputFile, io: &Handle, memory: &Arc<Memory>) -> (Self, Upload) {
         let (to_upload, pieces) = mpsc::channel(CHUNKS_WAITING);
         let (done, finished) = oneshot::channel();
         let (release, released) = oneshot::channel();
@@ -187,11 +193,7 @@ impl Chunks {
             let _ = done.send(upload(output, pieces, released).await);
         });
         let upload = Upload { release: Some(release), done: Some(finished) };
-        (Self { buffer: BytesMut::new(), to_upload, sent_bytes: 0 }, upload)
-    }
-
-    fn buffered_bytes(&self) -> usize {
-        self.buffer.capacity() + (CHUNKS_WAITING - self.to_upload.capacity().min(CHUNKS_WAITING)) * CHUNK_BYTES
+        (Self { buffer: BytesMut::new(), to_upload, memory: Arc::clone(memory), sent_bytes: 0 }, upload)
     }
 
     fn send(&self, piece: Piece) -> std::io::Result<()> {
@@ -203,7 +205,9 @@ impl Chunks {
         if !self.buffer.is_empty() {
             self.sent_bytes += self.buffer.len() as u64;
             let chunk = self.buffer.split().freeze();
-            self.send(Piece::Bytes(chunk))?;
+            let mut counted = self.memory.count(Kind::Uploads);
+            counted.set(chunk.len());
+            self.send(Piece::Bytes(chunk, counted))?;
         }
         Ok(())
     }
@@ -239,7 +243,7 @@ async fn upload(
     let stored = |e: iceberg::Error| LakeError::Storage(format!("writing {location}: {e}"));
     let given_up = || LakeError::Storage(format!("{location} was given up"));
     // A file that fits one chunk is one request.
-    let Some(Piece::Bytes(first)) = pieces.recv().await else { return Err(given_up()) };
+    let Some(Piece::Bytes(first, counted)) = pieces.recv().await else { return Err(given_up()) };
     let mut next = pieces.recv().await;
     if matches!(next, Some(Piece::End)) {
         released.await.map_err(|_| given_up())?;
@@ -248,9 +252,16 @@ async fn upload(
     // Dropped before its close, the writer takes back what it stored.
     let mut writer = output.writer().await.map_err(stored)?;
     writer.write(first).await.map_err(stored)?;
+    let mut on_their_way = VecDeque::from([counted]);
     loop {
         match next {
-            Some(Piece::Bytes(bytes)) => writer.write(bytes).await.map_err(stored)?,
+            Some(Piece::Bytes(bytes, counted)) => {
+                writer.write(bytes).await.map_err(stored)?;
+                on_their_way.push_back(counted);
+                if on_their_way.len() > PIECES_ON_THEIR_WAY {
+                    on_their_way.pop_front();
+                }
+            }
             Some(Piece::End) => {
                 released.await.map_err(|_| given_up())?;
                 return writer.close().await.map_err(stored);

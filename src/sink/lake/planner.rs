@@ -25,6 +25,7 @@ pub(crate) struct BatchPlanner<'a> {
     pub(crate) snapshot_id: i64,
     /// `None` in append mode.
     pub(crate) upserts: Option<&'a mut Upserts>,
+    pub(crate) manifests: &'a ManifestCache,
     /// Of the last plan.
     pub(crate) planned: Option<Planned>,
     /// Why the last plan was refused, where the reason is more than a text.
@@ -79,7 +80,7 @@ impl Planner for BatchPlanner<'_> {
     }
 
     fn manifests(&self) -> Option<ManifestCache> {
-        self.upserts.as_ref().map(|u| u.manifests())
+        Some(self.manifests.clone())
     }
 }
 

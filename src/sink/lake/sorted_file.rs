@@ -14,9 +14,6 @@ use crate::sink::lake::LakeError;
 use crate::sink::lake::layout::Layout;
 use crate::sink::lake::parquet_file::ParquetFile;
 
-/// Rows kept in memory before a sorted file is written, in Arrow bytes. Larger files are better sorted and cost memory twice over
-/// while they are sorted.
-const SORT_BYTES: usize = 64 << 20;
 /// Rows encoded at once, so that the encoder's pages stay within the processor's cache.
 const WRITE_ROWS: usize = 8 << 10;
 
@@ -28,6 +25,8 @@ pub(crate) struct SortedFile {
     batches: Vec<RecordBatch>,
     rows: u64,
     bytes: usize,
+    /// Kept in memory before the file is written, in Arrow bytes. Larger files are better sorted.
+    most_bytes: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -39,7 +38,7 @@ struct SortBy {
 
 impl SortedFile {
     /// `None` when the table has no sort order, or one over nested fields, which is not honoured.
-    pub(crate) fn new(layout: &Layout) -> Option<Self> {
+    pub(crate) fn new(layout: &Layout, most_bytes: usize) -> Option<Self> {
         let fields = layout.schema.as_struct().fields();
         let order = layout
             .sort_order
@@ -62,6 +61,7 @@ impl SortedFile {
             batches: vec![],
             rows: 0,
             bytes: 0,
+            most_bytes,
         })
     }
 
@@ -75,12 +75,18 @@ impl SortedFile {
         self.rows
     }
 
-    pub(crate) fn memory_bytes(&self) -> usize {
+    /// Of its rows.
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
+    /// Twice its rows: they are copied while they are sorted.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        2 * self.bytes
+    }
+
     pub(crate) fn is_full(&self) -> bool {
-        self.bytes >= SORT_BYTES
+        self.bytes >= self.most_bytes
     }
 
     /// Writes the rows in order; answers for each row as it arrived its place in the file.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use iceberg::io::FileIO;
 use iceberg::spec::DataFile;
 
+use crate::memory::Counted;
 use crate::position::{Span, TopicPartition};
 use crate::sink::lake::LakeError;
 use crate::sink::lake::cut::TableEvents;
@@ -41,6 +42,8 @@ pub struct Staged {
     pub(crate) snapshot_id: Option<i64>,
     /// Whether a commit of it was sent whose answer never came: it may land yet.
     pub(crate) sent: bool,
+    /// Its keys and held rows, and what their commit takes.
+    pub(crate) counted: Counted,
 }
 
 impl Staged {
@@ -101,6 +104,7 @@ impl Staged {
             whole.rows += part.rows;
             whole.newest_lsn = whole.newest_lsn.max(part.newest_lsn);
             whole.events.join(part.events, first_file);
+            whole.counted.set(whole.counted.bytes() + part.counted.bytes());
         }
         Ok(Some(whole))
     }

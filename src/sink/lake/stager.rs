@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::batch::ChangeBatch;
 use crate::change::{Op, origin};
+use crate::memory::{Counted, Kind, Memory};
 use crate::position::{Span, TopicPartition};
 use crate::sink::lake::conform::Conform;
 use crate::sink::lake::cut::TableEvents;
@@ -36,6 +37,8 @@ use crate::table_event::{SourceSnapshot, Truncate};
 /// Files open at once. More: memory (each holds a row group and up to three chunks of upload). Fewer: rows that alternate between
 /// partitions make many small files.
 const OPEN_FILES: usize = 32;
+/// What a commit takes for a key, beside the batch: the key, sorted, its place in the index, its change.
+const COMMIT_BYTES_A_KEY: usize = 96;
 
 /// One worker's batch in the making.
 #[derive(Debug)]
@@ -59,6 +62,7 @@ pub struct Stager {
     rows: u64,
     newest_lsn: Option<i64>,
     events: TableEvents,
+    counted: Counted,
 }
 
 #[derive(Debug)]
@@ -112,6 +116,7 @@ impl Stager {
         io: Handle,
         generation: u64,
         seen: Arc<BTreeSet<TopicPartition>>,
+        memory: &Arc<Memory>,
     ) -> Result<Self, LakeError> {
         let upsert = match layout.key.is_empty() {
             true => None,
@@ -122,11 +127,11 @@ impl Stager {
                 held: HeldBack::default(),
             }),
         };
-        Ok(Self { generation, seen, upsert, ..Self::plain(layout, io)? })
+        Ok(Self { generation, seen, upsert, ..Self::plain(layout, io, memory.count(Kind::Open))? })
     }
 
-    /// Writes rows as they come, whatever their keys.
-    pub(crate) fn plain(layout: Arc<Layout>, io: Handle) -> Result<Self, LakeError> {
+    /// Writes rows as they come, whatever their keys. What it holds is `counted`.
+    pub(crate) fn plain(layout: Arc<Layout>, io: Handle, counted: Counted) -> Result<Self, LakeError> {
         Ok(Self {
             io,
             generation: 0,
@@ -142,6 +147,7 @@ impl Stager {
             rows: 0,
             newest_lsn: None,
             events: TableEvents::default(),
+            counted,
             layout,
         })
     }
@@ -180,6 +186,7 @@ impl Stager {
         let all = keys.iter().zip(0u32..).zip(&keep);
         let kept_keys: Vec<(u128, u32)> = all.filter(|(_, keep)| **keep).map(|((key, row), _)| (*key, row)).collect();
         if kept_keys.is_empty() {
+            self.counted.set(self.bytes());
             return Ok(());
         }
         let rows =
@@ -262,6 +269,7 @@ impl Stager {
                 self.finish_early(full)?;
             }
         }
+        self.counted.set(self.bytes());
         Ok(())
     }
 
@@ -276,9 +284,10 @@ impl Stager {
         match self.open.entry(key) {
             hashbrown::hash_map::Entry::Occupied(open) => Ok(open.into_mut()),
             hashbrown::hash_map::Entry::Vacant(free) => {
-                let body = match SortedFile::new(&self.layout) {
+                let memory = self.counted.memory();
+                let body = match SortedFile::new(&self.layout, memory.file_bytes()) {
                     Some(sorted) => Body::Sorting(sorted),
-                    None => Body::Streaming(Box::new(create(&self.layout, &self.io, self.id, number)?)),
+                    None => Body::Streaming(Box::new(create(&self.layout, &self.io, self.id, number, memory)?)),
                 };
                 self.files += 1;
                 Ok(free.insert(OpenFile { number, partition, body }))
@@ -300,7 +309,7 @@ impl Stager {
         let finished = match file.body {
             Body::Streaming(body) => body.finish()?,
             Body::Sorting(sorted) => {
-                let mut body = create(&self.layout, &self.io, self.id, file.number)?;
+                let mut body = create(&self.layout, &self.io, self.id, file.number, self.counted.memory())?;
                 let order = sorted.write_sorted(&mut body)?;
                 if !self.layout.key.is_empty() {
                     self.moved.insert(file.number, order);
@@ -374,7 +383,7 @@ impl Stager {
     pub fn file_bytes(&self) -> u64 {
         let open = self.open.values().map(|f| match &f.body {
             Body::Streaming(file) => file.size_bytes(),
-            Body::Sorting(file) => file.memory_bytes() as u64,
+            Body::Sorting(file) => file.bytes() as u64,
         });
         let held = self.upsert.as_ref().map_or(0, |u| u.held.memory_bytes() as u64);
         open.sum::<u64>() + held + self.done.iter().map(|f| f.data_file.file_size_in_bytes()).sum::<u64>()
@@ -398,6 +407,8 @@ impl Stager {
                 (Some(upsert.overlay), upsert.letters.into_letters(), upsert.held)
             }
         };
+        let keys = overlay.as_ref().map_or(0, |o| o.memory_bytes() + o.len() * COMMIT_BYTES_A_KEY);
+        let counted = self.counted.turned(Kind::Staged, keys + held.memory_bytes());
         Ok(Staged {
             layouts: vec![self.layout],
             generation: self.generation,
@@ -413,6 +424,7 @@ impl Stager {
             events: self.events,
             snapshot_id: None,
             sent: false,
+            counted,
         })
     }
 
@@ -450,12 +462,12 @@ fn newest_lsn(rows: &RecordBatch) -> Option<i64> {
     lsn.iter().flatten().max()
 }
 
-fn create(layout: &Layout, io: &Handle, id: Uuid, number: u32) -> Result<ParquetFile, LakeError> {
+fn create(layout: &Layout, io: &Handle, id: Uuid, number: u32, memory: &Arc<Memory>) -> Result<ParquetFile, LakeError> {
     let path = format!("{}/{}-{number:05}.parquet", layout.data_location, id.simple());
     let (schema, arrow) = (Arc::clone(&layout.schema), Arc::clone(&layout.arrow));
     failpoint::around(
         Step::OpenFile,
-        || ParquetFile::create(&layout.file_io, io, path, schema, arrow, layout.properties.clone()),
+        || ParquetFile::create(&layout.file_io, io, path, schema, arrow, layout.properties.clone(), memory),
         |failure| LakeError::Storage(failure.to_string()),
     )
 }

@@ -6,10 +6,6 @@ use crate::sink::lake::cut::{Cuts, Sweep};
 use crate::sink::lake::layout::Layout;
 use crate::sink::lake::scan::{WantedColumn, read_columns};
 use crate::sink::lake::{CommitFailure, Committed, LakeError, LakeTable, deletes, live};
-use firn_catalog::ManifestCache;
-
-/// Memory for the manifests of one look at the table.
-const MANIFESTS_BYTES: u64 = 32 << 20;
 
 /// Live rows that a sweep would take out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,8 +24,7 @@ impl LakeTable {
         let Some(table) = self.load().await? else { return Ok(Ghosts::default()) };
         let layout = Layout::of(&table, self.spec(), &[])?;
         let io = table.file_io();
-        let manifests = ManifestCache::new(MANIFESTS_BYTES);
-        let files = live::list(&table, &layout.table, layout.origin_ids(), &manifests).await?;
+        let files = live::list(&table, &layout.table, layout.origin_ids(), &self.shared.manifests).await?;
         let candidates = files.iter().zip(0..).map(|(file, number)| file.candidate(number));
         let cut = Cuts::of_sweep(sweep).of_table(io, layout.origin_ids(), candidates).await?;
         let mut ghosts = Ghosts::default();

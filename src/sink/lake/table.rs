@@ -12,15 +12,15 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use crate::change::Mode;
+use crate::memory::Memory;
 use crate::position::{Checkpoint, TopicPartition};
 use crate::sink::lake::held::Unavailable;
-use crate::sink::lake::index::IndexHome;
 use crate::sink::lake::layout::{Layout, TableColumns};
 use crate::sink::lake::planner::{BatchPlanner, Planned, Refusal};
 use crate::sink::lake::resume::{CHECKPOINT, MODE, generation, standing};
 use crate::sink::lake::staged::StagedFile;
 use crate::sink::lake::upsert::Upserts;
-use crate::sink::lake::{CatchUp, CommitFailure, LakeError, Staged, Stager, TableSpec};
+use crate::sink::lake::{CatchUp, CommitFailure, LakeError, Shared, Staged, Stager, TableSpec};
 use crate::table_event::SourceSnapshot;
 
 /// One table. Shared by the workers of a process; commits run one after the other.
@@ -30,6 +30,7 @@ pub struct LakeTable {
     pub(super) spec: TableSpec,
     pub(super) ident: TableIdent,
     io: Handle,
+    pub(super) shared: Shared,
     pub(super) patience: Patience,
     view: RwLock<View>,
     /// `None` in append mode.
@@ -105,15 +106,17 @@ impl LakeTable {
     /// When the settings are wrong, the catalog can't be reached, or the name belongs to something that this writer must not touch.
     pub async fn open(catalog: Arc<dyn Catalog>, spec: TableSpec, io: Handle) -> Result<Self, LakeError> {
         spec.format()?;
+        let shared = Shared::default();
         let upserts = match spec.mode {
             Mode::Append => None,
-            Mode::Upsert => Some(Upserts::new(IndexHome::in_memory())),
+            Mode::Upsert => Some(Upserts::new(&shared)),
         };
         let table = Self {
             ident: spec.ident()?,
             catalog,
             spec,
             io,
+            shared,
             patience: Patience::default(),
             view: RwLock::default(),
             upserts: Mutex::new(upserts),
@@ -140,12 +143,13 @@ impl LakeTable {
         Ok(self.columns())
     }
 
-    /// Where the key index is kept; in memory unless this is said.
+    /// What it has in common with other tables; unless this is said nothing, and its index is in memory.
     #[must_use]
-    pub fn with_index_in(mut self, home: IndexHome) -> Self {
+    pub fn sharing(mut self, shared: Shared) -> Self {
         if let Some(upserts) = self.upserts.get_mut() {
-            *upserts = Upserts::new(home);
+            *upserts = Upserts::new(&shared);
         }
+        self.shared = shared;
         self
     }
 
@@ -166,6 +170,11 @@ impl LakeTable {
 
     pub(super) fn patience(&self) -> Patience {
         self.patience
+    }
+
+    /// What batches and indexes of this process hold.
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.shared.memory
     }
 
     pub fn spec(&self) -> &TableSpec {
@@ -240,7 +249,7 @@ impl LakeTable {
     /// When the columns can't be written.
     pub fn stager_for(&self, columns: &TableColumns) -> Result<Stager, LakeError> {
         let (generation, seen) = self.read_view(|view| (view.generation, Arc::clone(&view.seen)));
-        Stager::new(Arc::clone(&columns.0), self.io.clone(), generation, seen)
+        Stager::new(Arc::clone(&columns.0), self.io.clone(), generation, seen, &self.shared.memory)
     }
 
     /// Puts the parts (of workers that hold different Kafka partitions) into the table: rows and position in one swap.
@@ -270,6 +279,7 @@ impl LakeTable {
             batch: &batch,
             snapshot_id,
             upserts: upserts.as_mut(),
+            manifests: &self.shared.manifests,
             planned: None,
             refusal: None,
         };

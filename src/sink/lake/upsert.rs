@@ -23,15 +23,12 @@ use crate::sink::lake::index::{IndexHome, KeyIndex, Location, MemoryIndex, Stamp
 use crate::sink::lake::layout::Layout;
 use crate::sink::lake::live::{self, LiveFile};
 use crate::sink::lake::overlay::KeyState;
-use crate::sink::lake::{LakeError, Staged};
+use crate::sink::lake::{LakeError, Shared, Staged};
 
 mod catch_up;
 mod completion;
 mod deleted_rows;
 mod verify;
-
-/// Memory for parsed manifests: a commit of another process then costs the reading of its own manifests only.
-const CACHED_MANIFESTS_BYTES: u64 = 32 << 20;
 
 /// The index and the table as last seen.
 #[derive(Debug)]
@@ -99,18 +96,18 @@ impl Effect {
 }
 
 impl Upserts {
-    pub(crate) fn new(home: IndexHome) -> Self {
+    pub(crate) fn new(shared: &Shared) -> Self {
         Self {
-            home,
+            home: shared.index.clone(),
             index: Box::new(MemoryIndex::default()),
             table: None,
             restored: BTreeSet::new(),
             ahead: None,
             live: HashMap::new(),
             listed: false,
-            deleted: DeletedRows::default(),
+            deleted: DeletedRows::new(&shared.memory),
             owned: BTreeSet::new(),
-            manifests: ManifestCache::new(CACHED_MANIFESTS_BYTES),
+            manifests: shared.manifests.clone(),
             moved: Moved::default(),
             awaited: Awaiting::default(),
             scanned: None,
@@ -130,11 +127,6 @@ impl Upserts {
     /// How long a commit waits for the delete of a former key.
     pub(crate) fn wait_at_most(&mut self, wait: Duration) {
         self.awaited.at_most = wait;
-    }
-
-    /// Manifests read here, for whoever reads them next.
-    pub(crate) fn manifests(&self) -> ManifestCache {
-        self.manifests.clone()
     }
 
     /// Says whose keys are needed: `assigned`, and those of the batch. Without an assignment partitions only ever join.

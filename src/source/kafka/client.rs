@@ -7,7 +7,7 @@ use rdkafka::config::RDKafkaLogLevel;
 #[derive(Clone)]
 pub struct ClientSettings {
     base: ClientConfig,
-    /// Bytes that one consumer may fetch ahead.
+    /// Memory that one consumer may take for what it fetches ahead.
     pub fetch_ahead_bytes: usize,
 }
 
@@ -60,9 +60,8 @@ impl ClientSettings {
         // A move costs the new owner a scan of the keys: partitions move only when they must.
         c.set("partition.assignment.strategy", "cooperative-sticky");
         c.set("allow.auto.create.topics", "false");
-        c.set("queued.max.messages.kbytes", (self.fetch_ahead_bytes / 1024).max(1024).to_string());
-        // The bytes above are the bound. A full queue is looked at again soon: librdkafka's one second starves a fast reader.
-        set_unless(&mut c, "queued.min.messages", "1000000");
+        self.bound_queue(&mut c);
+        // A full queue is looked at again soon: librdkafka's one second starves a fast reader.
         set_unless(&mut c, "fetch.queue.backoff.ms", "2");
         // New topics of a pattern and new partitions show within this time.
         set_unless(&mut c, "topic.metadata.refresh.interval.ms", "10000");
@@ -72,7 +71,26 @@ impl ClientSettings {
         set_unless(&mut c, "fetch.wait.max.ms", "500");
         c
     }
+
+    /// Half of the memory is for the messages in the queue, a quarter for what the client keeps of each beside its bytes, the rest for
+    /// answers on their way: one a broker.
+    fn bound_queue(&self, c: &mut ClientConfig) {
+        let ahead = self.fetch_ahead_bytes;
+        c.set("queued.max.messages.kbytes", (ahead / 2 / 1024).max(512).to_string());
+        c.set("queued.min.messages", (ahead / 4 / MESSAGE_OVERHEAD_BYTES).clamp(1_000, 1_000_000).to_string());
+        // An answer brings a larger message all the same, alone. The limit of what is produced, which a consumer doesn't, must not be
+        // above it.
+        let answer = (ahead / 8).max(256 << 10).to_string();
+        c.set("message.max.bytes", "1000");
+        set_unless(c, "fetch.max.bytes", &answer);
+        if c.get("max.partition.fetch.bytes").is_none() {
+            set_unless(c, "fetch.message.max.bytes", &(ahead / 8).clamp(256 << 10, 1 << 20).to_string());
+        }
+    }
 }
+
+/// What librdkafka keeps of a message in its queue beside key, value and headers.
+const MESSAGE_OVERHEAD_BYTES: usize = 600;
 
 pub(super) fn set_unless(c: &mut ClientConfig, key: &str, value: &str) {
     if c.get(key).is_none() {
@@ -91,6 +109,19 @@ mod tests {
         assert_eq!(c.get("enable.auto.commit"), Some("false"));
         assert_eq!(c.get("isolation.level"), Some("read_committed"));
         assert_eq!(c.get("auto.offset.reset"), Some("error"));
+    }
+
+    #[test]
+    fn what_is_fetched_ahead_fits_its_share() {
+        let number = |c: &ClientConfig, key: &str| c.get(key).unwrap().parse::<usize>().unwrap();
+        for mib in [4, 24, 256] {
+            let c = settings("b:1", [("message.max.bytes", "20000000")], mib << 20).consumer("g", 0);
+            let queue = number(&c, "queued.max.messages.kbytes") * 1024;
+            let overhead = number(&c, "queued.min.messages") * MESSAGE_OVERHEAD_BYTES;
+            assert!(queue + overhead + number(&c, "fetch.max.bytes") <= mib << 20, "{mib} MiB");
+            assert!(number(&c, "fetch.max.bytes") >= number(&c, "message.max.bytes"), "librdkafka refuses it");
+            c.create::<rdkafka::consumer::BaseConsumer>().unwrap();
+        }
     }
 
     #[test]

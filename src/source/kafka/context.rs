@@ -40,6 +40,8 @@ impl Context {
         names.dedup();
         let ids = topics::describe(consumer.client(), &names, BROKER_ANSWER);
         let counts = topics::partition_counts(consumer.client(), &names, BROKER_ANSWER);
+        let there: Vec<&TopicPartition> = at.iter().filter(|at| counts.contains_key(&at.topic)).collect();
+        let edges = topics::edges(consumer, &there, BROKER_ANSWER);
         at.into_iter()
             .zip(starts)
             .map(|(at, start)| {
@@ -47,7 +49,9 @@ impl Context {
                 let looked =
                     counts.get(&at.topic).copied().ok_or("the broker does not say how many partitions there are");
                 let looked = looked.map_err(str::to_owned).and_then(|count| {
-                    let reach = consumer.fetch_watermarks(&at.topic, at.partition, BROKER_ANSWER);
+                    let known = edges.get(&at).copied();
+                    let reach =
+                        known.map_or_else(|| consumer.fetch_watermarks(&at.topic, at.partition, BROKER_ANSWER), Ok);
                     reach.map(|(low, high)| (count, low, high)).map_err(|e| e.to_string())
                 });
                 let (partition_count, low, high) = match looked {

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use rdkafka::client::Client;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use super::{BROKER_ANSWER, ClientSettings, SourceError};
@@ -110,21 +111,54 @@ pub fn topic_id(settings: &ClientSettings, topic: &str) -> Result<Option<String>
     Ok(describe(client.client(), &[topic.to_owned()], BROKER_ANSWER).remove(topic))
 }
 
-/// How many partitions each of these topics has; topics that don't exist are left out.
+/// Up to so many topics or partitions are asked for one by one: a cluster may have many more.
+const ASKED_ALONE: usize = 16;
+
+/// How many partitions each of these topics has, and maybe others; topics that don't exist are left out.
 pub(super) fn partition_counts<C: ClientContext>(
     client: &Client<C>,
     names: &[String],
     timeout: Duration,
 ) -> HashMap<String, i32> {
+    // One question for all topics of the cluster, or one for each of a few.
+    let questions: Vec<Option<&str>> = match names.len() {
+        ..ASKED_ALONE => names.iter().map(|name| Some(name.as_str())).collect(),
+        _ => vec![None],
+    };
     let mut counts = HashMap::new();
-    for name in names {
-        if let Ok(metadata) = client.fetch_metadata(Some(name), timeout) {
-            for t in metadata.topics().iter().filter(|t| !t.partitions().is_empty()) {
-                counts.insert(t.name().to_owned(), t.partitions().len() as i32);
-            }
+    for question in questions {
+        if let Ok(metadata) = client.fetch_metadata(question, timeout) {
+            let there = metadata.topics().iter().filter(|t| !t.partitions().is_empty());
+            counts.extend(there.map(|t| (t.name().to_owned(), t.partitions().len() as i32)));
         }
     }
     counts
+}
+
+/// Where the logs of these partitions begin and end, by two questions a broker. Those that it has no answer for are left out.
+pub(super) fn edges<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    partitions: &[&TopicPartition],
+    timeout: Duration,
+) -> HashMap<TopicPartition, (i64, i64)> {
+    // These stand for times, too: the earliest and the latest.
+    let ask = |edge: Offset| {
+        let tpl = super::list(partitions.iter().map(|at| (*at, edge)));
+        let found = consumer.offsets_for_times(tpl, timeout).map(|found| {
+            let known = found.elements().into_iter().filter(|e| e.error().is_ok());
+            let offset = |e: TopicPartitionListElem<'_>| match e.offset() {
+                Offset::Offset(offset) => Some((TopicPartition::new(e.topic(), e.partition()), offset)),
+                _ => None,
+            };
+            known.filter_map(offset).collect::<HashMap<_, _>>()
+        });
+        found.unwrap_or_default()
+    };
+    if partitions.len() < ASKED_ALONE {
+        return HashMap::new();
+    }
+    let (begins, mut ends) = (ask(Offset::Beginning), ask(Offset::End));
+    begins.into_iter().filter_map(|(at, low)| ends.remove(&at).map(|high| (at, (low, high)))).collect()
 }
 
 /// The ids of these topics. Empty where the broker is too old or does not answer: then the record's timestamp is compared.

@@ -115,6 +115,12 @@ class Firn:
         """kill -9: nothing can be finished."""
         self._signal(signal.SIGKILL, 30)
 
+    def peak_rss_bytes(self) -> int:
+        """The most memory that it has had so far, as the kernel counts."""
+        assert self.process is not None
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.findall(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[0]) << 10
+
     def terminate(self, within_s: float = 60) -> int:
         """SIGTERM; the exit code."""
         return self._signal(signal.SIGTERM, within_s)

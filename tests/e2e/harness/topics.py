@@ -28,14 +28,17 @@ class Kafka:
 
     def renew_producer(self) -> None:
         """One that was at work knows the topics as they were: their ids, how many partitions they had, its sequence numbers."""
-        self.producer = Producer({"bootstrap.servers": self.bootstrap, "enable.idempotence": True, "linger.ms": 5, "log_level": 3})
+        # Topics say themselves how large a message they take.
+        settings = {"enable.idempotence": True, "linger.ms": 5, "log_level": 3, "message.max.bytes": 64 << 20}
+        self.producer = Producer({"bootstrap.servers": self.bootstrap, **settings})
 
-    def create(self, topic: str, partitions: int = 3) -> None:
-        """Also right after a deletion, while the old topic is still going."""
+    def create(self, topic: str, partitions: int = 3, **config: str) -> None:
+        """Also right after a deletion, while the old topic is still going. `config` as `max_message_bytes`."""
+        settings = {key.replace("_", "."): value for key, value in config.items()}
 
         def made() -> bool:
             try:
-                self.admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(20)
+                self.admin.create_topics([NewTopic(topic, partitions, 1, config=settings)])[topic].result(20)
             except KafkaException as e:
                 if e.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
                     return False

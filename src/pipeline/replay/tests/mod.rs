@@ -26,7 +26,7 @@ use crate::pipeline::writer_schemas::WriterSchemas;
 use crate::position::TopicPartition;
 use crate::record::{Origin, Record};
 use crate::serve::Status as ServeStatus;
-use crate::sink::lake::index::IndexHome;
+use crate::sink::lake::Shared;
 use crate::sink::lake::letters::{PENDING, Standing};
 use crate::source::kafka::Assigned;
 
@@ -108,14 +108,8 @@ impl World {
 
     fn letters(&self) -> DeadLetters {
         let config = self.config();
-        DeadLetters::open(
-            &config,
-            Arc::new(self.catalog.clone()),
-            &Self::kafka(),
-            Handle::current(),
-            IndexHome::in_memory(),
-        )
-        .unwrap()
+        DeadLetters::open(&config, Arc::new(self.catalog.clone()), &Self::kafka(), Handle::current(), Shared::default())
+            .unwrap()
     }
 
     /// A process of its own reads these messages behind those that were read before, each inner list one commit.
@@ -147,7 +141,7 @@ impl World {
     /// Of a process of its own.
     fn tables(&self, acks: mpsc::Sender<Ack>) -> Tables {
         let servers = Servers {
-            index: IndexHome::in_memory(),
+            shared: Shared::default(),
             kafka: Self::kafka(),
             catalog: Arc::new(self.catalog.clone()),
             dead_letters: Arc::new(self.letters()),

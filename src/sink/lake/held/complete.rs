@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use super::resolve::{End, Recipe, Site};
 use super::{HeldBack, HeldPlaces, stored};
 use crate::change::origin;
+use crate::memory::Kind;
 use crate::sink::lake::conform::Conform;
 use crate::sink::lake::cut::Cuts;
 use crate::sink::lake::layout::{Layout, OriginIds};
@@ -66,8 +67,9 @@ pub(crate) async fn complete(
     let rows = Rows::new(layout, &batch.held)?;
     let (pieces, mut incoming) = mpsc::channel::<(RecordBatch, Vec<u32>)>(PIECES_WAITING);
     let (writer_layout, io) = (Arc::clone(layout), Handle::current());
+    let counted = batch.counted.memory().count(Kind::Staged);
     let writing = tokio::task::spawn_blocking(move || {
-        let mut stager = Stager::plain(writer_layout, io)?;
+        let mut stager = Stager::plain(writer_layout, io, counted)?;
         let mut places = vec![];
         while let Some((rows, held)) = incoming.blocking_recv() {
             let placed = |row: usize, place: RowPlace| {

@@ -12,13 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::bulk::{self, Bulk};
-use super::home::{IndexMemory, is_lock_of};
+use super::home::is_lock_of;
 use super::log::{self, Log, Stamped};
 use super::manifest::{Manifest, SegmentRuns};
 use super::map::{Entry, EntryMap, Numbers};
 use super::run::{self, Run, RunId};
 use super::segment::{Merging, Segment};
 use super::{KeyIndex, Location, Stamp, broken};
+use crate::memory::{Counted, Kind, Memory};
 use crate::sink::lake::LakeError;
 use crate::sink::lake::keys::probe;
 
@@ -36,9 +37,7 @@ const FEW_KEYS: usize = 4 << 10;
 pub struct DiskIndex {
     folder: PathBuf,
     lock: File,
-    memory: Arc<IndexMemory>,
-    /// What was said to `memory`.
-    held: usize,
+    counted: Counted,
     fresh: Fresh,
     /// In the order of their keys; none = no run at all.
     segments: Vec<Segment>,
@@ -65,7 +64,7 @@ impl DiskIndex {
     ///
     /// # Errors
     /// When the folder can't be written.
-    pub(super) fn open(folder: PathBuf, lock: File, memory: Arc<IndexMemory>) -> Result<Self, LakeError> {
+    pub(super) fn open(folder: PathBuf, lock: File, memory: &Arc<Memory>) -> Result<Self, LakeError> {
         let restored = Self::restored(&folder).unwrap_or_else(|e| {
             tracing::warn!("{e}: the index is built anew");
             None
@@ -83,7 +82,7 @@ impl DiskIndex {
             },
         };
         let mut index = Self {
-            held: 0,
+            counted: memory.count(Kind::Index),
             fresh: Fresh::Map(index.entries),
             segments: index.segments,
             next_id: Arc::new(AtomicU64::new(index.next_id)),
@@ -95,13 +94,12 @@ impl DiskIndex {
             lost: false,
             folder,
             lock,
-            memory,
         };
         if index.stamp.is_none() {
             index.clear()?;
         }
         index.remove_strays();
-        index.say_held();
+        index.recount();
         Ok(index)
     }
 
@@ -162,10 +160,8 @@ impl DiskIndex {
         fresh + self.segments.iter().flat_map(|s| &s.runs).map(Run::memory_bytes).sum::<usize>()
     }
 
-    fn say_held(&mut self) {
-        let held = self.memory_bytes();
-        self.memory.change(self.held, held);
-        self.held = held;
+    fn recount(&mut self) {
+        self.counted.set(self.memory_bytes());
     }
 
     /// Answers as `written` did; where that failed the index is true for nothing any more.
@@ -175,6 +171,12 @@ impl DiskIndex {
             self.stamp = None;
         }
         written
+    }
+
+    /// Whether it is to write to disk, since all indexes hold too much: not for the little that many small ones hold.
+    fn is_due(&self) -> bool {
+        let (memory, share) = (self.counted.memory(), self.counted.memory().index_bytes());
+        memory.used(Kind::Index) > share && self.counted.bytes() > share / 1024
     }
 
     fn put_fresh(&mut self, changes: &[(u128, Option<Location>)]) -> Result<(), LakeError> {
@@ -191,9 +193,9 @@ impl DiskIndex {
                 self.log.entries(changes.iter().map(|(key, at)| Entry::new(*key, at.unwrap_or(Location::GONE))))?;
             }
         }
-        self.say_held();
+        self.recount();
         // Far beyond what a batch brings: another writer's new files. Interrupted now, all of it is scanned again.
-        if matches!(self.fresh, Fresh::Map(_)) && self.held > 2 * self.memory.limit() {
+        if matches!(self.fresh, Fresh::Map(_)) && self.counted.bytes() > 2 * self.counted.memory().index_bytes() {
             self.flush(None)
         } else {
             Ok(())
@@ -208,8 +210,8 @@ impl DiskIndex {
         forgotten.retain(|path| self.named.remove(path).is_none());
         let filled = matches!(self.fresh, Fresh::Bulk(_));
         self.end_bulk()?;
-        self.say_held();
-        if filled || self.memory.is_over(self.held) || self.log.bytes() > MOST_LOG_BYTES {
+        self.recount();
+        if filled || self.is_due() || self.log.bytes() > MOST_LOG_BYTES {
             self.flush(Some(stamp.clone()))?;
         } else {
             let (named, next_number) = (std::mem::take(&mut self.named), self.numbers.next());
@@ -279,7 +281,7 @@ impl DiskIndex {
         self.switch(stamp)?;
         let kept: BTreeSet<u64> = self.segments.iter().flat_map(|s| &s.runs).map(|run| run.id.id).collect();
         before.iter().flat_map(|s| &s.runs).filter(|run| !kept.contains(&run.id.id)).for_each(Run::remove);
-        self.say_held();
+        self.recount();
         Ok(())
     }
 
@@ -392,12 +394,12 @@ impl KeyIndex for DiskIndex {
         self.stamp = None;
         let before = std::mem::take(&mut self.segments);
         // An eighth at a time: the buffers of the partitions grow by doubling.
-        self.fresh = Fresh::Bulk(Bulk::new(&self.folder, (self.memory.limit() / 8).max(1 << 20)));
+        self.fresh = Fresh::Bulk(Bulk::new(&self.folder, (self.counted.memory().index_bytes() / 8).max(1 << 20)));
         self.numbers.clear();
         self.switch(None)?;
         self.lost = false;
         before.iter().flat_map(|s| &s.runs).for_each(Run::remove);
-        self.say_held();
+        self.recount();
         Ok(())
     }
 
@@ -407,12 +409,6 @@ impl KeyIndex for DiskIndex {
             Fresh::Map(map) => map.len(),
         };
         fresh + self.segments.iter().map(|s| s.entries() as usize).sum::<usize>()
-    }
-}
-
-impl Drop for DiskIndex {
-    fn drop(&mut self) {
-        self.memory.change(self.held, 0);
     }
 }
 

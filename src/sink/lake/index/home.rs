@@ -1,55 +1,23 @@
-//! Where the indexes of a process live: a folder for each table, and the memory that they share.
+//! Where the indexes of a process live: a folder for each table.
 
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use uuid::Uuid;
 
 use super::{DiskIndex, KeyIndex, MemoryIndex, broken};
+use crate::memory::Memory;
 use crate::sink::lake::LakeError;
 
 /// Processes that may have an index of one table in one folder.
 const MOST_PROCESSES: usize = 1000;
 
-/// Memory for the fresh entries of all indexes of a process: beyond `limit` they go to disk.
-#[derive(Debug)]
-pub struct IndexMemory {
-    limit: usize,
-    used: AtomicUsize,
-}
-
-impl IndexMemory {
-    pub fn new(limit: usize) -> Self {
-        Self { limit, used: AtomicUsize::new(0) }
-    }
-
-    pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn limit(&self) -> usize {
-        self.limit
-    }
-
-    /// An index that held `before` bytes holds `after`.
-    pub(super) fn change(&self, before: usize, after: usize) {
-        self.used.fetch_add(after, Ordering::Relaxed);
-        self.used.fetch_sub(before, Ordering::Relaxed);
-    }
-
-    /// Whether an index that holds so much is to write it to disk: not for the little that many small ones hold.
-    pub(super) fn is_over(&self, own: usize) -> bool {
-        self.used() > self.limit && own > self.limit / 1024
-    }
-}
-
 /// Where indexes are kept.
 #[derive(Clone, Debug, Default)]
 pub struct IndexHome {
-    disk: Option<(PathBuf, Arc<IndexMemory>)>,
+    disk: Option<(PathBuf, Arc<Memory>)>,
 }
 
 impl IndexHome {
@@ -58,8 +26,8 @@ impl IndexHome {
         Self::default()
     }
 
-    /// In folders of `dir`, which is made when it is needed.
-    pub fn on_disk(dir: impl Into<PathBuf>, memory: Arc<IndexMemory>) -> Self {
+    /// In folders of `dir`, which is made when it is needed. What they have in memory is counted in `memory`, and kept to its share.
+    pub fn on_disk(dir: impl Into<PathBuf>, memory: Arc<Memory>) -> Self {
         Self { disk: Some((dir.into(), memory)) }
     }
 
@@ -73,7 +41,7 @@ impl IndexHome {
         for slot in 0..MOST_PROCESSES {
             let folder = of_table.join(slot.to_string());
             if let Some(lock) = locked(&folder)? {
-                return Ok(Box::new(DiskIndex::open(folder, lock, Arc::clone(memory))?));
+                return Ok(Box::new(DiskIndex::open(folder, lock, memory)?));
             }
         }
         Err(broken(format!(
@@ -95,7 +63,7 @@ impl IndexHome {
                 break;
             }
             let stored = match locked(&folder)? {
-                Some(lock) => Stored::Free(Box::new(DiskIndex::open(folder.clone(), lock, Arc::clone(memory))?) as _),
+                Some(lock) => Stored::Free(Box::new(DiskIndex::open(folder.clone(), lock, memory)?) as _),
                 None => Stored::InUse,
             };
             found.push((folder, stored));

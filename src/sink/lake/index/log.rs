@@ -18,6 +18,8 @@ const ENTRIES: u8 = 1;
 const STAMP: u8 = 2;
 /// Kind, length, checksum.
 const HEADER_BYTES: usize = 1 + 4 + 4;
+/// Written at once, what is larger by itself: a process has a log for each table.
+const WRITE_BYTES: usize = 16 << 10;
 /// Entries of one record: as many as are held until they are checked.
 const RECORD_ENTRIES: usize = 8 << 10;
 
@@ -52,7 +54,7 @@ impl Log {
     pub(super) fn create(folder: &Path, id: u64) -> Result<Self, LakeError> {
         let path = path_of(folder, id);
         let file = File::create(&path).map_err(|e| broken(format!("{}: {e}", path.display())))?;
-        Ok(Self { path, file: BufWriter::with_capacity(256 << 10, file), bytes: 0 })
+        Ok(Self { path, file: BufWriter::with_capacity(WRITE_BYTES, file), bytes: 0 })
     }
 
     /// Reads a log: `stamped` gets the entries before each stamp, and the stamp. The log goes on behind the last of them.
@@ -81,7 +83,7 @@ impl Log {
         }
         file.set_len(whole).map_err(failed)?;
         let file = File::options().append(true).open(&path).map_err(failed)?;
-        Ok(Self { path, file: BufWriter::with_capacity(256 << 10, file), bytes: whole })
+        Ok(Self { path, file: BufWriter::with_capacity(WRITE_BYTES, file), bytes: whole })
     }
 
     pub(super) fn bytes(&self) -> u64 {

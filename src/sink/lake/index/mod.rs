@@ -6,8 +6,7 @@
 //! # Layout
 //! - [`MemoryIndex`]: all of it in memory. [`DiskIndex`]: a log-structured merge tree in a folder; only fresh entries are in memory.
 //! - `map`: entries in memory. `run`: a sorted file of entries. `segment`: a range of keys, as few runs. `bulk`: the first fill.
-//!   `log`: what happened since the runs were written. `manifest`: which of these files count. `home`: the folder, its lock and the
-//!   memory that all indexes of a process share.
+//!   `log`: what happened since the runs were written. `manifest`: which of these files count. `home`: the folder and its lock.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -30,7 +29,7 @@ mod segment;
 mod tests;
 
 pub use disk::DiskIndex;
-pub use home::{IndexHome, IndexMemory, Stored, bytes_in};
+pub use home::{IndexHome, Stored, bytes_in};
 pub use memory::MemoryIndex;
 
 /// Where a row is: the file by its number in the index, the position in the file (counted over all its rows).

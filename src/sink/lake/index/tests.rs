@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
-use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -11,6 +10,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
+use crate::memory::Memory;
 
 const TABLE: Uuid = Uuid::nil();
 
@@ -24,7 +24,7 @@ fn key(n: u64) -> u128 {
 }
 
 fn home(folder: &TempDir, limit: usize) -> IndexHome {
-    IndexHome::on_disk(folder.path(), Arc::new(IndexMemory::new(limit)))
+    IndexHome::on_disk(folder.path(), Memory::new(8 * limit))
 }
 
 fn stamp(snapshot_id: i64) -> Stamp {

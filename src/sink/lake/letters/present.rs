@@ -17,11 +17,13 @@ use crate::sink::lake::LakeError;
 use crate::sink::lake::layout::Layout;
 use crate::sink::lake::scan::{WantedColumn, read_columns};
 
-/// Memory for the manifests of one look.
-const MANIFESTS_BYTES: u64 = 8 << 20;
-
 /// Those of `origins` that a row of a live data file came from. A row that was deleted since counts too: it was here.
-pub(super) async fn present(table: &Table, layout: &Layout, origins: &[Origin]) -> Result<Vec<Origin>, LakeError> {
+pub(super) async fn present(
+    table: &Table,
+    layout: &Layout,
+    origins: &[Origin],
+    manifests: &ManifestCache,
+) -> Result<Vec<Origin>, LakeError> {
     let field = |name: &str, data_type: DataType| {
         layout.schema.field_by_name(name).map(|f| WantedColumn { id: f.id, name: f.name.clone(), data_type })
     };
@@ -38,8 +40,7 @@ pub(super) async fn present(table: &Table, layout: &Layout, origins: &[Origin]) 
     }
     let offset_id = offset.id;
     let columns = [topic, partition, offset];
-    let cache = ManifestCache::new(MANIFESTS_BYTES);
-    let files = live::files(table, table.metadata().current_snapshot_id(), &cache).await?;
+    let files = live::files(table, table.metadata().current_snapshot_id(), manifests).await?;
     let mut found = BTreeSet::new();
     for entry in &files.data {
         if !wanted.values().any(|offsets| may_hold(&entry.file, offset_id, offsets)) {

@@ -159,7 +159,7 @@ impl LakeTable {
     /// When the table can't be read.
     pub async fn present(&self, origins: &[Origin]) -> Result<Vec<Origin>, LakeError> {
         let (Some(table), Some(layout)) = (self.load().await?, self.layout()) else { return Ok(vec![]) };
-        present::present(&table, &layout, origins).await
+        present::present(&table, &layout, origins, &self.shared.manifests).await
     }
 
     /// Field ids of the key columns; none in append mode.

@@ -17,9 +17,8 @@ use tokio::sync::OnceCell;
 use crate::batch::ChangeBatch;
 use crate::change::{Mode, Op};
 use crate::letter::{Choice, Letter, LetterId};
-use crate::sink::lake::index::IndexHome;
 use crate::sink::lake::letters::columns::{CONTENTS, from_arrow, schema, to_arrow};
-use crate::sink::lake::{CommitFailure, LakeError, LakeTable, Staged, TableSpec};
+use crate::sink::lake::{CommitFailure, LakeError, LakeTable, Shared, Staged, TableSpec};
 
 /// Calls of `commit` before a write is given back as failed; each of them tries for a while itself.
 const ROUNDS: usize = 3;
@@ -30,7 +29,7 @@ pub struct DeadLetterTable {
     catalog: Arc<dyn Catalog>,
     spec: TableSpec,
     io: Handle,
-    index: IndexHome,
+    shared: Shared,
     /// Opened with the first letter: most processes never write one.
     table: OnceCell<LakeTable>,
 }
@@ -38,13 +37,13 @@ pub struct DeadLetterTable {
 impl DeadLetterTable {
     /// # Errors
     /// When the settings are wrong, or not of an upsert table.
-    pub fn new(catalog: Arc<dyn Catalog>, spec: TableSpec, io: Handle, index: IndexHome) -> Result<Self, LakeError> {
+    pub fn new(catalog: Arc<dyn Catalog>, spec: TableSpec, io: Handle, shared: Shared) -> Result<Self, LakeError> {
         spec.ident()?;
         spec.format()?;
         if spec.mode != Mode::Upsert {
             return Err(spec.settings("dead letters are upserted, so that a replay doesn't double them"));
         }
-        Ok(Self { catalog, spec, io, index, table: OnceCell::new() })
+        Ok(Self { catalog, spec, io, shared, table: OnceCell::new() })
     }
 
     /// Returns once the letters are in the table. Writing one again overwrites it.
@@ -60,7 +59,7 @@ impl DeadLetterTable {
             .table
             .get_or_try_init(|| async {
                 let table = LakeTable::open(Arc::clone(&self.catalog), self.spec.clone(), self.io.clone()).await?;
-                Ok::<_, LakeError>(table.with_index_in(self.index.clone()))
+                Ok::<_, LakeError>(table.sharing(self.shared.clone()))
             })
             .await?;
         let batch = to_arrow(letters)?;
@@ -172,7 +171,7 @@ mod tests {
     }
 
     fn open(catalog: &MemoryCatalog) -> DeadLetterTable {
-        DeadLetterTable::new(Arc::new(catalog.clone()), spec(), Handle::current(), IndexHome::in_memory()).unwrap()
+        DeadLetterTable::new(Arc::new(catalog.clone()), spec(), Handle::current(), Shared::default()).unwrap()
     }
 
     fn letter(offset: i64) -> Letter {

@@ -18,7 +18,7 @@ mod replaying;
 
 use std::collections::BTreeMap;
 
-use firn_catalog::{CommitError, ErrorKind, ManifestCache};
+use firn_catalog::{CommitError, ErrorKind};
 use iceberg::spec::TableMetadata;
 
 pub use files::Removal;
@@ -33,9 +33,6 @@ use crate::sink::lake::{LakeError, LakeTable};
 
 /// Summary key: what a rewind was.
 pub const REWIND: &str = "firn.rewind";
-
-/// Memory for the manifests of one rewind.
-const MANIFESTS_BYTES: u64 = 64 << 20;
 
 /// What becomes of rows and position; see the module's table. Offsets are by partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,13 +135,7 @@ impl LakeTable {
     }
 
     fn planner<'a>(&'a self, rewind: &'a Rewind, snapshot_id: i64) -> RewindPlanner<'a> {
-        RewindPlanner {
-            spec: &self.spec,
-            rewind,
-            snapshot_id,
-            manifests: ManifestCache::new(MANIFESTS_BYTES),
-            planned: None,
-        }
+        RewindPlanner { spec: &self.spec, rewind, snapshot_id, manifests: self.shared.manifests.clone(), planned: None }
     }
 
     /// For each partition of the topic the offset behind the newest row that lives in the table: what was read of the partition reaches
@@ -155,7 +146,7 @@ impl LakeTable {
     pub async fn ends_of_rows(&self, topic: &str) -> Result<BTreeMap<i32, i64>, LakeError> {
         let Some(table) = self.load().await? else { return Ok(BTreeMap::new()) };
         let layout = Layout::of(&table, &self.spec, &[])?;
-        files::ends_of_rows(&table, &layout, topic, &ManifestCache::new(MANIFESTS_BYTES)).await
+        files::ends_of_rows(&table, &layout, topic, &self.shared.manifests).await
     }
 
     /// Files of this snapshot that are not in the current one and can't be found any more, at most so many.
@@ -164,7 +155,7 @@ impl LakeTable {
     /// When the snapshot's manifests can't be read: then it can't be restored either.
     pub async fn missing_files(&self, snapshot_id: i64, most: usize) -> Result<Vec<String>, LakeError> {
         let Some(table) = self.load().await? else { return Ok(vec![]) };
-        files::missing(&table, snapshot_id, most, &ManifestCache::new(MANIFESTS_BYTES)).await
+        files::missing(&table, snapshot_id, most, &self.shared.manifests).await
     }
 
     /// The table's metadata, to choose from its snapshots; `None` where there is no table.

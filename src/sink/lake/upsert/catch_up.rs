@@ -10,7 +10,6 @@ use iceberg::table::Table;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::Upserts;
-use super::deleted_rows::DeletedRows;
 use crate::position::TopicPartition;
 use crate::sink::lake::LakeError;
 use crate::sink::lake::deletes::{self, DeleteFile};
@@ -121,7 +120,7 @@ impl Upserts {
     fn forget_files(&mut self) {
         self.live.clear();
         self.listed = false;
-        self.deleted = DeletedRows::default();
+        self.deleted.clear();
     }
 
     /// Whether the keys of a data file are in the index.

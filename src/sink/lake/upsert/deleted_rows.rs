@@ -1,21 +1,25 @@
 //! Which rows of live files are deleted, as far as it is known.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 
-/// Memory for the deleted positions of live files. Beyond it they are read again when they are needed.
-const CACHED_DELETES_BYTES: u64 = 32 << 20;
+use crate::memory::{Counted, Kind, Memory};
 
-/// Deleted rows of live files, bounded.
-#[derive(Debug, Default)]
+/// Deleted rows of live files; those of all tables keep to their share of the memory. What was dropped is read again when it is needed.
+#[derive(Debug)]
 pub(super) struct DeletedRows {
     rows: BTreeMap<u32, RoaringBitmap>,
-    bytes: u64,
+    counted: Counted,
     none: RoaringBitmap,
 }
 
 impl DeletedRows {
+    pub(super) fn new(memory: &Arc<Memory>) -> Self {
+        Self { rows: BTreeMap::new(), counted: memory.count(Kind::Deletes), none: RoaringBitmap::new() }
+    }
+
     pub(super) fn knows(&self, number: u32) -> bool {
         self.rows.contains_key(&number)
     }
@@ -26,22 +30,29 @@ impl DeletedRows {
 
     pub(super) fn put(&mut self, number: u32, rows: RoaringBitmap) {
         self.forget(number);
-        self.bytes += rows.serialized_size() as u64;
+        self.counted.set(self.counted.bytes() + rows.serialized_size());
         self.rows.insert(number, rows);
     }
 
     pub(super) fn forget(&mut self, number: u32) {
         if let Some(rows) = self.rows.remove(&number) {
-            self.bytes -= rows.serialized_size() as u64;
+            self.counted.set(self.counted.bytes() - rows.serialized_size());
         }
     }
 
-    /// To be called between commits: within one, all touched files must be known.
+    pub(super) fn clear(&mut self) {
+        self.rows.clear();
+        self.counted.set(0);
+    }
+
+    /// To be called between commits: within one, all touched files must be known. A table that holds little keeps it.
     pub(super) fn shrink(&mut self) {
-        while self.bytes > CACHED_DELETES_BYTES
+        let share = self.counted.memory().delete_bytes();
+        while self.counted.memory().used(Kind::Deletes) > share
+            && self.counted.bytes() > share / 1024
             && let Some((_, rows)) = self.rows.pop_first()
         {
-            self.bytes -= rows.serialized_size() as u64;
+            self.counted.set(self.counted.bytes() - rows.serialized_size());
         }
     }
 }

@@ -7,7 +7,7 @@ use iceberg::table::Table;
 
 use super::Upserts;
 use super::catch_up::{blocking, scan};
-use crate::sink::lake::index::{IndexHome, Location, Stored};
+use crate::sink::lake::index::{Location, Stored};
 use crate::sink::lake::layout::Layout;
 use crate::sink::lake::ownership::{Owned, may_hold};
 use crate::sink::lake::{LakeError, LakeTable};
@@ -43,13 +43,13 @@ impl LakeTable {
     ///
     /// # Errors
     /// When the table or an index can't be read.
-    pub async fn verify_indexes(&self, home: &IndexHome) -> Result<Vec<IndexReport>, LakeError> {
+    pub async fn verify_indexes(&self) -> Result<Vec<IndexReport>, LakeError> {
         let layout = self.layout().filter(|layout| !layout.key.is_empty());
         let (Some(table), Some(layout)) = (self.load().await?, layout) else {
             return Err(self.spec().settings("it has no key, and so no index: only upsert tables have one"));
         };
         let mut reports = vec![];
-        for (folder, stored) in home.stored(table.metadata().uuid())? {
+        for (folder, stored) in self.shared.index.stored(table.metadata().uuid())? {
             let mut report = IndexReport { folder, ..IndexReport::default() };
             match stored {
                 Stored::InUse => report.in_use = true,
@@ -57,7 +57,7 @@ impl LakeTable {
                     let stamp = index.stamp().cloned().unwrap_or_default();
                     report.partitions = stamp.owned.len();
                     if !stamp.owned.is_empty() {
-                        let mut upserts = Upserts::new(home.clone());
+                        let mut upserts = Upserts::new(&self.shared);
                         upserts.restored = index.files();
                         (upserts.index, upserts.table) = (index, Some(table.metadata().uuid()));
                         upserts.own(stamp.owned, &[]);
