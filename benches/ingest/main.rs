@@ -1,9 +1,10 @@
 //! Speed and memory of `firn run` on real servers, against what the machine can do at all (LIMIT).
 //!
-//! `deploy/ci/bench` starts the servers and runs this. Sections are chosen by name: throughput, commits, idle, scan; none = all.
+//! `deploy/ci/bench` starts the servers and runs this. Sections are chosen by name: throughput, commits, idle, scan, large; none = all.
 
 mod commits;
 mod idle;
+mod large;
 mod limit;
 mod process;
 mod report;
@@ -11,6 +12,7 @@ mod scan;
 mod servers;
 mod throughput;
 mod topic;
+mod trino;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -29,7 +31,7 @@ struct Bench {
     events: u64,
 }
 
-const SECTIONS: [&str; 4] = ["throughput", "commits", "idle", "scan"];
+const SECTIONS: [&str; 5] = ["throughput", "commits", "idle", "scan", "large"];
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
@@ -63,7 +65,8 @@ fn main() -> anyhow::Result<()> {
             "throughput" => throughput::run(&bench)?,
             "commits" => commits::run(&bench)?,
             "idle" => idle::run(&bench)?,
-            _ => scan::run(&bench)?,
+            "scan" => scan::run(&bench)?,
+            _ => large::run(&bench)?,
         });
     }
     topic::remove(&bench.servers.kafka)?;

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use serde_json::Value;
 
 use crate::Bench;
 use crate::report::median;
 use crate::servers::number;
 use crate::topic::{self, Fill};
+use crate::trino::Trino;
 use crate::writer::{Setup, Storage};
 
 const RUNS: usize = 7;
@@ -58,42 +58,4 @@ pub fn run(bench: &Bench) -> anyhow::Result<String> {
         slow / fast,
         1.3 * stored / live
     ))
-}
-
-struct Trino {
-    url: String,
-    client: reqwest::Client,
-    runtime: tokio::runtime::Runtime,
-}
-
-struct Answer {
-    rows: Vec<Vec<Value>>,
-    /// As Trino counts it.
-    elapsed_ms: f64,
-}
-
-impl Trino {
-    fn new(bench: &Bench) -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { url: bench.servers.trino.clone(), client: reqwest::Client::new(), runtime })
-    }
-
-    fn run(&self, sql: &str) -> anyhow::Result<Answer> {
-        self.runtime.block_on(async {
-            let statement = format!("{}/v1/statement", self.url);
-            let first = self.client.post(statement).header("X-Trino-User", "bench").body(sql.to_owned());
-            let mut page: Value = first.send().await?.error_for_status()?.json().await?;
-            let mut rows = vec![];
-            loop {
-                anyhow::ensure!(page["error"].is_null(), "{sql}: {}", page["error"]["message"]);
-                for row in page["data"].as_array().into_iter().flatten() {
-                    rows.push(row.as_array().cloned().unwrap_or_default());
-                }
-                let Some(next) = page["nextUri"].as_str() else { break };
-                page = self.client.get(next).send().await?.error_for_status()?.json().await?;
-            }
-            let elapsed_ms = page["stats"]["elapsedTimeMillis"].as_f64().context("Trino tells no time")?;
-            Ok(Answer { rows, elapsed_ms })
-        })
-    }
 }

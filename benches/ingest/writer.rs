@@ -21,6 +21,7 @@ pub enum Storage {
 }
 
 /// One configuration.
+#[derive(Clone, Copy)]
 pub struct Setup {
     /// Of the table; the group has it too.
     pub name: &'static str,
@@ -37,6 +38,11 @@ pub struct Writer {
 }
 
 impl Setup {
+    /// Where its key indexes are.
+    pub fn index_dir(&self, bench: &Bench) -> PathBuf {
+        bench.dir.join(format!("index-{}", self.name))
+    }
+
     pub fn namespace(&self, bench: &Bench) -> String {
         format!("bench_{}", bench.run)
     }
@@ -101,6 +107,8 @@ amount = "decimal(12,2)"
 made_at = "timestamp"
 updated_at = "timestamptz"
 note = "string"
+[index]
+dir = "{index}"
 [serve]
 listen = "127.0.0.1:{port}"
 [log]
@@ -114,6 +122,7 @@ format = "json"
             namespace = self.namespace(bench),
             interval = self.commit_interval_ms,
             rows = self.commit_rows,
+            index = self.index_dir(bench).display(),
         ))
     }
 }
@@ -140,10 +149,14 @@ impl Writer {
     }
 
     fn counter(&self, name: &str) -> u64 {
+        self.value(name) as u64
+    }
+
+    /// Of a metric, summed over its labels.
+    pub fn value(&self, name: &str) -> f64 {
         let metrics = self.metrics().unwrap_or_default();
         let of_it = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
-        let values = metrics.lines().filter(of_it).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok());
-        values.sum::<f64>() as u64
+        metrics.lines().filter(of_it).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
     /// By a request that costs next to nothing: the machine is the run's.
