@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::Bench;
 use crate::report::{median, percentile};
 use crate::servers::number;
-use crate::topic::{self, Fill};
+use crate::topic::{self, Fill, TOPIC};
 use crate::writer::{Setup, Storage};
 
 /// Changes a second that come in: more than a commit of 200 rows after the other takes.
@@ -24,7 +24,15 @@ pub fn run(bench: &Bench) -> anyhow::Result<String> {
     for (name, mode) in [("commits_append", "append"), ("commits_upsert", "upsert")] {
         let fill = Fill { changes: u64::from(u32::MAX), mix: mode, keys: 20_000, schema_block: false };
         let mut generator = topic::flow(bench, &fill, RATE)?;
-        let setup = Setup { name, mode, storage: Storage::Minio, commit_rows: 200, commit_interval_ms: INTERVAL_MS };
+        let setup = Setup {
+            name,
+            topics: TOPIC,
+            table: name,
+            mode,
+            storage: Storage::Minio,
+            commit_rows: 200,
+            commit_interval_ms: INTERVAL_MS,
+        };
         eprintln!("{name}: {commits} commits");
         let mut writer = setup.start(bench)?;
         let waited = writer.wait_for("firn_commits_total", commits + 10, AT_MOST);
@@ -50,7 +58,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<String> {
 }
 
 /// The milliseconds that firn's log says of each commit: from the last durable file to the catalog's answer.
-fn commit_ms(log: &Path) -> anyhow::Result<Vec<f64>> {
+pub fn commit_ms(log: &Path) -> anyhow::Result<Vec<f64>> {
     let text = std::fs::read_to_string(log)?;
     let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let took: Vec<f64> = lines.filter(|l| l["message"] == "committed").filter_map(|l| l["ms"].as_f64()).collect();

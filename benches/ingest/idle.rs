@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::Bench;
 use crate::process::cpu_seconds;
-use crate::topic::{self, Fill};
+use crate::topic::{self, Fill, TOPIC};
 use crate::writer::{Setup, Storage};
 
 const WATCHED: Duration = Duration::from_secs(60);
@@ -13,6 +13,8 @@ pub fn run(bench: &Bench) -> anyhow::Result<String> {
     let records = topic::fill(bench, &Fill { changes: 10_000, mix: "upsert", keys: 1_000, schema_block: false })?;
     let setup = Setup {
         name: "idle",
+        topics: TOPIC,
+        table: "idle",
         mode: "upsert",
         storage: Storage::Minio,
         commit_rows: 1_000_000,

@@ -58,8 +58,15 @@ pub fn run(bench: &Bench) -> anyhow::Result<String> {
 
 fn run_at(bench: &Bench, name: &'static str, rows: u64) -> anyhow::Result<Run> {
     let changes = number("FIRN_BENCH_CHANGES", 2_000_000)?;
-    let setup =
-        Setup { name, mode: "upsert", storage: Storage::Minio, commit_rows: 250_000, commit_interval_ms: 600_000 };
+    let setup = Setup {
+        name,
+        topics: TOPIC,
+        table: name,
+        mode: "upsert",
+        storage: Storage::Minio,
+        commit_rows: 250_000,
+        commit_interval_ms: 600_000,
+    };
     let _ = std::fs::remove_dir_all(setup.index_dir(bench));
 
     // firn makes the table, with a few rows; they come again with other values.

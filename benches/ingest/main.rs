@@ -1,6 +1,7 @@
 //! Speed and memory of `firn run` on real servers, against what the machine can do at all (LIMIT).
 //!
-//! `deploy/ci/bench` starts the servers and runs this. Sections are chosen by name: throughput, commits, idle, scan, large; none = all.
+//! `deploy/ci/bench` starts the servers and runs this. Sections are chosen by name: throughput, commits, idle, tables, scan, large; none =
+//! all.
 
 mod commits;
 mod idle;
@@ -10,6 +11,7 @@ mod process;
 mod report;
 mod scan;
 mod servers;
+mod tables;
 mod throughput;
 mod topic;
 mod trino;
@@ -31,7 +33,7 @@ struct Bench {
     events: u64,
 }
 
-const SECTIONS: [&str; 5] = ["throughput", "commits", "idle", "scan", "large"];
+const SECTIONS: [&str; 6] = ["throughput", "commits", "idle", "tables", "scan", "large"];
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
@@ -65,6 +67,7 @@ fn main() -> anyhow::Result<()> {
             "throughput" => throughput::run(&bench)?,
             "commits" => commits::run(&bench)?,
             "idle" => idle::run(&bench)?,
+            "tables" => tables::run(&bench)?,
             "scan" => scan::run(&bench)?,
             _ => large::run(&bench)?,
         });

@@ -14,6 +14,14 @@ pub fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     Ok(ticks.iter().sum::<f64>() / 100.0)
 }
 
+/// The most memory that a running process has had so far.
+pub fn peak_rss_bytes(pid: u32) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("/proc/pid/status has no VmHWM")?;
+    let kib: u64 = peak.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib * 1024)
+}
+
 /// Wall and CPU time and the peak of resident memory of a process that has ended.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {

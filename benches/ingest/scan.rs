@@ -7,7 +7,7 @@ use anyhow::Context;
 use crate::Bench;
 use crate::report::median;
 use crate::servers::number;
-use crate::topic::{self, Fill};
+use crate::topic::{self, Fill, TOPIC};
 use crate::trino::Trino;
 use crate::writer::{Setup, Storage};
 
@@ -19,6 +19,8 @@ pub fn run(bench: &Bench) -> anyhow::Result<String> {
     let changes = topic::fill(bench, &fill)?;
     let setup = Setup {
         name: "scanned",
+        topics: TOPIC,
+        table: "scanned",
         mode: "upsert",
         storage: Storage::Minio,
         commit_rows: 250_000,

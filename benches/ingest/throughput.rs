@@ -54,7 +54,15 @@ fn firn(
     records: u64,
     commit_rows: u64,
 ) -> anyhow::Result<Usage> {
-    let setup = Setup { name, mode, storage: Storage::Files, commit_rows, commit_interval_ms: 600_000 };
+    let setup = Setup {
+        name,
+        topics: TOPIC,
+        table: name,
+        mode,
+        storage: Storage::Files,
+        commit_rows,
+        commit_interval_ms: 600_000,
+    };
     eprintln!("{name}: {records} records");
     let mut writer = setup.start(bench)?;
     writer.wait_for("firn_records_total", records, AT_MOST)?;

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use crate::Bench;
 use crate::process::{Measured, Usage};
-use crate::topic::TOPIC;
 
 pub const WORKERS: i32 = 2;
 
@@ -23,8 +22,11 @@ pub enum Storage {
 /// One configuration.
 #[derive(Clone, Copy)]
 pub struct Setup {
-    /// Of the table; the group has it too.
+    /// Of the run: the group's, the log's.
     pub name: &'static str,
+    pub topics: &'static str,
+    /// A name, or a template of one.
+    pub table: &'static str,
     pub mode: &'static str,
     pub storage: Storage,
     pub commit_rows: u64,
@@ -92,10 +94,10 @@ name = "bench"
 warehouse = "{warehouse}"
 {properties}
 [lake]
-topics = ["{TOPIC}"]
+topics = ["{topics}"]
 mode = "{mode}"
 namespace = "{namespace}"
-table = "{name}"
+table = "{table}"
 commit_interval_ms = {interval}
 commit_rows = {rows}
 key = ["id"]
@@ -117,6 +119,8 @@ format = "json"
             kafka = servers.kafka,
             run = bench.run,
             name = self.name,
+            topics = self.topics,
+            table = self.table,
             hms = servers.hms,
             mode = self.mode,
             namespace = self.namespace(bench),
