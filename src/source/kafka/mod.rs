@@ -150,6 +150,8 @@ impl Headers for PolledRecord<'_> {
 /// A consumer of one worker.
 pub struct KafkaSource {
     consumer: BaseConsumer<Context>,
+    /// For questions: on the consumer's own connections they would wait behind each fetch that waits for records.
+    asker: BaseConsumer,
     settings: ClientSettings,
 }
 
@@ -172,7 +174,8 @@ impl KafkaSource {
     ) -> Result<Self, SourceError> {
         let context = Context::new(settings.clone(), positions);
         let consumer = settings.consumer(group, worker).create_with_context(context).map_err(SourceError::Client)?;
-        Ok(Self { consumer, settings: settings.clone() })
+        let asker = settings.plain().create().map_err(SourceError::Client)?;
+        Ok(Self { consumer, asker, settings: settings.clone() })
     }
 
     /// Sets which topics to read, named exactly. Topics that aren't there yet are read once they are.
@@ -298,7 +301,7 @@ impl KafkaSource {
 
     /// The current ids of these topics, where the broker tells them.
     pub fn topic_ids(&self, names: &[String]) -> HashMap<String, String> {
-        topics::describe(self.consumer.client(), names, BROKER_ANSWER)
+        topics::describe(self.asker.client(), names, BROKER_ANSWER)
     }
 
     /// The highest offset that was seen without asking the broker anew, for lag figures.
