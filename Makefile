@@ -5,7 +5,8 @@ FEATURES := --workspace --features demo
 SERVER_TESTS := $(CARGO) test $(FEATURES) --lib --test real -- hms:: trino:: sql::tests storage::tests
 STACK := deploy/native/stack
 
-.PHONY: help demo build check fmt lint deny compose-check test test-fast test-e2e chaos faults bench stack-up stack-down stack-status
+.PHONY: help demo build check fmt lint deny compose-check mutations-check test test-fast test-e2e chaos soak mutations faults
+.PHONY: bench stack-up stack-down stack-status
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -19,7 +20,7 @@ demo: ## everything in one process tree, no server needed: changes become tables
 build: ## debug binary with the demo
 	$(CARGO) build $(FEATURES) --bins --tests
 
-check: fmt lint deny compose-check test-fast ## format, lints, licences, the compose file, fast tests
+check: fmt lint deny compose-check mutations-check test-fast ## format, lints, licences, the compose file, fast tests
 
 fmt:
 	$(CARGO) fmt --all --check
@@ -34,8 +35,18 @@ compose-check: ## docker-compose.yml against the compose specification and the n
 	deploy/ci/compose-check
 	deploy/ci/compose-check --self-test
 
-test-fast: ## unit tests and the seeded simulation
-	$(CARGO) test $(FEATURES)
+mutations-check: ## the mutations of docs/mutations still fit the code
+	git apply --check docs/mutations/*.patch
+
+# A fresh set of seeds beside the fixed ones; a failing one is printed.
+test-fast: ## unit tests and the simulation: fixed seeds, and fresh ones for 20 s
+	FIRN_SIM_FRESH_SECONDS=$${FIRN_SIM_FRESH_SECONDS:-20} $(CARGO) test $(FEATURES)
+
+soak: ## the simulation with seeds that nobody has tried, on all cores; SECONDS=600, else until stopped (docs/simulation.md)
+	FIRN_SOAK_SECONDS=$(SECONDS) $(CARGO) test $(FEATURES) --test it -- --ignored --exact --nocapture simulation::soak::soak
+
+mutations: ## breaks a promise in three ways, each of which the simulation must find within a minute (three builds)
+	deploy/ci/mutations
 
 test: test-fast test-e2e ## all tests: unit, simulation, end to end on the real servers
 

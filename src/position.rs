@@ -36,6 +36,9 @@ impl std::fmt::Display for TopicPartition {
     }
 }
 
+/// Of some partitions the next offset to read.
+pub type Positions = BTreeMap<TopicPartition, i64>;
+
 /// The offsets `[from, next)` of one partition that a batch accounts for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -118,6 +121,9 @@ pub struct TopicPosition {
     /// added later (a key moves only then).
     pub partition_count: i32,
     pub partitions: BTreeMap<i32, PartitionPosition>,
+    /// How many partitions it had at the first commit, where some were added since and read: keys have moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grew_from: Option<i32>,
     /// Where the source table was last emptied: the table has no row from before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub truncated: Option<Fence>,
@@ -138,6 +144,28 @@ impl Checkpoint {
     /// The next offset to read, `None` where the partition was never committed.
     pub fn next(&self, at: &TopicPartition) -> Option<i64> {
         Some(self.topics.get(&at.topic)?.partitions.get(&at.partition)?.next)
+    }
+
+    /// The next offset of every partition that was ever committed.
+    pub fn positions(&self) -> impl Iterator<Item = (TopicPartition, i64)> {
+        let of_topic = |(topic, t): (&String, &TopicPosition)| {
+            t.partitions.iter().map(|(p, have)| (TopicPartition::new(topic.clone(), *p), have.next)).collect::<Vec<_>>()
+        };
+        self.topics.iter().flat_map(of_topic)
+    }
+
+    /// The partitions of topics that grew: a row whose key is in one of them now may have come from any other.
+    pub fn of_grown_topics(&self) -> impl Iterator<Item = TopicPartition> {
+        let grown = self.topics.iter().filter(|(_, t)| t.grew_from.is_some());
+        grown.flat_map(|(topic, t)| t.partitions.keys().map(move |p| TopicPartition::new(topic, *p)))
+    }
+
+    /// Before anything was read, by all that is known now: partitions that were added are still read after the others.
+    pub fn from_the_start(&self) -> Checkpoint {
+        let grown = self.topics.iter().filter_map(|(topic, t)| {
+            Some((topic.clone(), TopicPosition { partition_count: t.grew_from?, ..TopicPosition::default() }))
+        });
+        Checkpoint { generation: self.generation, topics: grown.collect() }
     }
 
     /// Moves one partition on. See the table at the top of the module.
@@ -167,6 +195,9 @@ impl Checkpoint {
         let before = topic.partitions.get(&span.at.partition).copied();
         topic.topic_id = span.topic_id.clone().or(topic.topic_id.take());
         let count = span.partition_count.filter(|_| first).unwrap_or_default();
+        if !first && span.partition_count.is_some() && span.at.partition >= topic.partition_count {
+            topic.grew_from.get_or_insert(topic.partition_count);
+        }
         topic.partition_count = topic.partition_count.max(span.at.partition + 1).max(count);
         topic.partitions.insert(
             span.at.partition,
@@ -269,8 +300,15 @@ mod tests {
         assert_eq!(count(&c), 3, "partitions without a record yet are not new ones");
         c.advance(&of(1, 5)).unwrap();
         assert_eq!(count(&c), 3, "an older partition's batch does not release the new ones");
+        assert_eq!((c.of_grown_topics().count(), c.from_the_start()), (0, Checkpoint::default()));
         c.advance(&of(4, 5)).unwrap();
         assert_eq!(count(&c), 5);
+        let partitions: Vec<i32> = c.of_grown_topics().map(|at| at.partition).collect();
+        assert_eq!(partitions, [0, 1, 4], "keys have moved");
+        let mut again = c.from_the_start();
+        assert_eq!((count(&again), again.next(&TopicPartition::new("t", 0))), (3, None), "what was added waits again");
+        again.advance(&of(0, 5)).unwrap();
+        assert_eq!(count(&again), 3);
     }
 
     #[test]

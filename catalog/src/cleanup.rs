@@ -8,7 +8,7 @@
 //! to the oldest kept one removed is in none (a removed file never comes back: paths are unique). Snapshots off the chain (tags,
 //! branches, rolled back) are read and what they hold is spared.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use iceberg::spec::{DataFileFormat, ManifestFile, ManifestStatus, SnapshotRef};
 use iceberg::table::Table;
@@ -88,7 +88,7 @@ impl Cleanup {
     }
 }
 
-fn named_metadata(table: &Table) -> HashSet<&str> {
+fn named_metadata(table: &Table) -> BTreeSet<&str> {
     let log = table.metadata().metadata_log().iter().map(|entry| entry.metadata_file.as_str());
     log.chain(table.metadata_location()).collect()
 }
@@ -108,7 +108,9 @@ async fn expired_files(table: &Table, expiry: &Expiry, cache: &ManifestCache) ->
     let expired: HashSet<i64> = expiry.expired.iter().map(|s| s.snapshot_id()).collect();
     let on_chain: HashSet<i64> = chain(metadata, metadata.current_snapshot()).iter().map(|s| s.snapshot_id()).collect();
     let oldest_kept = expiry.oldest_kept.snapshot_id();
-    let off_chain: Vec<&SnapshotRef> = metadata.snapshots().filter(|s| !on_chain.contains(&s.snapshot_id())).collect();
+    let mut off_chain: Vec<&SnapshotRef> =
+        metadata.snapshots().filter(|s| !on_chain.contains(&s.snapshot_id())).collect();
+    off_chain.sort_by_key(|s| s.sequence_number());
     if metadata.snapshots().any(|s| expired.contains(&s.snapshot_id())) // somebody has them again
         || !on_chain.contains(&oldest_kept) // expired by another writer meanwhile, or rolled back behind it
         || off_chain.len() > MAX_OFF_CHAIN

@@ -17,12 +17,10 @@ use async_trait::async_trait;
 use iceberg::table::Table;
 use iceberg::{TableIdent, TableRequirement, TableUpdate};
 
-use uuid::Uuid;
-
 use crate::cleanup::Cleanup;
 use crate::manifests::ManifestCache;
 use crate::stage::{Staged, Staging};
-use crate::{Catalog, Error, ErrorKind, RowDelta};
+use crate::{Catalog, Error, ErrorKind, RowDelta, surroundings};
 
 /// Table property: the id of the last commit made here, with or without a snapshot.
 pub const LAST_COMMIT_ID: &str = "firn.last-commit-id";
@@ -31,6 +29,9 @@ pub const LAST_SNAPSHOT_ID: &str = "firn.last-snapshot-id";
 
 /// For a commit whose planner brings no cache: what the attempts of one commit share.
 const CACHE_BYTES: u64 = 64 << 20;
+
+/// Loads before a table counts as one that did not move: the first may be as stale as the base was.
+const STALE_LOADS: usize = 4;
 
 /// What to commit on one base.
 #[derive(Clone, Debug, Default)]
@@ -154,7 +155,7 @@ impl From<Error> for CommitError {
 
 /// A fresh id for a batch: random, positive.
 pub fn new_snapshot_id() -> i64 {
-    let (high, low) = Uuid::new_v4().as_u64_pair();
+    let (high, low) = surroundings::new_id().as_u64_pair();
     // cleared of its sign bit it always fits
     ((high ^ low) & (u64::MAX >> 1)) as i64
 }
@@ -177,7 +178,7 @@ pub async fn commit(
     let mut last = Error::new(ErrorKind::Unavailable, "no attempt was made");
     for n in 0..attempts {
         if n > 0 {
-            tokio::time::sleep(patience.wait_before(n)).await;
+            surroundings::sleep(patience.wait_before(n)).await;
         }
         match run.attempt(planner, Attempt(n)).await {
             Ok(committed) => return Ok(committed),
@@ -200,7 +201,7 @@ impl Patience {
         let doublings = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX).min(30);
         let full = self.first_wait_ms.saturating_mul(1 << doublings).min(self.max_wait_ms);
         // between half and all of it: writers that collided once part
-        let jitter = (Uuid::new_v4().as_u128() as u64) % (full / 2 + 1);
+        let jitter = (surroundings::new_id().as_u128() as u64) % (full / 2 + 1);
         Duration::from_millis(full - jitter)
     }
 }
@@ -208,9 +209,9 @@ impl Patience {
 /// What is known of an attempt's swap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
-    /// Never sent, or refused and not found on the base loaded after the refusal.
+    /// Never sent, or refused and not found on a base that came after its own.
     Dead,
-    /// Answered with a refusal; the fresh base has not been seen yet (a metastore can refuse a swap that it has done).
+    /// Answered with a refusal; no newer base has been seen yet (a metastore can refuse a swap that it has done).
     Refused,
     /// The answer was lost: it may be on its way still.
     Open,
@@ -244,7 +245,11 @@ impl Run<'_> {
         if let Some(committed) = landed {
             return Ok(committed);
         }
-        let plan = planner.plan(&base, attempt).await?;
+        let plan = match planner.plan(&base, attempt).await {
+            Ok(plan) => plan,
+            Err(CommitError::Failed(e)) => return Err(self.unless_moved(&base, e).await),
+            Err(e) => return Err(e),
+        };
         if plan.is_empty() {
             return Ok(self.committed(base, None));
         }
@@ -254,7 +259,7 @@ impl Run<'_> {
             base: &base,
             plan: &plan,
             snapshot_id: self.snapshot_id,
-            attempt_id: Uuid::now_v7(),
+            attempt_id: surroundings::new_id(),
             manifests: &self.manifests,
         };
         let staged = staging.stage(&mut written).await;
@@ -264,7 +269,7 @@ impl Run<'_> {
             Err(e) => {
                 let base = tried.base.clone();
                 self.tried.push(tried);
-                return Err(self.stage_failed(&base, e).await);
+                return Err(self.unless_moved(&base, e).await);
             }
         };
 
@@ -294,7 +299,9 @@ impl Run<'_> {
     async fn look(&mut self) -> Result<(Table, Option<Committed>), CommitError> {
         let base = self.catalog.load(self.table).await?;
         if !self.is_in(&base) {
-            for tried in self.tried.iter_mut().filter(|t| t.outcome == Outcome::Refused) {
+            // A table that has not moved since the refusal shows what it was before: a stale answer, or a refusal for nothing.
+            let moved = |tried: &Tried| tried.base.metadata_location() != base.metadata_location();
+            for tried in self.tried.iter_mut().filter(|t| t.outcome == Outcome::Refused && moved(t)) {
                 tried.outcome = Outcome::Dead;
             }
             return Ok((base, None));
@@ -334,14 +341,18 @@ impl Run<'_> {
     }
 
     /// A file of the base may be gone because another writer moved the table on and cleaned up: then a fresh base helps.
-    async fn stage_failed(&self, base: &Table, e: Error) -> CommitError {
-        if !e.is_transient()
-            && let Ok(fresh) = self.catalog.load(self.table).await
-            && fresh.metadata_location() != base.metadata_location()
-        {
-            return CommitError::Undecided(
-                Error::new(ErrorKind::Conflict, "the table moved while it was read").with_source(e),
-            );
+    async fn unless_moved(&self, base: &Table, e: Error) -> CommitError {
+        if e.is_transient() {
+            return e.into();
+        }
+        for _ in 0..STALE_LOADS {
+            if let Ok(fresh) = self.catalog.load(self.table).await
+                && fresh.metadata_location() != base.metadata_location()
+            {
+                return CommitError::Undecided(
+                    Error::new(ErrorKind::Conflict, "the table moved while it was read").with_source(e),
+                );
+            }
         }
         e.into()
     }

@@ -26,6 +26,7 @@ pub mod rest;
 pub mod sql;
 mod stage;
 pub mod storage;
+pub mod surroundings;
 #[cfg(any(test, feature = "conformance"))]
 mod testing;
 

@@ -10,7 +10,7 @@ use iceberg::{NamespaceIdent, TableCreation, TableIdent, TableRequirement, Table
 
 use crate::metadata;
 use crate::storage::Stores;
-use crate::storage::fault::{Effect, Faults, Op};
+use crate::storage::fault::{Effect, Faults, Moment, Op};
 use crate::{Catalog, Error, ErrorKind, Result};
 
 /// Clones share namespaces, tables, stores and faults: each may play another process.
@@ -31,9 +31,20 @@ struct State {
 
 #[derive(Clone, Debug)]
 struct Registered {
-    metadata_location: String,
+    /// All that there ever were, the current one last.
+    metadata_locations: Vec<String>,
+}
+
+impl Registered {
+    fn current(&self) -> &str {
+        self.metadata_locations.last().map_or("", String::as_str)
+    }
+
     /// What a stale read answers.
-    previous: String,
+    fn previous(&self) -> &str {
+        let before_the_last = self.metadata_locations.len().saturating_sub(2);
+        self.metadata_locations.get(before_the_last).map_or("", String::as_str)
+    }
 }
 
 impl Default for MemoryCatalog {
@@ -54,6 +65,13 @@ impl MemoryCatalog {
         Self { warehouse, file_io: stores.file_io(), stores, faults, state: Arc::default() }
     }
 
+    /// The same catalog and stores as another process sees them: they fail for it as `faults` says.
+    #[must_use]
+    pub fn seen_with(&self, faults: Faults) -> Self {
+        let stores = self.stores.clone().with_faults(faults.clone());
+        Self { file_io: stores.file_io(), stores, faults, warehouse: self.warehouse.clone(), state: self.state.clone() }
+    }
+
     pub fn faults(&self) -> &Faults {
         &self.faults
     }
@@ -64,7 +82,12 @@ impl MemoryCatalog {
 
     /// The pointer itself, without a load.
     pub fn metadata_location(&self, table: &TableIdent) -> Option<String> {
-        self.state().tables.get(table).map(|r| r.metadata_location.clone())
+        self.state().tables.get(table).map(|r| r.current().to_owned())
+    }
+
+    /// Of every version that the table ever had.
+    pub fn metadata_locations(&self, table: &TableIdent) -> Vec<String> {
+        self.state().tables.get(table).map(|r| r.metadata_locations.clone()).unwrap_or_default()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -79,10 +102,10 @@ impl MemoryCatalog {
     fn compare_and_set(&self, table: &TableIdent, expected: &str, location: &str) -> Result<()> {
         let mut state = self.state();
         let registered = state.tables.get_mut(table).ok_or_else(|| no_table(table))?;
-        if registered.metadata_location != expected {
+        if registered.current() != expected {
             return Err(Error::new(ErrorKind::Conflict, format!("table {table} moved")));
         }
-        registered.previous = std::mem::replace(&mut registered.metadata_location, location.to_owned());
+        registered.metadata_locations.push(location.to_owned());
         Ok(())
     }
 }
@@ -134,11 +157,13 @@ impl Catalog for MemoryCatalog {
     }
 
     async fn load(&self, table: &TableIdent) -> Result<Table> {
-        let (_, effect) = self.faults.meet(Op::Load, &table.to_string());
+        let name = table.to_string();
+        self.faults.turn(Moment::Call, Op::Load, &name).await;
+        let (_, effect) = self.faults.meet(Op::Load, &name);
         match effect {
             Some(Effect::Fail(kind)) => return Err(Error::new(kind, format!("injected failure of Load {table}"))),
             Some(Effect::Stale) => {
-                let previous = self.registered(table)?.previous;
+                let previous = self.registered(table)?.previous().to_owned();
                 return metadata::read(table, &self.file_io, previous).await;
             }
             Some(Effect::LoseAnswer | Effect::FailAfter(_)) => {
@@ -148,12 +173,12 @@ impl Catalog for MemoryCatalog {
             Some(Effect::Hold(gate)) => gate.wait().await,
             None => {}
         }
-        let location = self.registered(table)?.metadata_location;
+        let location = self.registered(table)?.current().to_owned();
         metadata::read(table, &self.file_io, location).await
     }
 
     async fn load_unless_at(&self, table: &TableIdent, known: &str) -> Result<Option<Table>> {
-        let location = self.registered(table)?.metadata_location;
+        let location = self.registered(table)?.current().to_owned();
         metadata::read_unless_at(table, &self.file_io, location, known).await
     }
 
@@ -179,8 +204,7 @@ impl Catalog for MemoryCatalog {
                 if state.tables.contains_key(&table) {
                     return Err(exists().with_leftover(metadata_location));
                 }
-                let previous = metadata_location.clone();
-                state.tables.insert(table.clone(), Registered { metadata_location, previous });
+                state.tables.insert(table.clone(), Registered { metadata_locations: vec![metadata_location] });
             }
             Ok((metadata::table(&table, &self.file_io, written)?, 0))
         };

@@ -1,4 +1,4 @@
-//! Notices that a person rewound a table, also while nothing comes for it that a commit would be refused for, and while it is stopped.
+//! Notices that a person rewound a table, or that it was rolled back, also while nothing comes for it that a commit would be refused for, and while it is stopped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,13 +39,13 @@ impl Heard {
     }
 }
 
-/// Looks how often the table was rewound; if there is news, lets all its workers go on from where it stands.
+/// Looks how often the table was set back; if there is news, lets all its workers go on from where it stands.
 pub async fn look(table: &TableHandle) {
     match table.lake.generation().await {
         Ok(generation) => {
             if table.heard.of(generation, table.now_ms()) {
-                tracing::warn!(table = %table.name, generation, "rewound by a person, going on from the table");
-                table.go_on(&format!("the table was rewound (generation {generation})"));
+                tracing::warn!(table = %table.name, generation, "rewound by a person, or rolled back: going on from the table");
+                table.go_on(&format!("the table was rewound or rolled back (generation {generation})"));
             }
         }
         Err(e) => {

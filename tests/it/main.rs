@@ -8,6 +8,7 @@ mod index;
 mod lake;
 mod letters;
 mod rewind;
+mod several;
 mod simulation;
 mod table_events;
 mod unavailable;

@@ -291,3 +291,56 @@ fn faults_are_shared_by_clones_alone() {
     one.clone().add(Fault::on([], Effect::LoseAnswer));
     assert_eq!((one.pending(), other.pending()), (1, 0));
 }
+
+/// Finds a file of its first base gone.
+struct Overtaken {
+    batch: Batch,
+    /// Whether it is gone because another writer moved the table on and cleaned up.
+    by: Option<MemoryCatalog>,
+    first: bool,
+}
+
+#[async_trait]
+impl Planner for Overtaken {
+    async fn plan(&mut self, base: &Table, attempt: Attempt) -> Result<Plan, CommitError> {
+        if !std::mem::take(&mut self.first) {
+            return self.batch.plan(base, attempt).await;
+        }
+        if let Some(catalog) = &self.by {
+            Batch::new("other", 0, append("d/9")).commit(catalog, &ident("t")).await.unwrap();
+        }
+        Err(CommitError::Failed(Error::new(ErrorKind::NotFound, "d/1 is gone")))
+    }
+}
+
+#[rstest]
+#[case::by_another_writer(true)]
+#[case::for_no_reason(false)]
+#[tokio::test]
+async fn a_file_that_is_gone_while_a_commit_is_planned_is_no_failure_if_the_table_moved_on(#[case] moves: bool) {
+    let catalog = table(FormatVersion::V2).await;
+    if moves {
+        // A stale answer still shows the base.
+        catalog.faults().add(Fault::on([Op::Load], Effect::Stale).skip(2));
+    }
+    let mut planner = Overtaken { batch: upsert(), by: moves.then(|| catalog.clone()), first: true };
+    let id = planner.batch.snapshot_id;
+    let done = commit(&catalog, &ident("t"), id, &mut planner, HASTE).await;
+    match moves {
+        true => assert_eq!(live(&done.unwrap().table).await, ["d/1", "d/3", "d/9", "x/2"]),
+        false => assert!(matches!(done, Err(CommitError::Failed(_))), "{done:?}"),
+    }
+}
+
+/// A metastore that tries again inside refuses what it has just done; a load that is as late then shows the table as it was.
+#[tokio::test]
+async fn a_refusal_counts_only_once_the_table_was_seen_to_move() {
+    let catalog = table(FormatVersion::V2).await;
+    catalog.faults().add(Fault::on([Op::Swap], Effect::FailAfter(ErrorKind::Conflict)));
+    catalog.faults().add(Fault::on([Op::Load], Effect::Stale).skip(1));
+    let mut batch = upsert();
+    let e = batch.commit_with(&catalog, &ident("t"), ONCE).await.unwrap_err();
+    assert!(matches!(e, CommitError::Undecided(_)), "{e:?}");
+    assert_exactly_once(&catalog, &batch, "its files are there").await;
+    assert_eq!(batch.commit(&catalog, &ident("t")).await.unwrap().attempts, 0);
+}

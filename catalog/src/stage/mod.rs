@@ -9,7 +9,6 @@ mod write;
 
 use std::collections::HashMap;
 
-use chrono::Utc;
 use iceberg::spec::{
     FormatVersion, MAIN_BRANCH, ManifestListWriter, Snapshot, SnapshotRef, SnapshotReference, SnapshotRetention,
     TableMetadata,
@@ -19,7 +18,7 @@ use iceberg::{TableRequirement, TableUpdate};
 
 use crate::commit::{LAST_COMMIT_ID, Plan};
 use crate::manifests::{self, ManifestCache};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, metadata, surroundings};
 pub(crate) use expire::{Expiry, chain};
 use write::Writer;
 
@@ -58,7 +57,7 @@ impl Staging<'_> {
     pub async fn stage(&self, written: &mut Vec<String>) -> Result<Staged> {
         let mut updates = self.plan.updates.clone();
         updates.push(TableUpdate::SetProperties { updates: self.properties() });
-        let metadata = apply(self.base.metadata(), &updates)?;
+        let metadata = metadata::updated(self.base.metadata(), None, &updates)?;
         let head = metadata.current_snapshot_id();
 
         let mut requirements = self.plan.requirements.clone();
@@ -134,14 +133,15 @@ impl Staging<'_> {
         let next_row_id = list.next_row_id();
         list.close().await?;
 
-        let now_ms = Utc::now().timestamp_millis();
         let snapshot = Snapshot::builder()
             .with_snapshot_id(self.snapshot_id)
             .with_parent_snapshot_id(parent_id)
             .with_sequence_number(sequence_number)
             // another writer's clock may be ahead: time must not go back in a table
             .with_timestamp_ms(
-                now_ms.max(self.base.metadata().last_updated_ms()).max(parent.map_or(0, |p| p.timestamp_ms())),
+                surroundings::now_ms()
+                    .max(self.base.metadata().last_updated_ms())
+                    .max(parent.map_or(0, |p| p.timestamp_ms())),
             )
             .with_manifest_list(path.clone())
             .with_summary(summary)
@@ -152,15 +152,6 @@ impl Staging<'_> {
         };
         Ok((snapshot, path))
     }
-}
-
-/// `metadata` + `updates`, not written anywhere.
-fn apply(metadata: &TableMetadata, updates: &[TableUpdate]) -> Result<TableMetadata> {
-    let mut builder = metadata.clone().into_builder(None);
-    for update in updates {
-        builder = update.clone().apply(builder)?;
-    }
-    Ok(builder.build()?.metadata)
 }
 
 #[cfg(test)]

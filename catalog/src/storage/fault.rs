@@ -12,6 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
@@ -60,7 +61,7 @@ pub enum Effect {
     Delay(Duration),
     /// It is done when the gate opens.
     Hold(Gate),
-    /// A load answers the table as it was before the last swap. Other calls are done as usual.
+    /// A load answers the table as it was before the last swap; a list lacks some of what is there. Other calls are done as usual.
     Stale,
 }
 
@@ -131,19 +132,38 @@ impl Fault {
     }
 }
 
+/// When a [`Turns`] is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Moment {
+    /// Before the call is made.
+    Call,
+    /// Before its answer is given.
+    Answer,
+}
+
+/// Decides when a call goes on: a simulation's scheduler.
+pub trait Turns: fmt::Debug + Send + Sync {
+    /// Answers when it is this call's turn; never, where the caller is dead.
+    fn turn(&self, moment: Moment, op: Op, path: &str) -> BoxFuture<'static, ()>;
+}
+
 /// A call that was made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Call {
     pub op: Op,
     pub path: String,
     /// Sent or received; of a read in parts, the range.
     pub bytes: u64,
-    pub hit: bool,
+    /// What happened to it, where it was hit.
+    pub hit: Option<Effect>,
 }
 
 /// The script and the journal; clones share both.
 #[derive(Clone, Debug, Default)]
-pub struct Faults(Arc<Mutex<Script>>);
+pub struct Faults {
+    script: Arc<Mutex<Script>>,
+    turns: Option<Arc<dyn Turns>>,
+}
 
 #[derive(Debug, Default)]
 struct Script {
@@ -152,6 +172,11 @@ struct Script {
 }
 
 impl Faults {
+    /// An empty script whose calls wait for their turns.
+    pub fn in_turns(turns: Arc<dyn Turns>) -> Self {
+        Self { script: Arc::default(), turns: Some(turns) }
+    }
+
     pub fn add(&self, fault: Fault) {
         self.script().faults.push(fault);
     }
@@ -179,6 +204,7 @@ impl Faults {
         error: impl Fn(ErrorKind, String) -> E + Send,
         call: impl Future<Output = Result<(T, u64), E>> + Send,
     ) -> Result<T, E> {
+        self.turn(Moment::Call, op, path).await;
         let (index, effect) = self.meet(op, path);
         let lost = match effect {
             Some(Effect::Fail(kind)) => return Err(error(kind, format!("injected failure of {op:?} {path}"))),
@@ -194,7 +220,9 @@ impl Faults {
             Some(Effect::FailAfter(kind)) => Some(kind),
             Some(Effect::Stale) | None => None,
         };
-        let (answer, bytes) = call.await?;
+        let answer = call.await;
+        self.turn(Moment::Answer, op, path).await;
+        let (answer, bytes) = answer?;
         if let Some(call) = self.script().calls.get_mut(index) {
             call.bytes = bytes;
         }
@@ -216,12 +244,18 @@ impl Faults {
                 effect = Some(fault.effect.clone());
             }
         }
-        script.calls.push(Call { op, path: path.to_owned(), bytes: 0, hit: effect.is_some() });
+        script.calls.push(Call { op, path: path.to_owned(), bytes: 0, hit: effect.clone() });
         (script.calls.len() - 1, effect)
     }
 
+    pub(crate) async fn turn(&self, moment: Moment, op: Op, path: &str) {
+        if let Some(turns) = &self.turns {
+            turns.turn(moment, op, path).await;
+        }
+    }
+
     fn script(&self) -> MutexGuard<'_, Script> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.script.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -304,13 +338,23 @@ impl ObjectStore for FaultyStore {
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
         let path = prefix.map(ToString::to_string).unwrap_or_default();
-        match self.faults.meet(Op::List, &path).1 {
-            Some(Effect::Fail(kind)) => {
-                let e = store_error(kind, format!("injected failure of List {path}"));
-                futures::stream::once(async { Err(e) }).boxed()
+        let (faults, all) = (self.faults.clone(), self.inner.list(prefix));
+        let listed = async move {
+            faults.turn(Moment::Call, Op::List, &path).await;
+            let failed = |kind| store_error(kind, format!("injected failure of List {path}"));
+            match faults.meet(Op::List, &path).1 {
+                Some(Effect::Fail(kind)) => futures::stream::iter([Err(failed(kind))]).boxed(),
+                // Some of it came.
+                Some(Effect::LoseAnswer) => {
+                    let first = all.take(1);
+                    first.chain(futures::stream::iter([Err(failed(ErrorKind::Unavailable))])).boxed()
+                }
+                Some(Effect::Stale) => all.enumerate().filter_map(async |(n, one)| (n % 3 > 0).then_some(one)).boxed(),
+                Some(Effect::FailAfter(kind)) => all.chain(futures::stream::iter([Err(failed(kind))])).boxed(),
+                _ => all,
             }
-            _ => self.inner.list(prefix),
-        }
+        };
+        futures::stream::once(listed).flatten().boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> StoreResult<ListResult> {

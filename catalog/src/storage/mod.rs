@@ -66,10 +66,10 @@ impl Stores {
         Self { properties, ..Self::default() }
     }
 
-    /// Every store opened from now on fails as `faults` says, and tells it of each call.
+    /// The same stores as somebody sees them for whom they fail as `faults` says; it is told of each call.
     #[must_use]
     pub fn with_faults(self, faults: Faults) -> Self {
-        Self { open: Arc::default(), faults: Some(faults), ..self }
+        Self { faults: Some(faults), ..self }
     }
 
     /// For Iceberg. It carries no properties: its `Debug` would print them.
@@ -85,13 +85,17 @@ impl Stores {
         let location = Location::parse(location)?;
         let key = location.store_key();
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(store) = open.get(&key) {
-            return Ok((store.clone(), location.path));
-        }
-        let store: Arc<dyn ObjectStore> = match location.scheme {
-            Scheme::S3 => Arc::new(s3::build(&location.bucket, &self.properties)?),
-            Scheme::File => Arc::new(LocalFileSystem::new()),
-            Scheme::Memory => Arc::new(InMemory::new()),
+        let store = match open.get(&key) {
+            Some(store) => store.clone(),
+            None => {
+                let store: Arc<dyn ObjectStore> = match location.scheme {
+                    Scheme::S3 => Arc::new(s3::build(&location.bucket, &self.properties)?),
+                    Scheme::File => Arc::new(LocalFileSystem::new()),
+                    Scheme::Memory => Arc::new(InMemory::new()),
+                };
+                open.insert(key, store.clone());
+                store
+            }
         };
         #[cfg(debug_assertions)]
         let store: Arc<dyn ObjectStore> = Arc::new(failing::FailingStore(store));
@@ -99,7 +103,6 @@ impl Stores {
             Some(faults) => Arc::new(FaultyStore::new(store, faults.clone())),
             None => store,
         };
-        open.insert(key, store.clone());
         Ok((store, location.path))
     }
 

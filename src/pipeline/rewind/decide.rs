@@ -429,6 +429,7 @@ impl Decider<'_> {
             topic_id: log.topic_id.clone(),
             partition_count: count,
             partitions: log.reaches.iter().map(begin).collect(),
+            grew_from: None,
             truncated: None,
             snapshot: None,
         };

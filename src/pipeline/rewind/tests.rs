@@ -24,6 +24,7 @@ fn at<const N: usize>(offsets: [i64; N]) -> Checkpoint {
         topic_id: Some("one".to_owned()),
         partition_count: N as i32,
         partitions: (0..).zip(offsets.map(position)).collect(),
+        grew_from: None,
         truncated: None,
         snapshot: None,
     };

@@ -294,6 +294,7 @@ async fn taken(
             to_read.push((file, ids));
         }
     }
+    to_read.sort_unstable_by_key(|(file, _)| file.number);
     let cuts: Arc<[Cut]> = cuts.into();
     let mut read = stream::iter(to_read)
         .map(|(file, ids)| {

@@ -9,7 +9,8 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::DataType;
-use firn_catalog::SpecFile;
+use bytes::Bytes;
+use firn_catalog::{SpecFile, surroundings};
 use futures::{StreamExt, TryStreamExt, stream};
 use iceberg::arrow::schema_to_arrow_schema;
 use iceberg::io::FileIO;
@@ -22,7 +23,6 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use roaring::{RoaringBitmap, RoaringTreemap};
-use uuid::Uuid;
 
 use crate::sink::lake::LakeError;
 use crate::sink::lake::metrics::Bounds;
@@ -62,7 +62,7 @@ pub(crate) async fn write(
     if deleted.is_empty() {
         return Ok(vec![]);
     }
-    let id = Uuid::new_v4();
+    let id = surroundings::new_id();
     if format >= FormatVersion::V3 {
         let path = format!("{data_location}/{}-deletes.puffin", id.simple());
         let written = write_vectors(file_io, path.clone(), deleted).await;
@@ -70,9 +70,18 @@ pub(crate) async fn write(
     }
     let paths: Vec<String> =
         (0..deleted.len()).map(|n| format!("{data_location}/{}-deletes-{n:05}.parquet", id.simple())).collect();
-    // None is cut off when another fails: what is removed then must not come to be later.
+    // Encoded on threads that end in any order; stored in the order of the data files. None is cut off when another fails: what is
+    // removed then must not come to be later.
     let written: Vec<Result<SpecFile, LakeError>> = stream::iter(paths.clone().into_iter().zip(deleted))
-        .map(|(path, d)| write_position_file(file_io, path, d))
+        .map(|(path, d)| encode_position_file(path, d))
+        .buffered(WRITTEN_AT_ONCE)
+        .map(|encoded| async move {
+            let (bytes, file) = encoded?;
+            let path = file.file.file_path();
+            let failed = |e: iceberg::Error| LakeError::Storage(format!("writing {path}: {e}"));
+            file_io.new_output(path)?.write(bytes).await.map_err(failed)?;
+            Ok(file)
+        })
         .buffered(WRITTEN_AT_ONCE)
         .collect()
         .await;
@@ -101,8 +110,7 @@ fn position_schema() -> Result<Schema, LakeError> {
         .build()?)
 }
 
-async fn write_position_file(file_io: &FileIO, path: String, deleted: Deleted) -> Result<SpecFile, LakeError> {
-    let output = file_io.new_output(&path)?;
+async fn encode_position_file(path: String, deleted: Deleted) -> Result<(Bytes, SpecFile), LakeError> {
     let encode = move || -> Result<_, LakeError> {
         let schema = Arc::new(position_schema()?);
         let arrow = Arc::new(schema_to_arrow_schema(&schema)?);
@@ -129,12 +137,9 @@ async fn write_position_file(file_io: &FileIO, path: String, deleted: Deleted) -
         let file = file.build().map_err(|e| LakeError::Storage(format!("describing {path}: {e}")))?;
         Ok((bytes, SpecFile { spec_id: deleted.spec_id, file }))
     };
-    let (bytes, file) = tokio::task::spawn_blocking(encode)
+    surroundings::joined(tokio::task::spawn_blocking(encode))
         .await
-        .map_err(|e| LakeError::Storage(format!("encoding a delete file: {e}")))??;
-    let location = output.location().to_owned();
-    output.write(bytes).await.map_err(|e| LakeError::Storage(format!("writing {location}: {e}")))?;
-    Ok(file)
+        .map_err(|e| LakeError::Storage(format!("encoding a delete file: {e}")))?
 }
 
 async fn write_vectors(file_io: &FileIO, path: String, deleted: Vec<Deleted>) -> Result<Vec<SpecFile>, LakeError> {

@@ -122,6 +122,7 @@ impl BatchPlanner<'_> {
         };
         let (delta, effect) = match &mut self.upserts {
             Some(upserts) => {
+                upserts.own_too(checkpoint.of_grown_topics());
                 let cuts = Cuts::of(self.batch, &before, &checkpoint);
                 upserts.plan(base, self.batch, &cuts).await?
             }
@@ -200,18 +201,22 @@ impl BatchPlanner<'_> {
     fn advance(&self, mut checkpoint: Checkpoint) -> Result<Checkpoint, Stop> {
         if checkpoint.generation > self.batch.generation {
             return Err(Stop::Stale(format!(
-                "the table was rewound (generation {}) after this batch was begun (generation {})",
+                "the table was rewound or rolled back (generation {}) after this batch was begun (generation {})",
                 checkpoint.generation, self.batch.generation
             )));
         }
-        for span in &self.batch.spans {
-            // A partition without a position takes any span as its first; that is wrong when it had one.
-            if checkpoint.next(&span.at).is_none() && self.batch.seen.iter().any(|seen| seen.contains(&span.at)) {
+        // Also where the batch has no span: partitions that were added are read on the strength of others' positions. And a partition
+        // without a position takes any span as its first.
+        for (at, seen) in self.batch.seen.iter().flat_map(|seen| seen.iter()) {
+            let have = checkpoint.next(at);
+            if have.is_none_or(|have| have < *seen) {
+                let have = have.map_or("no position".to_owned(), |have| format!("position {have}"));
                 return Err(Stop::Stale(format!(
-                    "{}: the table has no position any more: it was rolled back or made anew",
-                    span.at
+                    "{at}: the table has {have} where it had {seen}: it was rolled back or made anew"
                 )));
             }
+        }
+        for span in &self.batch.spans {
             checkpoint.advance(span).map_err(|e| Stop::Stale(e.to_string()))?;
         }
         for truncate in self.batch.events.truncates() {

@@ -7,8 +7,12 @@
 //! |---|---|
 //! | is the current snapshot or one of its ancestors | the properties' checkpoint |
 //! | is none of them, and the ancestors are whole | rolled back: the checkpoint of the nearest ancestor that has one |
+//! | is none of them, and younger than the oldest ancestor that is left | the same |
 //! | can't be found because ancestors were expired, but the snapshot log leads from it to the current one | the properties' |
 //! | otherwise | [`LakeError::Unclear`] with both choices |
+//!
+//! What was rolled back begins a generation of its own, like a rewind: batches begun before it are not let in, whatever they know. One
+//! whose commit has been set aside, with its files removed by then, would look like one that never landed.
 
 use iceberg::spec::TableMetadata;
 
@@ -19,7 +23,7 @@ use crate::sink::lake::LakeError;
 pub const CHECKPOINT: &str = "firn.checkpoint";
 /// Table property: the id of the last snapshot that firn made.
 pub const LAST_SNAPSHOT_ID: &str = "firn.last-snapshot-id";
-/// Table property: counts rewinds.
+/// Table property: counts rewinds, and rollbacks that were gone on from.
 pub const GENERATION: &str = "firn.generation";
 /// Table property: append or upsert.
 pub const MODE: &str = "firn.mode";
@@ -38,6 +42,7 @@ pub(crate) fn standing(table: &str, metadata: &TableMetadata) -> Result<Option<C
     let mut at = metadata.current_snapshot_id();
     let mut nearest = None;
     let mut broken = false;
+    let mut oldest = i64::MAX;
     // A chain can't be longer than the snapshots that there are, and one id beyond.
     for _ in 0..=metadata.snapshots().len() {
         let Some(id) = at else { break };
@@ -53,12 +58,15 @@ pub(crate) fn standing(table: &str, metadata: &TableMetadata) -> Result<Option<C
         {
             nearest = Some(parse(table, json)?);
         }
+        oldest = snapshot.sequence_number();
         at = snapshot.parent_snapshot_id();
     }
-    if !broken {
-        let nearest = nearest.unwrap_or_default();
-        // Rolled back behind a rewind by somebody else: a generation never comes again.
-        return Ok(Some(Checkpoint { generation: stored.generation.max(nearest.generation), ..nearest }));
+    // What is younger than an ancestor is not hidden behind it.
+    let set_aside = metadata.snapshot_by_id(last).is_some_and(|last| last.sequence_number() > oldest);
+    if !broken || (set_aside && nearest.is_some()) {
+        // A generation never comes again, also when a rewind was rolled back.
+        let generation = stored.generation + 1;
+        return Ok(Some(Checkpoint { generation, ..nearest.unwrap_or_else(|| stored.from_the_start()) }));
     }
     if log_leads_on(metadata, last) {
         return Ok(Some(stored));
@@ -80,7 +88,7 @@ pub(crate) fn stored(table: &str, metadata: &TableMetadata) -> Result<Option<Che
     metadata.properties().get(CHECKPOINT).map(|json| parse(table, json)).transpose()
 }
 
-/// How often the table was rewound, by its properties.
+/// How often the table was set back, by its properties.
 pub(crate) fn generation(metadata: &TableMetadata) -> u64 {
     metadata.properties().get(GENERATION).and_then(|n| n.parse().ok()).unwrap_or_default()
 }
@@ -122,6 +130,10 @@ mod tests {
         let span = Span::new(TopicPartition::new("t", 0), 0, next);
         checkpoint.advance(&span).unwrap();
         checkpoint
+    }
+
+    fn set_back(to: Checkpoint) -> Checkpoint {
+        Checkpoint { generation: to.generation + 1, ..to }
     }
 
     /// The n-th snapshot ever; `next` when firn made it.
@@ -187,13 +199,13 @@ mod tests {
     fn after_a_rollback_the_nearest_ancestor_decides() {
         // Two commits, set back to the first, and a foreign snapshot on it.
         let main = vec![snapshot(1, None, Some(5)), snapshot(2, Some(1), Some(9)), snapshot(3, Some(1), None)];
-        assert_eq!(standing_of(table(Some(2), 9, main)).unwrap(), Some(at(5)));
+        assert_eq!(standing_of(table(Some(2), 9, main)).unwrap(), Some(set_back(at(5))));
     }
 
     #[test]
     fn rolled_back_behind_everything_means_from_the_start() {
         let main = vec![snapshot(1, None, None), snapshot(2, Some(1), Some(9)), snapshot(3, Some(1), None)];
-        assert_eq!(standing_of(table(Some(2), 9, main)).unwrap(), Some(Checkpoint::default()));
+        assert_eq!(standing_of(table(Some(2), 9, main)).unwrap(), Some(set_back(Checkpoint::default())));
     }
 
     #[test]
@@ -201,6 +213,18 @@ mod tests {
         let main = vec![snapshot(1, None, Some(9)), snapshot(2, Some(1), None)];
         let builder = table(Some(1), 9, main).remove_snapshots(&[1]);
         assert_eq!(standing_of(builder).unwrap(), Some(at(9)));
+    }
+
+    #[test]
+    fn after_a_rollback_an_expired_past_does_not_matter_while_the_last_snapshot_is_there() {
+        let main = vec![
+            snapshot(1, None, Some(5)),
+            snapshot(2, Some(1), Some(7)),
+            snapshot(3, Some(2), Some(9)),
+            snapshot(4, Some(2), None),
+        ];
+        let builder = table(Some(3), 9, main).remove_snapshots(&[1]);
+        assert_eq!(standing_of(builder).unwrap(), Some(set_back(at(7))));
     }
 
     #[test]

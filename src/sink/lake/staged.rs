@@ -1,14 +1,13 @@
 //! A worker's finished batch: files that no reader can see yet, durable or held back by their uploads until it is
 //! their turn to be committed.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use iceberg::io::FileIO;
 use iceberg::spec::DataFile;
 
 use crate::memory::Counted;
-use crate::position::{Span, TopicPartition};
+use crate::position::{Positions, Span};
 use crate::sink::lake::LakeError;
 use crate::sink::lake::cut::TableEvents;
 use crate::sink::lake::held::HeldBack;
@@ -24,7 +23,7 @@ pub struct Staged {
     pub(crate) layouts: Vec<Arc<Layout>>,
     pub(crate) generation: u64,
     /// Partitions that the table had a position of: if it has none any more, it was rolled back behind it.
-    pub(crate) seen: Vec<Arc<BTreeSet<TopicPartition>>>,
+    pub(crate) seen: Vec<Arc<Positions>>,
     pub(crate) files: Vec<StagedFile>,
     pub(crate) overlay: Option<Overlay>,
     /// Rows that lack values; whole, they go into files of the commit.

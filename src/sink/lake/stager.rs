@@ -3,7 +3,7 @@
 //! Synchronous: it encodes on the worker's own thread while the uploads run on the runtime. Knows nothing of the table's
 //! present rows: what an upsert replaces is looked up when it is committed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -12,6 +12,7 @@ use arrow_array::{BooleanArray, RecordBatch, UInt32Array};
 use arrow_select::filter::filter_record_batch;
 use arrow_select::take::take_record_batch;
 use firn_catalog::failpoint::{self, Step};
+use firn_catalog::surroundings;
 use hashbrown::HashMap;
 use iceberg::spec::Struct;
 use tokio::runtime::Handle;
@@ -20,7 +21,7 @@ use uuid::Uuid;
 use crate::batch::ChangeBatch;
 use crate::change::{Op, origin};
 use crate::memory::{Counted, Kind, Memory};
-use crate::position::{Span, TopicPartition};
+use crate::position::{Positions, Span};
 use crate::sink::lake::conform::Conform;
 use crate::sink::lake::cut::TableEvents;
 use crate::sink::lake::held::{Arriving, HeldBack, HeldPlaces, Kept};
@@ -48,7 +49,7 @@ pub struct Stager {
     /// The table's generation when the batch began.
     generation: u64,
     /// Partitions that the table had a position of when the batch began.
-    seen: Arc<BTreeSet<TopicPartition>>,
+    seen: Arc<Positions>,
     conform: Conform,
     splitter: Splitter,
     open: HashMap<Box<[u8]>, OpenFile>,
@@ -115,7 +116,7 @@ impl Stager {
         layout: Arc<Layout>,
         io: Handle,
         generation: u64,
-        seen: Arc<BTreeSet<TopicPartition>>,
+        seen: Arc<Positions>,
         memory: &Arc<Memory>,
     ) -> Result<Self, LakeError> {
         let upsert = match layout.key.is_empty() {
@@ -141,7 +142,7 @@ impl Stager {
             open: HashMap::new(),
             done: vec![],
             files: 0,
-            id: Uuid::new_v4(),
+            id: surroundings::new_id(),
             upsert: None,
             moved: BTreeMap::new(),
             rows: 0,
@@ -352,8 +353,7 @@ impl Stager {
         }
         if !by_columns {
             // Then the files' order has to tell.
-            let open: Vec<OpenFile> = self.open.drain().map(|(_, file)| file).collect();
-            open.into_iter().try_for_each(|file| self.finish_early(file))?;
+            self.take_open().into_iter().try_for_each(|file| self.finish_early(file))?;
             if let Some(upsert) = &mut self.upsert {
                 upsert.overlay.forget_held();
                 upsert.held = HeldBack::default();
@@ -439,11 +439,15 @@ impl Stager {
     }
 
     fn finish_all(&mut self) -> Result<(), LakeError> {
-        let mut open: Vec<OpenFile> = self.open.drain().map(|(_, file)| file).collect();
-        open.sort_unstable_by_key(|f| f.number);
-        open.into_iter().try_for_each(|file| self.finish(file))?;
+        self.take_open().into_iter().try_for_each(|file| self.finish(file))?;
         self.done.sort_unstable_by_key(|f| f.number);
         Ok(())
+    }
+
+    fn take_open(&mut self) -> Vec<OpenFile> {
+        let mut open: Vec<OpenFile> = self.open.drain().map(|(_, file)| file).collect();
+        open.sort_unstable_by_key(|f| f.number);
+        open
     }
 
     /// Gives the batch up: its files are removed in the background, those not finished with the end of their upload.

@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 
 use crate::change::Mode;
 use crate::memory::Memory;
-use crate::position::{Checkpoint, TopicPartition};
+use crate::position::{Checkpoint, Positions, TopicPartition};
 use crate::sink::lake::held::Unavailable;
 use crate::sink::lake::layout::{Layout, TableColumns};
 use crate::sink::lake::planner::{BatchPlanner, Planned, Refusal};
@@ -44,8 +44,8 @@ pub struct LakeTable {
 pub(super) struct View {
     pub(super) layout: Option<Arc<Layout>>,
     generation: u64,
-    /// Partitions that the table is known to have had a position of.
-    seen: Arc<BTreeSet<TopicPartition>>,
+    /// Positions that the table is known to have had.
+    seen: Arc<Positions>,
     /// As the records declare them; empty until then.
     pub(super) key_columns: Vec<String>,
     owned: BTreeSet<TopicPartition>,
@@ -133,7 +133,9 @@ impl LakeTable {
     pub async fn find(&self) -> Result<Option<TableColumns>, LakeError> {
         if let Some(existing) = self.load().await? {
             self.check_mode(existing.metadata())?;
-            let generation = self.saw(&existing);
+            let standing = standing(&self.spec.to_string(), existing.metadata());
+            let stands = standing.map_or(0, |checkpoint| checkpoint.map_or(0, |c| c.generation));
+            let generation = self.saw(&existing).max(stands);
             self.change_view(|view| view.generation = view.generation.max(generation));
             // A table without a key has no layout yet: the records declare the key.
             if let Ok(layout) = Layout::of(&existing, &self.spec, &[]) {
@@ -209,12 +211,12 @@ impl LakeTable {
                 view.layout = Some(Arc::new(layout));
             }
             view.generation = view.generation.max(checkpoint.as_ref().map_or(0, |c| c.generation));
-            view.seen = Arc::new(checkpoint.as_ref().map(partitions).unwrap_or_default());
+            view.seen = Arc::new(checkpoint.iter().flat_map(Checkpoint::positions).collect());
         });
         Ok(checkpoint)
     }
 
-    /// Of which generation the table was when it was last looked at.
+    /// Of which generation the table was when it was last looked at; what is committed next is of it.
     pub fn seen_generation(&self) -> u64 {
         self.read_view(|view| view.generation)
     }
@@ -291,7 +293,7 @@ impl LakeTable {
                 self.saw(&done.table);
                 let checkpoint = self.landed(&done.table, planned.as_ref());
                 let unavailable = planned.as_ref().map(|p| p.effect.unavailable).unwrap_or_default();
-                self.change_view(|view| Arc::make_mut(&mut view.seen).extend(partitions(&checkpoint)));
+                self.change_view(|view| Arc::make_mut(&mut view.seen).extend(checkpoint.positions()));
                 let took = began.elapsed();
                 let foreign_snapshots = self.foreign_snapshots(done.table.metadata(), snapshot_id);
                 let committed = Committed {
@@ -433,11 +435,4 @@ impl LakeTable {
     pub(super) fn change_view(&self, change: impl FnOnce(&mut View)) {
         change(&mut self.view.write().unwrap_or_else(PoisonError::into_inner));
     }
-}
-
-fn partitions(checkpoint: &Checkpoint) -> BTreeSet<TopicPartition> {
-    let of_topic = |(topic, t): (&String, &crate::position::TopicPosition)| {
-        t.partitions.keys().map(|p| TopicPartition::new(topic.clone(), *p)).collect::<Vec<_>>()
-    };
-    checkpoint.topics.iter().flat_map(of_topic).collect()
 }

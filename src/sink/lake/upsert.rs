@@ -137,6 +137,11 @@ impl Upserts {
         self.owned.extend(batch.iter().map(|s| s.at.clone()));
     }
 
+    /// Says that the keys of these are needed too, until [`own`](Self::own) is told anew.
+    pub(crate) fn own_too(&mut self, partitions: impl Iterator<Item = TopicPartition>) {
+        self.owned.extend(partitions);
+    }
+
     /// What `batch` does to `base`: its files, and the rows of the base that it replaces or deletes; `cuts` go beside.
     ///
     /// # Errors

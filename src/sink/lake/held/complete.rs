@@ -8,6 +8,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch, new_null_array};
 use arrow_schema::{DataType, Schema as ArrowSchema};
 use arrow_select::interleave::interleave;
+use firn_catalog::surroundings;
 use iceberg::io::FileIO;
 use iceberg::spec::NestedFieldRef;
 use iceberg::table::Table;
@@ -66,10 +67,9 @@ pub(crate) async fn complete(
     }
     let rows = Rows::new(layout, &batch.held)?;
     let (pieces, mut incoming) = mpsc::channel::<(RecordBatch, Vec<u32>)>(PIECES_WAITING);
-    let (writer_layout, io) = (Arc::clone(layout), Handle::current());
     let counted = batch.counted.memory().count(Kind::Staged);
+    let mut stager = Stager::plain(Arc::clone(layout), Handle::current(), counted)?;
     let writing = tokio::task::spawn_blocking(move || {
-        let mut stager = Stager::plain(writer_layout, io, counted)?;
         let mut places = vec![];
         while let Some((rows, held)) = incoming.blocking_recv() {
             let placed = |row: usize, place: RowPlace| {
@@ -85,7 +85,8 @@ pub(crate) async fn complete(
     let mut counts = Counts::default();
     let fed = rows.feed(base, recipes, &pieces, &mut counts).await;
     drop(pieces);
-    let written = writing.await.map_err(|e| LakeError::Storage(format!("completing rows: {e}")))?;
+    let written =
+        surroundings::joined(writing).await.map_err(|e| LakeError::Storage(format!("completing rows: {e}")))?;
     let (stager, places) = match (fed, written) {
         (Ok(()), Ok(written)) => written,
         (Err(e), Ok((stager, _))) => {
@@ -96,7 +97,8 @@ pub(crate) async fn complete(
         (_, Err(e)) => return Err(e),
     };
     let closed = tokio::task::spawn_blocking(move || stager.close_plain(places));
-    let (mut files, places) = closed.await.map_err(|e| LakeError::Storage(format!("completing rows: {e}")))??;
+    let closed = surroundings::joined(closed).await;
+    let (mut files, places) = closed.map_err(|e| LakeError::Storage(format!("completing rows: {e}")))??;
     files.iter_mut().for_each(|f| f.upload.release());
     for i in 0..files.len() {
         if let Err(e) = files[i].upload.finished().await {

@@ -5,7 +5,7 @@
 //! carries: the newest version older than the row of the new key. A changed key's delete leaves its mark in a data file (a deleted row
 //! with the delete's own position), which proves that nothing of the former key is still on its way.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -151,9 +151,9 @@ async fn lsns(
 }
 
 /// The data files of the table and of the snapshots before it.
-async fn data_files(base: &Table, manifests: &ManifestCache) -> Result<HashSet<String>, LakeError> {
+async fn data_files(base: &Table, manifests: &ManifestCache) -> Result<BTreeSet<String>, LakeError> {
     let metadata = base.metadata();
-    let (mut seen, mut at) = (HashSet::new(), metadata.current_snapshot_id());
+    let (mut seen, mut at) = (BTreeSet::new(), metadata.current_snapshot_id());
     for _ in 0..SNAPSHOTS {
         let Some(snapshot) = at.and_then(|id| metadata.snapshot_by_id(id)) else { break };
         match firn_catalog::live::files(base, Some(snapshot.snapshot_id()), manifests).await {

@@ -1,0 +1,84 @@
+//! What other writers come for, in between.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use firn::change::Mode;
+use firn_catalog::Patience;
+use firn_catalog::memory::MemoryCatalog;
+use iceberg::TableIdent;
+use iceberg::table::Table;
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use super::scheduler::ActorId;
+use super::source::KEYS;
+use crate::foreign::{self, Job, Row};
+
+/// One gives up where others are always faster.
+const PATIENCE: Patience = Patience { attempts: 5, first_wait_ms: 0, max_wait_ms: 0 };
+
+/// What another writer is to do.
+#[derive(Clone, Debug)]
+pub enum Errand {
+    Compact,
+    Delete { id: i64 },
+    Append { id: i64, v: i64 },
+    Expire { keep: usize },
+    RollBack { steps: usize },
+    RemoveOrphans { old: BTreeSet<String> },
+}
+
+/// What another writer did.
+pub enum Foreign {
+    Nothing,
+    Compacted,
+    RolledBack,
+    OrphansRemoved,
+    Deleted { snapshot_id: i64, base: Box<Table>, id: i64 },
+    Appended { snapshot_id: i64, row: Row },
+    Expired,
+}
+
+impl fmt::Display for Errand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RemoveOrphans { .. } => f.write_str("RemoveOrphans"),
+            _ => fmt::Debug::fmt(self, f),
+        }
+    }
+}
+
+impl Errand {
+    pub fn draw(rng: &mut StdRng, mode: Mode, who: ActorId) -> Self {
+        match rng.random_range(0..12) {
+            0..3 if mode == Mode::Upsert => Self::Delete { id: rng.random_range(0..KEYS) },
+            // A key that the source never uses.
+            3..5 => Self::Append { id: 1000 + who as i64, v: rng.random_range(0..KEYS) },
+            5..7 => Self::Expire { keep: rng.random_range(1..5) },
+            7..9 => Self::RollBack { steps: rng.random_range(1..3) },
+            _ => Self::Compact,
+        }
+    }
+
+    pub async fn run(self, catalog: &MemoryCatalog, table: &TableIdent) -> Foreign {
+        let attempt = async |job| foreign::attempt(catalog, table, job, PATIENCE).await.ok().flatten();
+        let done = match self {
+            Self::Compact => attempt(Job::Compact).await.map(|_| Foreign::Compacted),
+            Self::Delete { id } => {
+                let deleted = attempt(Job::Delete(id)).await;
+                deleted.map(|(snapshot_id, base)| Foreign::Deleted { snapshot_id, base: Box::new(base), id })
+            }
+            Self::Append { id, v } => {
+                let row = Row { id, v: Some(v), body: Some(v), partition: -1, offset: -1 };
+                attempt(Job::Append(id, v)).await.map(|(snapshot_id, _)| Foreign::Appended { snapshot_id, row })
+            }
+            Self::Expire { keep } => foreign::expire(catalog, table, keep).await.map(|()| Foreign::Expired),
+            Self::RollBack { steps } => foreign::roll_back(catalog, table, steps).await.map(|_| Foreign::RolledBack),
+            Self::RemoveOrphans { old } => {
+                foreign::remove_orphans(catalog, table, &old).await.map(|()| Foreign::OrphansRemoved)
+            }
+        };
+        done.unwrap_or(Foreign::Nothing)
+    }
+}
