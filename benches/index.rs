@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use firn::memory::Memory;
-use firn::sink::lake::index::{IndexHome, Location, Stamp};
+use firn::sink::lake::index::{Holds, IndexHome, Location, Stamp};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use uuid::Uuid;
@@ -51,20 +51,21 @@ fn main() {
     let mut numbers = std::env::args().filter_map(|a| a.parse::<u64>().ok());
     let keys = numbers.next().unwrap_or(100_000_000);
     let batches = numbers.next().unwrap_or(200);
+    // Of a table of format v3.
+    let holds = if std::env::args().any(|a| a == "row-ids") { Holds::RowIds } else { Holds::Nothing };
+    let at = |file, position| Location { file, position, row_id: (holds == Holds::RowIds).then_some(position.into()) };
     let folder = std::env::temp_dir().join("firn-bench-index");
     let _ = std::fs::remove_dir_all(&folder);
     let home = || IndexHome::on_disk(&folder, Memory::new(8 * MEMORY_BYTES));
     let per_key = |keys: u64| bytes_in(&folder) as f64 / keys as f64;
 
-    let mut index = home().open(Uuid::nil()).expect("the folder can be written");
+    let mut index = home().open(Uuid::nil(), holds).expect("the folder can be written");
     let began = Instant::now();
     let mut puts = Vec::with_capacity(SCANNED as usize);
     for from in (0..keys).step_by(SCANNED as usize) {
         let file = index.number(&format!("file-{from}")).expect("few files");
         puts.clear();
-        puts.extend(
-            (from..keys.min(from + SCANNED)).map(|n| (key(n), Some(Location { file, position: (n - from) as u32 }))),
-        );
+        puts.extend((from..keys.min(from + SCANNED)).map(|n| (key(n), Some(at(file, (n - from) as u32)))));
         index.apply(&puts).expect("the index can be written");
     }
     index.set_stamp(stamp(0), &|_| true).expect("the index can be written");
@@ -74,7 +75,7 @@ fn main() {
 
     drop(index);
     let began = Instant::now();
-    let mut index = home().open(Uuid::nil()).expect("the folder can be read");
+    let mut index = home().open(Uuid::nil(), holds).expect("the folder can be read");
     assert_eq!(index.stamp(), Some(&stamp(0)));
     println!("open: {:.0} ms", began.elapsed().as_secs_f64() * 1e3);
 
@@ -95,8 +96,7 @@ fn main() {
         let found = index.lookup(&changed).expect("the index can be read");
         let looked = began.elapsed().as_secs_f64();
         hits += found.iter().flatten().count();
-        let changes: Vec<_> =
-            (0..).zip(&changed).map(|(position, key)| (*key, Some(Location { file, position }))).collect();
+        let changes: Vec<_> = (0..).zip(&changed).map(|(position, key)| (*key, Some(at(file, position)))).collect();
         index.apply(&changes).expect("the index can be written");
         index.set_stamp(stamp(batch), &|_| true).expect("the index can be written");
         let all = began.elapsed().as_secs_f64();

@@ -19,7 +19,7 @@ use iceberg::{TableIdent, TableRequirement, TableUpdate};
 
 use crate::cleanup::Cleanup;
 use crate::manifests::ManifestCache;
-use crate::stage::{Staged, Staging};
+use crate::stage::{Staged, Staging, first_row_ids};
 use crate::{Catalog, Error, ErrorKind, RowDelta, surroundings};
 
 /// Table property: the id of the last commit made here, with or without a snapshot.
@@ -108,6 +108,8 @@ pub struct Committed {
     pub attempts: usize,
     /// Which attempt it was, if it was one of this call's and that is known.
     pub landed: Option<Attempt>,
+    /// Of the first rows of the data files that it added, by path: in format v3, where it is known which attempt it was.
+    pub first_row_ids: HashMap<String, i64>,
     /// What nobody needs any more: to be run, best in the background. Dropping it leaves files behind and does no harm.
     pub cleanup: Cleanup,
 }
@@ -336,8 +338,11 @@ impl Run<'_> {
         // with one landed, the others can't: the catalog compares, and the snapshot id is taken
         let lost: Vec<Tried> = tried.into_iter().filter(|t| landed.is_some() || t.outcome == Outcome::Dead).collect();
         let attempt = landed.as_ref().map(|t| t.attempt);
+        let first = table.metadata().snapshot_by_id(self.snapshot_id).and_then(|s| s.first_row_id());
+        let first_row_ids = landed.as_ref().zip(first).map(|(t, first)| first_row_ids(&t.plan.delta, first));
+        let first_row_ids = first_row_ids.unwrap_or_default();
         let cleanup = Cleanup::after(&table, landed, lost, self.manifests.clone());
-        Committed { snapshot_id: self.snapshot_id, table, attempts, landed: attempt, cleanup }
+        Committed { snapshot_id: self.snapshot_id, table, attempts, landed: attempt, first_row_ids, cleanup }
     }
 
     /// A file of the base may be gone because another writer moved the table on and cleaned up: then a fresh base helps.

@@ -46,7 +46,13 @@ fn line(report: &IndexReport) -> String {
         return format!("{folder}: empty; it is filled by a scan when it is needed\n");
     }
     format!(
-        "{folder}: {} rows of {} partitions, {} missing, {} misplaced; {} entries, {} bytes on disk\n",
-        report.rows, report.partitions, report.missing, report.misplaced, report.entries, report.bytes_on_disk
+        "{folder}: {} rows of {} partitions, {} missing, {} misplaced, {} under another row id; {} entries, {} bytes on disk\n",
+        report.rows,
+        report.partitions,
+        report.missing,
+        report.misplaced,
+        report.misnumbered,
+        report.entries,
+        report.bytes_on_disk
     )
 }

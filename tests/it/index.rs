@@ -6,7 +6,7 @@ use std::sync::Arc;
 use firn::change::Mode;
 use firn::memory::Memory;
 use firn::sink::lake::Shared;
-use firn::sink::lake::index::IndexHome;
+use firn::sink::lake::index::{Holds, IndexHome};
 use firn::sink::lake::{CommitFailure, Committed, LakeTable, TableSpec};
 use firn_catalog::memory::MemoryCatalog;
 use firn_catalog::storage::fault::{Effect, Fault, Op};
@@ -149,7 +149,7 @@ async fn a_stored_index_is_held_against_the_table() {
 
     // One that claims to know the files, and has none of their keys.
     let loaded = load(&catalog, &spec).await;
-    let mut index = home.open(loaded.metadata().uuid()).unwrap();
+    let mut index = home.open(loaded.metadata().uuid(), Holds::Nothing).unwrap();
     let stamp = index.stamp().cloned().unwrap();
     index.clear().unwrap();
     for file in &files(&loaded).await.data {

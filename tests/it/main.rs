@@ -8,6 +8,7 @@ mod index;
 mod lake;
 mod letters;
 mod rewind;
+mod row_ids;
 mod several;
 mod simulation;
 mod table_events;

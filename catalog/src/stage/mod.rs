@@ -21,6 +21,7 @@ use crate::manifests::{self, ManifestCache};
 use crate::{Error, ErrorKind, Result, metadata, surroundings};
 pub(crate) use expire::{Expiry, chain};
 use write::Writer;
+pub(crate) use write::first_row_ids;
 
 const PREVIOUS_VERSIONS_MAX: &str = "write.metadata.previous-versions-max";
 const PREVIOUS_VERSIONS_MAX_DEFAULT: usize = 100;

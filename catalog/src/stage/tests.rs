@@ -41,9 +41,11 @@ async fn row_ids_survive_removal_and_merging() {
         };
         let mut batch = Batch::new("w", n, delta);
         batch.plan.retention.merge_manifests_above = 4;
-        batch.commit(&catalog, &ident("t")).await.unwrap();
-        expected.push((format!("d/{n}a"), Some(n as i64 * 15)));
-        expected.push((format!("d/{n}b"), Some(n as i64 * 15 + 10)));
+        let done = batch.commit(&catalog, &ident("t")).await.unwrap();
+        let added = [(format!("d/{n}a"), Some(n as i64 * 15)), (format!("d/{n}b"), Some(n as i64 * 15 + 10))];
+        let told: HashMap<String, Option<i64>> = done.first_row_ids.into_iter().map(|(k, id)| (k, Some(id))).collect();
+        assert_eq!(told, added.iter().cloned().collect());
+        expected.extend(added);
     }
     let mut removal =
         Batch::new("w", 9, RowDelta { removed: HashSet::from([key("d/3a"), key("d/8b")]), ..RowDelta::default() });
@@ -52,6 +54,15 @@ async fn row_ids_survive_removal_and_merging() {
     assert_eq!(row_ids(&table).await, expected);
     // nothing but new rows took new ids
     assert_eq!(table.metadata().next_row_id(), 9 * 15);
+    // what was removed says which rows it had
+    let mut gone = vec![];
+    for manifest in manifests_of(&table).await {
+        let manifest = manifest.load_manifest(table.file_io()).await.unwrap();
+        let removed = manifest.entries().iter().filter(|e| !e.is_alive());
+        gone.extend(removed.map(|e| (e.data_file().file_path().to_owned(), e.data_file().first_row_id())));
+    }
+    gone.sort();
+    assert_eq!(gone, [("d/3a".to_owned(), Some(45)), ("d/8b".to_owned(), Some(130))]);
 }
 
 #[tokio::test]

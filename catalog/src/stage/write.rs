@@ -1,6 +1,6 @@
 //! Writing manifests of one attempt.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use iceberg::spec::{
@@ -12,6 +12,27 @@ use iceberg::spec::{
 use super::Staging;
 use crate::manifests::{ManifestCache, Standing};
 use crate::{Error, ErrorKind, Result, RowDelta, SpecFile};
+
+/// Files in the order in which they are written.
+fn by_spec(files: &[SpecFile]) -> BTreeMap<i32, Vec<&SpecFile>> {
+    let mut by_spec: BTreeMap<i32, Vec<&SpecFile>> = BTreeMap::new();
+    for file in files {
+        by_spec.entry(file.spec_id).or_default().push(file);
+    }
+    by_spec
+}
+
+/// The id of the first row of each of a delta's data files, by path, in a snapshot whose new rows begin with `first`: its own manifests
+/// come first in the list.
+pub(crate) fn first_row_ids(delta: &RowDelta, first: u64) -> HashMap<String, i64> {
+    let mut next = first;
+    let mut ids = HashMap::new();
+    for SpecFile { file, .. } in by_spec(&delta.data_files).into_values().flatten() {
+        ids.extend(i64::try_from(next).ok().map(|id| (file.file_path().to_owned(), id)));
+        next = next.saturating_add(file.record_count());
+    }
+    ids
+}
 
 pub(super) struct Writer<'a> {
     pub staging: &'a Staging<'a>,
@@ -44,11 +65,7 @@ impl<'a> Writer<'a> {
         let kinds =
             [(ManifestContentType::Data, &delta.data_files), (ManifestContentType::Deletes, &delta.delete_files)];
         for (content, files) in kinds {
-            let mut by_spec: BTreeMap<i32, Vec<&SpecFile>> = BTreeMap::new();
-            for file in files {
-                by_spec.entry(file.spec_id).or_default().push(file);
-            }
-            for (spec_id, files) in by_spec {
+            for (spec_id, files) in by_spec(files) {
                 let (spec, schema) = self.spec(spec_id, None)?;
                 let mut writer = self.open(content, spec.clone(), schema.clone())?;
                 for SpecFile { file, .. } in files {
@@ -76,6 +93,7 @@ impl<'a> Writer<'a> {
         for (standing, fate) in entries {
             let file = standing.entry.data_file();
             fits(file, &spec)?;
+            let file = &with_first_row_id(file, spec_id, standing.first_row_id)?;
             let (sequence_number, file_sequence_number) = (standing.sequence_number, standing.file_sequence_number);
             match fate {
                 Fate::Removed => {
@@ -83,8 +101,12 @@ impl<'a> Writer<'a> {
                     writer.add_delete_file(file.clone(), sequence_number, file_sequence_number)?;
                 }
                 Fate::Stays => {
-                    let file = with_first_row_id(file, spec_id, standing.first_row_id)?;
-                    writer.add_existing_file(file, standing.snapshot_id, sequence_number, file_sequence_number)?;
+                    writer.add_existing_file(
+                        file.clone(),
+                        standing.snapshot_id,
+                        sequence_number,
+                        file_sequence_number,
+                    )?;
                 }
             }
         }

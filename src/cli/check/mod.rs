@@ -207,7 +207,11 @@ async fn one_table(wanted: &TableConfig, catalog: &dyn Catalog, logs: Option<&Lo
         Ok(table) => table,
         Err(e) => {
             return vec![match e.kind() {
-                ErrorKind::NotFound => Finding::ok(subject, "is made when the first record comes"),
+                ErrorKind::NotFound => {
+                    let mut findings = vec![Finding::ok(subject, "is made when the first record comes")];
+                    findings.extend(judge::readers(wanted, wanted.format_version));
+                    return findings;
+                }
                 ErrorKind::NotIceberg => Finding::fail(
                     subject,
                     "exists and is not an Iceberg table",
@@ -222,6 +226,7 @@ async fn one_table(wanted: &TableConfig, catalog: &dyn Catalog, logs: Option<&Lo
     };
     let metadata = table.metadata();
     let mut findings = judge::table(wanted, metadata);
+    findings.extend(judge::readers(wanted, metadata.format_version() as u8));
     let Some(stored) = metadata.properties().get(CHECKPOINT) else { return findings };
     match (Checkpoint::from_json(stored), logs) {
         (Ok(stored), Some(logs)) => findings.extend(judge::positions(wanted, &stored, logs)),

@@ -107,6 +107,16 @@ async fn a_table_that_is_there_has_to_be_what_is_wanted(#[case] lake: &str, #[ca
     assert!(text.contains(want), "{text}");
 }
 
+#[rstest]
+#[case::upsert("mode = 'upsert'", 3, true)]
+#[case::nothing_is_deleted("mode = 'append'", 3, false)]
+#[case::delete_files("mode = 'upsert'", 2, false)]
+fn readers_of_deletion_vectors_are_warned_of(#[case] lake: &str, #[case] version: u8, #[case] warned: bool) {
+    let wanted = config(&format!("topics = ['s.a.t']\n{lake}")).table_for("s.a.t").unwrap();
+    let found = judge::readers(&wanted, version);
+    assert_eq!(found.map(|f| said(&[f]).contains("Trino 476")), warned.then_some(true));
+}
+
 #[tokio::test]
 async fn an_unreachable_broker_is_named_with_what_to_do() {
     let (_, _, findings) = kafka(&config("topics = ['s.a.t']")).await;

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use arrow_schema::{DataType, SchemaRef as ArrowSchemaRef};
 use iceberg::arrow::schema_to_arrow_schema;
 use iceberg::io::FileIO;
-use iceberg::spec::{PartitionSpecRef, PrimitiveType, Schema, SchemaRef, SortOrderRef, TableMetadata, Type};
+use iceberg::spec::{
+    FormatVersion, PartitionSpecRef, PrimitiveType, Schema, SchemaRef, SortOrderRef, TableMetadata, Type,
+};
 use iceberg::table::Table;
 use parquet::file::properties::WriterProperties;
 
@@ -22,6 +24,7 @@ use crate::sink::lake::{LakeError, TableSpec, row_key, schema};
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub(crate) table: String,
+    pub(crate) format: FormatVersion,
     pub(crate) file_io: FileIO,
     /// Without a slash at the end.
     pub(crate) data_location: String,
@@ -75,6 +78,7 @@ impl Layout {
         let lineage = Remembered::of(&name, metadata)?.lineage(&schema, &fixed, spec.dropped_column);
         Ok(Self {
             table: name,
+            format: metadata.format_version(),
             lineage,
             file_io: table.file_io().clone(),
             data_location: data_location(metadata),
@@ -87,6 +91,11 @@ impl Layout {
             target_file_bytes: spec.target_file_bytes,
             schema,
         })
+    }
+
+    /// Whether a row that replaces another has the id of that one: row lineage, of format v3.
+    pub(crate) fn keeps_row_ids(&self) -> bool {
+        self.format >= FormatVersion::V3 && !self.key.is_empty()
     }
 
     /// Field ids of the key columns, in the order of the columns.
@@ -122,7 +131,7 @@ impl Layout {
         self.origin_ids().is_some_and(|ids| ids.offset.is_some() && ids.op.is_some() && ids.lsn.is_some())
     }
 
-    /// Whether files staged under this layout are right in a table that looks like `now`: same ids, names, and types that read as
+    /// Whether files staged under this layout are right in a table that looks like `now`: same format, ids, names, and types that read as
     /// the table's.
     pub(crate) fn fits(&self, now: &TableMetadata) -> bool {
         let schema: &Schema = now.current_schema();
@@ -137,6 +146,7 @@ impl Layout {
                 .iter()
                 .all(|have| !have.required || self.schema.field_by_id(have.id).is_some());
         columns
+            && now.format_version() == self.format
             && now
                 .partition_spec_by_id(self.partition_spec.spec_id())
                 .is_some_and(|spec| spec.fields() == self.partition_spec.fields())

@@ -26,6 +26,8 @@ pub(crate) struct LiveFile {
     /// Lowest and highest Kafka offset of its rows; `None` when one may have none, or any.
     pub(crate) offsets: Option<(i64, i64)>,
     pub(crate) deletes: Vec<DeleteFile>,
+    /// Of its first row: in format v3, once it is in the table.
+    pub(crate) first_row_id: Option<i64>,
 }
 
 impl LiveFile {
@@ -39,7 +41,13 @@ impl LiveFile {
             lsn: origin.and_then(|ids| longs(file, ids.lsn?)),
             offsets: origin.and_then(|ids| longs(file, ids.offset?)),
             deletes: vec![],
+            first_row_id: None,
         }
+    }
+
+    /// As one of the files whose first rows have these ids.
+    pub(crate) fn numbered(self, first_row_ids: &HashMap<String, i64>) -> Self {
+        Self { first_row_id: first_row_ids.get(&self.path).copied(), ..self }
     }
 
     pub(crate) fn candidate(&self, number: u32) -> Candidate {
@@ -123,6 +131,7 @@ pub(crate) async fn list(
             ));
         }
         let mut file = LiveFile::of(&entry.file, entry.spec_id, origin);
+        file.first_row_id = entry.first_row_id;
         let since = |e: &&&Entry| e.sequence_number >= entry.sequence_number;
         let single = deletes.of_file.get(path).into_iter().flatten();
         file.deletes.extend(single.filter(since).map(|e| delete_file(&e.file)));

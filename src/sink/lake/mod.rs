@@ -6,7 +6,7 @@
 //! - [`TableSpec`]: what a person chose for a table. [`LakeTable`]: one table of one process: checkpoint, commits; `agree`: its
 //!   columns. [`Shared`]: what the tables of a process share.
 //! - [`Stager`] turns a worker's changes into [`Staged`] files: `conform` (columns into the table's shape), `split` (partitions),
-//!   `sorted_file`, `parquet_file` (encode and upload), `metrics` (what a manifest says), `keys` and `overlay` (upsert: the last
+//!   `sorted_file`, `parquet_file` (encode and upload), `row_ids` (format v3: written last), `metrics` (what a manifest says), `keys` and `overlay` (upsert: the last
 //!   change of a key wins).
 //! - `schema`: columns to Iceberg and back. `evolution`: what records with other columns ask of the table, and its history.
 //! - `planner` works out on each fresh base what a batch does; `resume` reads where a table stands.
@@ -37,6 +37,7 @@ mod parquet_file;
 mod planner;
 mod resume;
 mod rewind;
+mod row_ids;
 mod row_key;
 mod scan;
 mod schema;

@@ -3,6 +3,7 @@
 //! Pure bookkeeping: no Arrow, no files. Nothing here touches the index; that happens when the batch is committed.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
 
 use roaring::RoaringBitmap;
 
@@ -32,10 +33,17 @@ pub(crate) fn moved_to(moved: &BTreeMap<u32, Vec<u32>>, place: RowPlace) -> RowP
     RowPlace { position: to.unwrap_or(place.position), ..place }
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    state: KeyState,
+    /// It was deleted in this batch: what came back is another row than the one that the table may have.
+    anew: bool,
+}
+
 /// The keys of a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Overlay {
-    keys: KeyMap<KeyState>,
+    keys: KeyMap<Standing>,
     /// Rows written by this batch and then superseded by it, per file.
     superseded: BTreeMap<u32, RoaringBitmap>,
 }
@@ -51,7 +59,7 @@ impl Overlay {
             } else {
                 KeyState::Arriving(row as u32)
             };
-            match self.keys.insert(*key, state) {
+            match self.put(*key, state) {
                 Some(KeyState::Arriving(earlier)) => {
                     if let Some(keep) = keep.get_mut(earlier as usize) {
                         *keep = false;
@@ -65,23 +73,43 @@ impl Overlay {
     }
 
     pub(crate) fn state(&self, key: u128) -> Option<KeyState> {
-        self.keys.get(&key).copied()
+        self.keys.get(&key).map(|standing| standing.state)
+    }
+
+    /// The state of a key whose row, if it has one, replaces the one in the table; `None` for one that comes anew.
+    pub(crate) fn replacing(&self, key: u128) -> Option<KeyState> {
+        self.keys.get(&key).filter(|standing| !standing.anew).map(|standing| standing.state)
     }
 
     /// Sets the state of a key; answers the one before.
     pub(crate) fn put(&mut self, key: u128, state: KeyState) -> Option<KeyState> {
-        self.keys.insert(key, state)
+        self.insert(key, Standing { state, anew: false })
+    }
+
+    fn insert(&mut self, key: u128, later: Standing) -> Option<KeyState> {
+        match self.keys.entry(key) {
+            Entry::Vacant(free) => {
+                free.insert(later);
+                None
+            }
+            Entry::Occupied(mut have) => {
+                let before = *have.get();
+                let anew = before.anew || later.anew || before.state == KeyState::Deleted;
+                have.insert(Standing { state: later.state, anew });
+                Some(before.state)
+            }
+        }
     }
 
     /// The row of `key` that was to be written is now at `place`.
     pub(crate) fn written(&mut self, key: u128, place: RowPlace) {
-        self.keys.insert(key, KeyState::At(place));
+        self.put(key, KeyState::At(place));
     }
 
     /// The rows held back are gone.
     pub(crate) fn forget_held(&mut self) {
-        let held = self.keys.values_mut().filter(|state| matches!(state, KeyState::Held(_)));
-        held.for_each(|state| *state = KeyState::Deleted);
+        let held = self.keys.values_mut().filter(|standing| matches!(standing.state, KeyState::Held(_)));
+        held.for_each(|standing| standing.state = KeyState::Deleted);
     }
 
     /// The row that was written at `place` is not the last word on its key.
@@ -94,8 +122,8 @@ impl Overlay {
         if moved.is_empty() {
             return;
         }
-        for state in self.keys.values_mut() {
-            if let KeyState::At(place) = state {
+        for standing in self.keys.values_mut() {
+            if let KeyState::At(place) = &mut standing.state {
                 *place = moved_to(moved, *place);
             }
         }
@@ -112,20 +140,20 @@ impl Overlay {
             *self.superseded.entry(file + first_file).or_default() |= rows;
         }
         self.keys.reserve(other.keys.len());
-        for (key, state) in other.keys {
+        for (key, Standing { state, anew }) in other.keys {
             let state = match state {
                 KeyState::At(place) => KeyState::At(shift(place)),
                 KeyState::Held(row) => KeyState::Held(row + first_held),
                 other => other,
             };
-            if let Some(KeyState::At(place)) = self.keys.insert(key, state) {
+            if let Some(KeyState::At(place)) = self.insert(key, Standing { state, anew }) {
                 self.supersede(place);
             }
         }
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = (u128, KeyState)> + '_ {
-        self.keys.iter().map(|(k, s)| (*k, *s))
+        self.keys.iter().map(|(k, s)| (*k, s.state))
     }
 
     /// Whether the batch has a change of this key.
@@ -144,7 +172,7 @@ impl Overlay {
 
     /// Memory held, roughly.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.keys.capacity() * (size_of::<(u128, KeyState)>() + 1)
+        self.keys.capacity() * (size_of::<(u128, Standing)>() + 1)
     }
 }
 
@@ -192,6 +220,22 @@ mod tests {
         write(&mut o, &[1, 1, 1], &[1], 0, 0);
         assert!(o.superseded().is_empty());
         assert_eq!(o.keys().collect::<Vec<_>>(), [(1, KeyState::At(at(0, 0)))]);
+    }
+
+    #[test]
+    fn a_key_that_was_deleted_and_came_back_replaces_no_row_of_the_table() {
+        let mut o = Overlay::default();
+        let next = write(&mut o, &[1, 2, 3], &[1], 0, 0);
+        let next = write(&mut o, &[2, 3], &[], 0, next);
+        write(&mut o, &[2], &[], 0, next);
+        assert_eq!((o.replacing(1).is_some(), o.replacing(2), o.replacing(3).is_some()), (true, None, true));
+        // Deleted in one part, back in a later one.
+        let (mut a, mut b) = (Overlay::default(), Overlay::default());
+        write(&mut a, &[7, 8], &[0], 0, 0);
+        write(&mut b, &[7, 8], &[], 0, 0);
+        a.join(b, 1, 0);
+        assert_eq!((a.replacing(7), a.replacing(8)), (None, Some(KeyState::At(at(1, 1)))));
+        assert_eq!(size_of::<(u128, Standing)>(), 32, "as much as the state alone");
     }
 
     #[test]

@@ -81,6 +81,7 @@ mod tests {
             lsn: None,
             offsets: None,
             deletes: vec![],
+            first_row_id: None,
         };
         assert_eq!(may_hold(&file, &Owned::all(&owned(partitions))), scanned);
     }

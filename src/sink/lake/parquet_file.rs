@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::memory::{Counted, Kind, Memory};
 use crate::sink::lake::LakeError;
 use crate::sink::lake::metrics::{Bounds, NanCounts, describe};
+use crate::sink::lake::row_ids::OpenEnd;
 
 /// Bytes handed to the upload at once: above S3's 5 MiB minimum of a part. Larger holds more memory per open file.
 const CHUNK_BYTES: usize = 8 << 20;
@@ -89,7 +90,7 @@ impl Upload {
     }
 
     /// Why writing failed: the upload's own error where there is one. Bytes go nowhere but to the upload.
-    fn reason(&mut self, e: ParquetError) -> LakeError {
+    pub(crate) fn reason(&mut self, e: ParquetError) -> LakeError {
         match (self.done.as_mut().and_then(|upload| upload.try_recv().ok()), e) {
             (Some(Err(reason)), _) => reason,
             (_, ParquetError::External(e)) => LakeError::Storage(e.to_string()),
@@ -150,7 +151,21 @@ impl ParquetFile {
 
     /// Memory held for this file, without what is on its way to storage.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.writer.memory_size() + self.writer.inner().buffer.capacity()
+        self.writer.memory_size() + self.writer.inner().buffered_bytes()
+    }
+
+    /// Writes all rows, and no footer: more is to stand behind them. The file is described as far as it goes.
+    pub(crate) fn finish_open(mut self) -> Result<(FinishedFile, OpenEnd), LakeError> {
+        let written = self.writer.flush().and_then(|()| Ok(self.writer.sync()?));
+        if let Err(e) = written {
+            return Err(self.upload.reason(e));
+        }
+        let chunks = self.writer.inner_mut().take();
+        let footer = self.writer.finish()?;
+        let size_bytes = chunks.bytes();
+        let data_file = describe(&self.schema, &footer, &self.path, size_bytes, self.nan, Bounds::Short);
+        let file = FinishedFile { path: self.path, rows: self.rows, data_file, upload: self.upload };
+        Ok((file, OpenEnd::new(chunks, footer)))
     }
 
     /// Writes the footer; the rest of the upload goes on in the background, up to its last step.
@@ -176,9 +191,10 @@ enum Piece {
 }
 
 /// Collects the encoder's bytes and hands them on in chunks; waits while the upload is behind.
-struct Chunks {
+pub(crate) struct Chunks {
     buffer: BytesMut,
-    to_upload: mpsc::Sender<Piece>,
+    /// `None` once taken: what is written then goes nowhere.
+    to_upload: Option<mpsc::Sender<Piece>>,
     memory: Arc<Memory>,
     sent_bytes: u64,
 }
@@ -193,12 +209,32 @@ impl Chunks {
             let _ = done.send(upload(output, pieces, released).await);
         });
         let upload = Upload { release: Some(release), done: Some(finished) };
-        (Self { buffer: BytesMut::new(), to_upload, memory: Arc::clone(memory), sent_bytes: 0 }, upload)
+        (
+            Self { buffer: BytesMut::new(), to_upload: Some(to_upload), memory: Arc::clone(memory), sent_bytes: 0 },
+            upload,
+        )
+    }
+
+    /// Takes what was written so far, and the way on, away from the encoder.
+    fn take(&mut self) -> Self {
+        let gone = Self { buffer: BytesMut::new(), to_upload: None, memory: Arc::clone(&self.memory), sent_bytes: 0 };
+        std::mem::replace(self, gone)
+    }
+
+    /// Memory held, without what is on its way to storage.
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
+
+    /// Written so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.sent_bytes + self.buffer.len() as u64
     }
 
     fn send(&self, piece: Piece) -> std::io::Result<()> {
         // The reason of a broken upload is told by `Upload::finished`; writing on would only fill memory.
-        self.to_upload.blocking_send(piece).map_err(|_| std::io::Error::other("the upload of this file failed"))
+        let sent = self.to_upload.as_ref().map_or(Ok(()), |upload| upload.blocking_send(piece));
+        sent.map_err(|_| std::io::Error::other("the upload of this file failed"))
     }
 
     fn hand_on(&mut self) -> std::io::Result<()> {
@@ -212,8 +248,8 @@ impl Chunks {
         Ok(())
     }
 
-    /// The file's size in bytes.
-    fn end(&mut self) -> std::io::Result<u64> {
+    /// The file is whole; answers its size in bytes.
+    pub(crate) fn end(&mut self) -> std::io::Result<u64> {
         self.hand_on()?;
         self.send(Piece::End)?;
         Ok(self.sent_bytes)
@@ -222,6 +258,9 @@ impl Chunks {
 
 impl Write for Chunks {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.to_upload.is_none() {
+            return Ok(bytes.len());
+        }
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= CHUNK_BYTES {
             self.hand_on()?;

@@ -21,7 +21,7 @@ use crate::table_event::SourceSnapshot;
 /// Plans one batch.
 pub(crate) struct BatchPlanner<'a> {
     pub(crate) spec: &'a TableSpec,
-    pub(crate) batch: &'a Staged,
+    pub(crate) batch: &'a mut Staged,
     pub(crate) snapshot_id: i64,
     /// `None` in append mode.
     pub(crate) upserts: Option<&'a mut Upserts>,
@@ -61,6 +61,11 @@ impl Planner for BatchPlanner<'_> {
                 let reason = "the table's columns changed".to_owned();
                 Err(CommitError::Stale { reason, open: false })
             }
+            Err(Stop::Lost(e)) => {
+                let error = firn_catalog::Error::new(firn_catalog::ErrorKind::Invalid, e.to_string());
+                self.refusal = Some(Refusal::Failed(e));
+                Err(CommitError::Failed(error))
+            }
             Err(Stop::Failed(e)) => {
                 // Not reaching storage leaves the outcome of earlier attempts open; everything else is final.
                 let kind = match e.is_transient() {
@@ -88,6 +93,8 @@ enum Stop {
     Stale(String),
     SchemaMoved,
     Failed(LakeError),
+    /// A file of the batch could not be stored.
+    Lost(LakeError),
 }
 
 impl From<LakeError> for Stop {
@@ -124,7 +131,16 @@ impl BatchPlanner<'_> {
             Some(upserts) => {
                 upserts.own_too(checkpoint.of_grown_topics());
                 let cuts = Cuts::of(self.batch, &before, &checkpoint);
-                upserts.plan(base, self.batch, &cuts).await?
+                let mut found = upserts.find(base, self.batch, &cuts).await?;
+                let row_ids = std::mem::take(&mut found.row_ids);
+                match self.batch.end(row_ids).await {
+                    Ok(true) => upserts.plan(base, self.batch, &cuts, found).await?,
+                    // A row would get the id that another has by now.
+                    Ok(false) => {
+                        return Err(Stop::Stale("another writer changed rows that the batch replaces".to_owned()));
+                    }
+                    Err(e) => return Err(Stop::Lost(e)),
+                }
             }
             None => (appended(self.batch), Effect::default()),
         };

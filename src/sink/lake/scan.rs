@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::Int32Type;
+use arrow_array::types::{Int32Type, Int64Type};
 use arrow_array::{Array, ArrayRef, RecordBatch, new_null_array};
 use arrow_cast::cast;
 use arrow_schema::DataType;
@@ -14,8 +14,10 @@ use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use roaring::RoaringBitmap;
 
 use crate::sink::lake::LakeError;
+use crate::sink::lake::index::Location;
 use crate::sink::lake::keys::{KeyHasher, canonical};
 use crate::sink::lake::layout::Layout;
+use crate::sink::lake::row_ids::{ROW_ID, ROW_ID_FIELD};
 
 /// Rows decoded at once.
 const BATCH_ROWS: usize = 32 << 10;
@@ -84,7 +86,23 @@ pub(crate) trait Ownership {
     fn owns(&self, origin: Option<(&str, i32)>) -> bool;
 }
 
-/// Reads the keys of a file's live rows that `ownership` takes: hash and position.
+/// A row of a data file, by its key. As small as it can be: there is one for each row of a file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ScannedRow {
+    pub(crate) key: u128,
+    pub(crate) position: u32,
+    /// Negative where the file has none for it.
+    row_id: i64,
+}
+
+impl ScannedRow {
+    /// What the index says of it; the file by its number there.
+    pub(crate) fn in_file(self, file: u32) -> Location {
+        Location { file, position: self.position, row_id: (self.row_id >= 0).then_some(self.row_id) }
+    }
+}
+
+/// Reads the keys of a file's live rows that `ownership` takes.
 ///
 /// # Errors
 /// When the file can't be read.
@@ -94,7 +112,7 @@ pub(crate) async fn scan_keys(
     path: &str,
     deleted: &RoaringBitmap,
     ownership: &(dyn Ownership + Sync),
-) -> Result<Vec<(u128, u32)>, LakeError> {
+) -> Result<Vec<ScannedRow>, LakeError> {
     let fields = layout.schema.as_struct().fields();
     let mut columns: Vec<WantedColumn> = layout
         .key
@@ -107,6 +125,10 @@ pub(crate) async fn scan_keys(
         })
         .collect();
     let keys = columns.len();
+    if layout.keeps_row_ids() {
+        columns.push(WantedColumn { id: ROW_ID_FIELD, name: ROW_ID.to_owned(), data_type: DataType::Int64 });
+    }
+    let others = columns.len();
     if let Some(origin) = layout.origin_ids() {
         let name = |id| layout.schema.name_by_field_id(id).unwrap_or_default().to_owned();
         columns.push(WantedColumn { id: origin.topic, name: name(origin.topic), data_type: DataType::Utf8 });
@@ -119,7 +141,8 @@ pub(crate) async fn scan_keys(
     read_columns(file_io, path, &columns, |arrays, rows| {
         hashes.clear();
         hasher.hash(&arrays[..keys], &mut hashes)?;
-        let origin = match &arrays[keys..] {
+        let row_ids = arrays[keys..others].first().map(|ids| ids.as_primitive::<Int64Type>());
+        let origin = match &arrays[others..] {
             [topic, partition] => Some((topic.as_string::<i32>(), partition.as_primitive::<Int32Type>())),
             _ => None,
         };
@@ -129,7 +152,8 @@ pub(crate) async fn scan_keys(
                 (topic.is_valid(row) && partition.is_valid(row)).then(|| (topic.value(row), partition.value(row)))
             });
             if !deleted.contains(position) && ownership.owns(from) {
-                found.push((*hash, position));
+                let row_id = row_ids.filter(|ids| ids.is_valid(row)).map_or(-1, |ids| ids.value(row));
+                found.push(ScannedRow { key: *hash, position, row_id });
             }
         }
         first += rows as u32;

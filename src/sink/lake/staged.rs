@@ -1,10 +1,12 @@
 //! A worker's finished batch: files that no reader can see yet, durable or held back by their uploads until it is
 //! their turn to be committed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use firn_catalog::surroundings;
 use iceberg::io::FileIO;
-use iceberg::spec::DataFile;
+use iceberg::spec::{DataFile, DataFileBuilder};
 
 use crate::memory::Counted;
 use crate::position::{Positions, Span};
@@ -15,6 +17,7 @@ use crate::sink::lake::layout::Layout;
 use crate::sink::lake::letters::{PendingLetter, Replay};
 use crate::sink::lake::overlay::Overlay;
 use crate::sink::lake::parquet_file::Upload;
+use crate::sink::lake::row_ids::{OpenEnd, RowIds};
 
 /// What one worker staged. It can be committed once, together with the other workers' parts.
 #[derive(Debug)]
@@ -129,16 +132,28 @@ impl Staged {
         self.layouts.first().map_or("", |l| l.table.as_str())
     }
 
-    /// Lets its files come to be, and waits until they are durable.
+    /// Lets its files come to be, and waits until they are durable; not those that wait for the ids of their rows.
     pub(crate) async fn uploaded(&mut self) -> Result<(), LakeError> {
-        self.files.iter_mut().for_each(|file| file.upload.release());
-        for file in &mut self.files {
-            if !file.durable {
-                file.upload.finished().await?;
-                file.durable = true;
-            }
+        self.files.iter_mut().for_each(StagedFile::release);
+        for file in self.files.iter_mut().filter(|file| file.open.is_none()) {
+            file.durable().await?;
         }
         Ok(())
+    }
+
+    /// Ends the files that wait for the ids of their rows, given by the files' numbers, and waits until all are durable. `false` where
+    /// files have been ended with other ids.
+    ///
+    /// # Errors
+    /// When a file could not be stored: the batch is lost then.
+    pub(crate) async fn end(&mut self, mut row_ids: BTreeMap<u32, RowIds>) -> Result<bool, LakeError> {
+        for file in &mut self.files {
+            if !file.end(row_ids.remove(&file.number).unwrap_or_default()).await? {
+                return Ok(false);
+            }
+        }
+        self.uploaded().await?;
+        Ok(true)
     }
 }
 
@@ -151,11 +166,76 @@ pub(crate) struct StagedFile {
     pub(crate) path: String,
     pub(crate) rows: u64,
     pub(crate) data_file: DataFile,
-    pub(crate) upload: Upload,
-    pub(crate) durable: bool,
+    upload: Upload,
+    durable: bool,
+    /// Until it is known which rows its rows replace.
+    open: Option<Open>,
+    /// The ids that it was ended with.
+    pub(crate) row_ids: RowIds,
+}
+
+/// What ends a file, and what it is to be described with then.
+struct Open {
+    end: OpenEnd,
+    data_file: DataFileBuilder,
+}
+
+impl std::fmt::Debug for Open {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.end.fmt(f)
+    }
 }
 
 impl StagedFile {
+    pub(crate) fn new(
+        number: u32,
+        spec_id: i32,
+        path: String,
+        rows: u64,
+        data_file: DataFileBuilder,
+        upload: Upload,
+        open: Option<OpenEnd>,
+    ) -> Result<Self, LakeError> {
+        let described = described(&data_file, &path)?;
+        let open = open.map(|end| Open { end, data_file });
+        let row_ids = RowIds::default();
+        Ok(Self { number, spec_id, path, rows, data_file: described, upload, durable: false, open, row_ids })
+    }
+
+    /// Memory held until it is ended.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.end.memory_bytes())
+    }
+
+    /// Lets it come to be, unless it waits for the ids of its rows.
+    pub(crate) fn release(&mut self) {
+        if self.open.is_none() {
+            self.upload.release();
+        }
+    }
+
+    /// Waits until it is durable.
+    pub(crate) async fn durable(&mut self) -> Result<(), LakeError> {
+        if !self.durable {
+            self.upload.finished().await?;
+            self.durable = true;
+        }
+        Ok(())
+    }
+
+    /// Ends it, if it waits for the ids of its rows. `false` where it has been ended with others.
+    pub(crate) async fn end(&mut self, row_ids: RowIds) -> Result<bool, LakeError> {
+        let Some(Open { end, mut data_file }) = self.open.take() else { return Ok(self.row_ids == row_ids) };
+        let closing = tokio::task::spawn_blocking(move || (end.close(&row_ids), row_ids));
+        let closing = surroundings::joined(closing).await;
+        let (closed, row_ids) = closing.map_err(|e| LakeError::Storage(format!("ending {}: {e}", self.path)))?;
+        let size_bytes = closed.map_err(|e| self.upload.reason(e))?;
+        data_file.file_size_in_bytes(size_bytes);
+        self.data_file = described(&data_file, &self.path)?;
+        self.row_ids = row_ids;
+        Ok(true)
+    }
+
     /// Removes the file, once its upload is over; one that was never released does not exist. What can't be removed now is in no
     /// snapshot and does no harm.
     pub(crate) async fn remove(mut self, io: &FileIO) {
@@ -165,4 +245,8 @@ impl StagedFile {
             let _ = io.delete(&self.path).await;
         }
     }
+}
+
+fn described(data_file: &DataFileBuilder, path: &str) -> Result<DataFile, LakeError> {
+    data_file.build().map_err(|e| LakeError::Storage(format!("describing {path}: {e}")))
 }

@@ -38,8 +38,8 @@ use crate::table_event::{SourceSnapshot, Truncate};
 /// Files open at once. More: memory (each holds a row group and up to three chunks of upload). Fewer: rows that alternate between
 /// partitions make many small files.
 const OPEN_FILES: usize = 32;
-/// What a commit takes for a key, beside the batch: the key, sorted, its place in the index, its change.
-const COMMIT_BYTES_A_KEY: usize = 96;
+/// What a commit takes for a key, beside the batch: the key, sorted, its place in the index, the id of its row, its change.
+const COMMIT_BYTES_A_KEY: usize = 128;
 
 /// One worker's batch in the making.
 #[derive(Debug)]
@@ -296,19 +296,19 @@ impl Stager {
         }
     }
 
-    /// In mid-batch: a file held back would hold memory, of files without number.
+    /// In mid-batch: a file held back would hold memory, of files without number. One that waits for the ids of its rows does; it counts.
     fn finish_early(&mut self, file: OpenFile) -> Result<(), LakeError> {
         self.finish(file)?;
         if let Some(file) = self.done.last_mut() {
-            file.upload.release();
+            file.release();
         }
         Ok(())
     }
 
     fn finish(&mut self, file: OpenFile) -> Result<(), LakeError> {
         let mut sort_order_id = None;
-        let finished = match file.body {
-            Body::Streaming(body) => body.finish()?,
+        let body = match file.body {
+            Body::Streaming(body) => *body,
             Body::Sorting(sorted) => {
                 let mut body = create(&self.layout, &self.io, self.id, file.number, self.counted.memory())?;
                 let order = sorted.write_sorted(&mut body)?;
@@ -316,8 +316,12 @@ impl Stager {
                     self.moved.insert(file.number, order);
                 }
                 sort_order_id = Some(self.layout.sort_order.order_id as i32);
-                body.finish()?
+                body
             }
+        };
+        let (finished, open) = match self.layout.keeps_row_ids() {
+            true => body.finish_open().map(|(file, end)| (file, Some(end)))?,
+            false => (body.finish()?, None),
         };
         let FinishedFile { path, rows, mut data_file, upload } = finished;
         let spec_id = self.layout.partition_spec.spec_id();
@@ -325,8 +329,7 @@ impl Stager {
         if let Some(id) = sort_order_id {
             data_file.sort_order_id(id);
         }
-        let data_file = data_file.build().map_err(|e| LakeError::Storage(format!("describing {path}: {e}")))?;
-        self.done.push(StagedFile { number: file.number, spec_id, path, rows, data_file, upload, durable: false });
+        self.done.push(StagedFile::new(file.number, spec_id, path, rows, data_file, upload, open)?);
         Ok(())
     }
 
@@ -376,6 +379,7 @@ impl Stager {
     /// Memory held for this batch.
     pub fn bytes(&self) -> usize {
         self.open.values().map(|f| f.body.memory_bytes()).sum::<usize>()
+            + self.done.iter().map(StagedFile::memory_bytes).sum::<usize>()
             + self.upsert.as_ref().map_or(0, |u| u.overlay.memory_bytes() + u.held.memory_bytes())
     }
 
@@ -408,7 +412,8 @@ impl Stager {
             }
         };
         let keys = overlay.as_ref().map_or(0, |o| o.memory_bytes() + o.len() * COMMIT_BYTES_A_KEY);
-        let counted = self.counted.turned(Kind::Staged, keys + held.memory_bytes());
+        let open_ends: usize = self.done.iter().map(StagedFile::memory_bytes).sum();
+        let counted = self.counted.turned(Kind::Staged, keys + held.memory_bytes() + open_ends);
         Ok(Staged {
             layouts: vec![self.layout],
             generation: self.generation,

@@ -278,7 +278,7 @@ impl LakeTable {
         batch.seen.push(self.read_view(|view| Arc::clone(&view.seen)));
         let mut planner = BatchPlanner {
             spec: &self.spec,
-            batch: &batch,
+            batch: &mut batch,
             snapshot_id,
             upserts: upserts.as_mut(),
             manifests: &self.shared.manifests,
@@ -319,7 +319,7 @@ impl LakeTable {
                     None => (None, vec![]),
                 };
                 if let Some(upserts) = upserts.as_mut()
-                    && let Err(e) = upserts.committed(snapshot_id, &batch, effect)
+                    && let Err(e) = upserts.committed(snapshot_id, &batch, effect, &done.first_row_ids)
                 {
                     tracing::warn!(table = %self.spec, error = %e, "the key index is built anew");
                 }

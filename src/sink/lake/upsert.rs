@@ -3,7 +3,6 @@
 //! Nothing here changes the index for a batch before that batch is committed; catching up with other writers' snapshots does.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
 use firn_catalog::failpoint::{self, Step};
@@ -14,29 +13,31 @@ use uuid::Uuid;
 
 use self::catch_up::blocking;
 use self::deleted_rows::DeletedRows;
+pub(crate) use self::found::Found;
 pub use self::verify::IndexReport;
 use crate::position::{Span, TopicPartition};
 use crate::sink::lake::cut::Cuts;
 use crate::sink::lake::deletes::{self, DeleteFile, Deleted};
 use crate::sink::lake::held::{Awaiting, CompletedFile, FormerKey, Moved, Site, Unavailable};
-use crate::sink::lake::index::{IndexHome, KeyIndex, Location, MemoryIndex, Stamp};
-use crate::sink::lake::layout::Layout;
+use crate::sink::lake::index::{Holds, IndexHome, KeyIndex, Location, MemoryIndex, Stamp};
 use crate::sink::lake::live::{self, LiveFile};
-use crate::sink::lake::overlay::KeyState;
+use crate::sink::lake::overlay::{KeyState, RowPlace};
+use crate::sink::lake::row_ids::RowIds;
 use crate::sink::lake::{LakeError, Shared, Staged};
 
 mod catch_up;
 mod completion;
 mod deleted_rows;
+mod found;
 mod verify;
 
 /// The index and the table as last seen.
 #[derive(Debug)]
 pub(crate) struct Upserts {
     home: IndexHome,
-    /// Of the table with the id `table`; an empty one until that is known.
+    /// Of this table and kind; an empty one until that is known.
     index: Box<dyn KeyIndex>,
-    table: Option<Uuid>,
+    table: Option<(Uuid, Holds)>,
     /// Files whose keys were in the index when it was opened, until they are listed.
     restored: BTreeSet<u32>,
     /// The snapshot whose new files are being scanned: until that is done the index is ahead of its stamp.
@@ -81,6 +82,7 @@ struct CompletedRows {
     deleted: RoaringBitmap,
     /// Key and position of the rows that live.
     keys: Vec<(u128, u32)>,
+    row_ids: RowIds,
 }
 
 impl Effect {
@@ -142,7 +144,7 @@ impl Upserts {
         self.owned.extend(partitions);
     }
 
-    /// What `batch` does to `base`: its files, and the rows of the base that it replaces or deletes; `cuts` go beside.
+    /// What `batch` does to `base`: its files, all durable, and the rows that were `found`; `cuts` go from its own, too.
     ///
     /// # Errors
     /// When the base can't be read, or holds what can't be kept right.
@@ -151,23 +153,18 @@ impl Upserts {
         base: &Table,
         batch: &Staged,
         cuts: &Cuts,
+        found: Found,
     ) -> Result<(RowDelta, Effect), LakeError> {
         let Some(layout) = batch.layouts.first() else { return Ok(Default::default()) };
-        let mut replaced = self.found(base, batch, layout).await?;
+        let Found { replaced, cut, held, .. } = found;
         let mut delta = RowDelta::default();
         let mut effect = Effect::default();
         let mut to_write = vec![];
         let mut written_for = vec![];
         let origin = layout.origin_ids();
 
-        let live = self.live.iter().map(|(number, file)| file.candidate(*number));
-        let cut = cuts.of_table(base.file_io(), origin, live).await?;
         let staged = batch.files.iter().map(|f| LiveFile::of(&f.data_file, f.spec_id, origin).candidate(f.number));
         let late = cuts.of_batch(base.file_io(), origin, staged).await?;
-        for (number, rows) in &cut {
-            *replaced.entry(*number).or_default() |= rows;
-        }
-        self.load_deleted(base, replaced.keys().copied()).await?;
         for (number, rows) in replaced {
             let Some(file) = self.live.get(&number) else { continue };
             let before = self.deleted.get(number);
@@ -218,7 +215,7 @@ impl Upserts {
             effect.added.insert(file.number, (live, RoaringBitmap::new()));
             delta.data_files.push(SpecFile { spec_id: file.spec_id, file: file.data_file.clone() });
         }
-        let (completed, moved) = self.complete(base, batch).await?;
+        let (completed, moved) = self.complete(base, batch, &held).await?;
         effect.moved = moved;
         effect.unavailable = Unavailable { restored_rows: completed.restored, lost_rows: completed.lost };
         let late = completed.late(base.file_io(), origin, cuts).await?;
@@ -235,7 +232,8 @@ impl Upserts {
                 });
                 written_for.push((Place::Completed(effect.completed.len()), deleted));
             }
-            effect.completed.push(CompletedRows { file: live, deleted: RoaringBitmap::new(), keys });
+            let row_ids = file.row_ids;
+            effect.completed.push(CompletedRows { file: live, deleted: RoaringBitmap::new(), keys, row_ids });
             delta.data_files.push(SpecFile { spec_id: file.spec_id, file: file.data_file });
         }
         let format = base.metadata().format_version();
@@ -274,62 +272,8 @@ impl Upserts {
         self.live.values().any(|file| file.lsn.is_none_or(|(low, _)| low < lsn))
     }
 
-    /// The rows of `base` that hold the batch's keys, per file. An index that can't be read is built anew, once.
-    async fn found(
-        &mut self,
-        base: &Table,
-        batch: &Staged,
-        layout: &Arc<Layout>,
-    ) -> Result<BTreeMap<u32, RoaringBitmap>, LakeError> {
-        let found = match self.catch_up(base, layout).await {
-            Ok(()) => self.rows_of(batch),
-            Err(e) => Err(e),
-        };
-        match found {
-            Err(LakeError::Index(e)) => {
-                tracing::warn!(table = %layout.table, "key index: {e}: it is built anew");
-                self.start_over();
-                self.catch_up(base, layout).await?;
-                self.rows_of(batch)
-            }
-            found => found,
-        }
-    }
-
-    /// The rows of live files that hold the batch's keys now, per file.
-    fn rows_of(&mut self, batch: &Staged) -> Result<BTreeMap<u32, RoaringBitmap>, LakeError> {
-        let Some(overlay) = &batch.overlay else { return Ok(BTreeMap::new()) };
-        let mut keys: Vec<u128> = overlay.keys().map(|(key, _)| key).collect();
-        keys.sort_unstable();
-        let found = blocking(|| self.index.lookup(&keys))?;
-        let mut hits: Vec<Location> =
-            found.into_iter().flatten().filter(|at| self.live.contains_key(&at.file)).collect();
-        hits.sort_unstable();
-        let mut rows = BTreeMap::<u32, RoaringBitmap>::new();
-        for same_file in hits.chunk_by(|a, b| a.file == b.file) {
-            if let Some(first) = same_file.first() {
-                rows.insert(first.file, same_file.iter().map(|at| at.position).collect());
-            }
-        }
-        Ok(rows)
-    }
-
-    /// Reads the deleted rows of these live files unless they are known.
-    async fn load_deleted(&mut self, base: &Table, files: impl Iterator<Item = u32>) -> Result<(), LakeError> {
-        let unknown: BTreeSet<u32> = files.filter(|n| !self.deleted.knows(*n)).collect();
-        let wanted: Vec<(&str, &[DeleteFile])> =
-            unknown.iter().filter_map(|n| self.live.get(n)).map(|f| (f.path.as_str(), f.deletes.as_slice())).collect();
-        let mut read = deletes::read(base.file_io(), &wanted).await?;
-        for number in unknown {
-            if let Some(rows) = self.live.get(&number).and_then(|f| read.remove(&f.path)) {
-                self.deleted.put(number, rows);
-            }
-        }
-        Ok(())
-    }
-
     /// The batch is in the table: its keys go into the index. `effect` is what the plan of the landed attempt did; where that is
-    /// not known, the files are listed anew at the next commit.
+    /// not known, the files are listed anew at the next commit. `first_row_ids` are those of the data files that it added.
     ///
     /// # Errors
     /// When the index can't be written; it is empty then and the next commit scans.
@@ -338,10 +282,11 @@ impl Upserts {
         snapshot_id: i64,
         batch: &Staged,
         effect: Option<Effect>,
+        first_row_ids: &HashMap<String, i64>,
     ) -> Result<(), LakeError> {
         let result = failpoint::around(
             Step::IndexWrite,
-            || self.try_committed(snapshot_id, batch, effect),
+            || self.try_committed(snapshot_id, batch, effect, first_row_ids),
             |failure| LakeError::Index(failure.to_string()),
         );
         if result.is_err() {
@@ -350,7 +295,13 @@ impl Upserts {
         result
     }
 
-    fn try_committed(&mut self, snapshot_id: i64, batch: &Staged, effect: Option<Effect>) -> Result<(), LakeError> {
+    fn try_committed(
+        &mut self,
+        snapshot_id: i64,
+        batch: &Staged,
+        effect: Option<Effect>,
+        first_row_ids: &HashMap<String, i64>,
+    ) -> Result<(), LakeError> {
         let Some(stamp) = self.index.stamp().cloned() else { return Ok(()) };
         if self.ahead.is_some() {
             // A scan broke off, and then an earlier try turned out to have landed: no stamp tells what the index is true for.
@@ -363,10 +314,10 @@ impl Upserts {
         let mut numbers = HashMap::new();
         for file in &batch.files {
             let number = self.index.number(&file.path)?;
-            numbers.insert(file.number, number);
+            numbers.insert(file.number, (number, &file.row_ids));
             match effect.added.remove(&file.number) {
                 Some((live, deleted)) => {
-                    self.live.insert(number, live);
+                    self.live.insert(number, live.numbered(first_row_ids));
                     self.deleted.put(number, deleted);
                 }
                 // Listed in a moment; known, so that its keys are not read again.
@@ -381,19 +332,22 @@ impl Upserts {
             .iter()
             .flat_map(|overlay| overlay.keys())
             .filter_map(|(key, state)| match state {
-                KeyState::At(place) => {
-                    Some((key, Some(Location { file: *numbers.get(&place.file)?, position: place.position })))
+                KeyState::At(RowPlace { file, position }) => {
+                    let (file, row_ids) = *numbers.get(&file)?;
+                    Some((key, Some(Location { file, position, row_id: row_ids.get(position) })))
                 }
                 KeyState::Deleted => Some((key, None)),
                 // Every arriving row was written before the batch was closed; held ones are where they were completed.
                 KeyState::Arriving(_) | KeyState::Held(_) => None,
             })
             .collect();
-        for CompletedRows { file, deleted, keys } in effect.completed {
+        for CompletedRows { file, deleted, keys, row_ids } in effect.completed {
             let number = self.index.number(&file.path)?;
-            self.live.insert(number, file);
+            self.live.insert(number, file.numbered(first_row_ids));
             self.deleted.put(number, deleted);
-            changes.extend(keys.into_iter().map(|(key, position)| (key, Some(Location { file: number, position }))));
+            changes.extend(keys.into_iter().map(|(key, position)| {
+                (key, Some(Location { file: number, position, row_id: row_ids.get(position) }))
+            }));
         }
         effect.moved.into_iter().for_each(|(former, site)| self.moved.insert(former, site));
         self.awaited.forget(batch.held.former_keys());
@@ -409,7 +363,10 @@ impl Upserts {
                 self.deleted.put(number, rows);
             }
         }
-        self.listed = certain;
+        // Files from before an upgrade to format v3 get theirs by the commit: the listing says them.
+        let numbered = !matches!(self.table, Some((_, Holds::RowIds)))
+            || self.live.values().all(|file| file.first_row_id.is_some());
+        self.listed = certain && numbered;
         self.deleted.shrink();
         let stamp = Stamp { snapshot_id: Some(snapshot_id), ..stamp };
         let (index, live) = (&mut self.index, &self.live);

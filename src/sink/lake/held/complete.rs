@@ -52,7 +52,8 @@ pub(crate) struct CompletedFile {
     pub(crate) deleted: RoaringBitmap,
 }
 
-/// Writes the rows of `recipes`, whole. The files are durable when this answers.
+/// Writes the rows of `recipes`, whole; `row_ids` are those of the rows that they replace, by key. The files are durable when this
+/// answers.
 ///
 /// # Errors
 /// When a file can't be read or written; nothing is left behind then as far as storage lets it.
@@ -61,6 +62,7 @@ pub(crate) async fn complete(
     layout: &Arc<Layout>,
     batch: &Staged,
     recipes: &[Recipe],
+    row_ids: &HashMap<u128, i64>,
 ) -> Result<Completed, LakeError> {
     if recipes.is_empty() {
         return Ok(Completed::default());
@@ -98,18 +100,15 @@ pub(crate) async fn complete(
     };
     let closed = tokio::task::spawn_blocking(move || stager.close_plain(places));
     let closed = surroundings::joined(closed).await;
-    let (mut files, places) = closed.map_err(|e| LakeError::Storage(format!("completing rows: {e}")))??;
-    files.iter_mut().for_each(|f| f.upload.release());
-    for i in 0..files.len() {
-        if let Err(e) = files[i].upload.finished().await {
-            for file in files {
-                file.remove(base.file_io()).await;
-            }
-            return Err(e);
+    let (files, places) = closed.map_err(|e| LakeError::Storage(format!("completing rows: {e}")))??;
+    let mut done = Completed::new(files, places, &batch.held, counts);
+    if let Err(e) = done.end(row_ids).await {
+        for completed in done.files {
+            completed.file.remove(base.file_io()).await;
         }
-        files[i].durable = true;
+        return Err(e);
     }
-    Ok(Completed::new(files, places, &batch.held, counts))
+    Ok(done)
 }
 
 #[derive(Debug, Default)]
@@ -119,6 +118,19 @@ struct Counts {
 }
 
 impl Completed {
+    /// Ends the files, and waits until they are durable.
+    async fn end(&mut self, row_ids: &HashMap<u128, i64>) -> Result<(), LakeError> {
+        for CompletedFile { file, keys, .. } in &mut self.files {
+            let ids = keys.iter().filter_map(|(key, position)| Some((*position, *row_ids.get(key)?)));
+            file.end(ids.collect()).await?;
+            file.release();
+        }
+        for completed in &mut self.files {
+            completed.file.durable().await?;
+        }
+        Ok(())
+    }
+
     /// The rows that `cuts` takes from each file. If that can't be told, the files go.
     pub(crate) async fn late(
         &self,

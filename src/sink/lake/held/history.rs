@@ -23,7 +23,7 @@ use super::stored::read_rows;
 use crate::change::origin;
 use crate::sink::lake::LakeError;
 use crate::sink::lake::layout::Layout;
-use crate::sink::lake::scan::{Ownership, scan_keys};
+use crate::sink::lake::scan::{Ownership, ScannedRow, scan_keys};
 
 /// Snapshots looked back through. A changed key's delete and its new row are neighbours in the log; further back lies what nobody
 /// waits for.
@@ -178,16 +178,16 @@ async fn versions_in(
         return Ok(vec![]);
     }
     let mut keys = scan_keys(layout, base.file_io(), &path, &RoaringBitmap::new(), &Everybody).await?;
-    keys.retain(|(key, _)| wanted.contains(key));
+    keys.retain(|row| wanted.contains(&row.key));
     if keys.is_empty() {
         return Ok(vec![]);
     }
-    keys.sort_unstable_by_key(|(_, position)| *position);
-    let rows: RoaringBitmap = keys.iter().map(|(_, position)| *position).collect();
+    keys.sort_unstable_by_key(|row| row.position);
+    let rows: RoaringBitmap = keys.iter().map(|row| row.position).collect();
     let lsns = lsns(base, lsn, &path, &rows).await?;
     let path: Arc<str> = path.into();
-    let version = |((key, position), lsn): ((u128, u32), Option<i64>)| {
-        Some((key, lsn?, Site { path: Arc::clone(&path), position }))
+    let version = |(row, lsn): (ScannedRow, Option<i64>)| {
+        Some((row.key, lsn?, Site { path: Arc::clone(&path), position: row.position }))
     };
     Ok(keys.into_iter().zip(lsns).filter_map(version).collect())
 }

@@ -7,7 +7,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::map::{ENTRY_BYTES, Entry};
+use super::map::Entry;
+use super::place::Place;
 use super::segment::{Merging, SEGMENT_ENTRIES, Segment, bases};
 use super::{Location, broken};
 use crate::sink::lake::LakeError;
@@ -17,11 +18,11 @@ const PARTITION_BITS: u32 = PARTITIONS.trailing_zeros();
 
 /// Entries on their way into sorted runs.
 #[derive(Debug)]
-pub(super) struct Bulk {
+pub(super) struct Bulk<P> {
     folder: PathBuf,
     most_bytes: usize,
     /// In memory, by partition, in the order in which they came.
-    buffers: Vec<Vec<Entry>>,
+    buffers: Vec<Vec<Entry<P>>>,
     buffered: usize,
     /// Entries in each partition's file.
     spilled: Vec<u64>,
@@ -39,7 +40,7 @@ pub(super) fn is_spill(name: &str) -> bool {
     name.ends_with(".spill")
 }
 
-impl Bulk {
+impl<P: Place> Bulk<P> {
     pub(super) fn new(folder: &Path, most_bytes: usize) -> Self {
         Self {
             folder: folder.to_owned(),
@@ -51,7 +52,7 @@ impl Bulk {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.buffers.iter().map(|b| b.capacity() * size_of::<Entry>()).sum()
+        self.buffers.iter().map(|b| b.capacity() * size_of::<Entry<P>>()).sum()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -63,7 +64,7 @@ impl Bulk {
             buffer.push(Entry::new(key, at));
             self.buffered += 1;
         }
-        if self.buffered * size_of::<Entry>() >= self.most_bytes { self.spill() } else { Ok(()) }
+        if self.buffered * size_of::<Entry<P>>() >= self.most_bytes { self.spill() } else { Ok(()) }
     }
 
     fn spill(&mut self) -> Result<(), LakeError> {
@@ -71,7 +72,7 @@ impl Bulk {
         for (partition, (buffer, spilled)) in self.buffers.iter_mut().zip(&mut self.spilled).enumerate() {
             bytes.clear();
             for entry in buffer.drain(..) {
-                bytes.extend_from_slice(&entry.to_bytes());
+                entry.push_to(&mut bytes);
             }
             let path = path_of(&self.folder, partition);
             // What an interrupted fill left is not this one's.
@@ -80,21 +81,21 @@ impl Bulk {
                 _ => OpenOptions::new().append(true).open(&path),
             };
             file.and_then(|mut file| file.write_all(&bytes)).map_err(|e| broken(format!("{}: {e}", path.display())))?;
-            *spilled += (bytes.len() / ENTRY_BYTES) as u64;
+            *spilled += (bytes.len() / Entry::<P>::BYTES) as u64;
         }
         self.buffered = 0;
         Ok(())
     }
 
     /// The entries as they came, where all of them are in memory.
-    pub(super) fn in_memory(&mut self) -> Option<impl Iterator<Item = Entry>> {
+    pub(super) fn in_memory(&mut self) -> Option<impl Iterator<Item = Entry<P>>> {
         let none_spilled = self.spilled.iter().all(|n| *n == 0);
         none_spilled.then(|| std::mem::take(&mut self.buffers).into_iter().flatten())
     }
 
     /// The entries as segments; of several of a key the last that came counts.
-    pub(super) fn finish(self, merging: &Merging<'_>) -> Result<Vec<Segment>, LakeError> {
-        let mut groups: Vec<Vec<(usize, Vec<Entry>, u64)>> = vec![];
+    pub(super) fn finish(self, merging: &Merging<'_>) -> Result<Vec<Segment<P>>, LakeError> {
+        let mut groups: Vec<Vec<_>> = vec![];
         let mut in_group = u64::MAX;
         for (partition, (buffer, spilled)) in self.buffers.into_iter().zip(self.spilled).enumerate() {
             let entries = buffer.len() as u64 + spilled;
@@ -123,22 +124,22 @@ impl Bulk {
 }
 
 /// The entries of one partition in the order of their keys, each key once.
-fn partition_sorted(
+fn partition_sorted<P: Place>(
     folder: &Path,
     partition: usize,
-    buffer: Vec<Entry>,
+    buffer: Vec<Entry<P>>,
     spilled: u64,
-) -> Result<Vec<Entry>, LakeError> {
+) -> Result<Vec<Entry<P>>, LakeError> {
     let mut entries = Vec::with_capacity(spilled as usize + buffer.len());
     if spilled > 0 {
         let path = path_of(folder, partition);
         let failed = |e: std::io::Error| broken(format!("{}: {e}", path.display()));
-        let mut bytes = Vec::with_capacity(spilled as usize * ENTRY_BYTES);
+        let mut bytes = Vec::with_capacity(spilled as usize * Entry::<P>::BYTES);
         File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(failed)?;
-        if bytes.len() != spilled as usize * ENTRY_BYTES {
+        if bytes.len() != spilled as usize * Entry::<P>::BYTES {
             return Err(broken(format!("{}: it has another length than was written", path.display())));
         }
-        entries.extend(bytes.as_chunks::<ENTRY_BYTES>().0.iter().map(Entry::from_bytes));
+        entries.extend(Entry::all_from(&bytes));
         let _ = std::fs::remove_file(&path);
     }
     entries.extend(buffer);
@@ -147,5 +148,5 @@ fn partition_sorted(
     entries.reverse();
     entries.dedup_by_key(|e| e.key());
     entries.reverse();
-    Ok(entries.into_iter().filter(|e| e.at.kept().is_some()).collect())
+    Ok(entries.into_iter().filter(|e| e.at().kept().is_some()).collect())
 }

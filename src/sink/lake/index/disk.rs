@@ -16,6 +16,7 @@ use super::home::is_lock_of;
 use super::log::{self, Log, Stamped};
 use super::manifest::{Manifest, SegmentRuns};
 use super::map::{Entry, EntryMap, Numbers};
+use super::place::Place;
 use super::run::{self, Run, RunId};
 use super::segment::{Merging, Segment};
 use super::{KeyIndex, Location, Stamp, broken};
@@ -34,13 +35,13 @@ const FEW_KEYS: usize = 4 << 10;
 
 /// See the module.
 #[derive(Debug)]
-pub struct DiskIndex {
+pub(crate) struct DiskIndex<P> {
     folder: PathBuf,
     lock: File,
     counted: Counted,
-    fresh: Fresh,
+    fresh: Fresh<P>,
     /// In the order of their keys; none = no run at all.
-    segments: Vec<Segment>,
+    segments: Vec<Segment<P>>,
     next_id: Arc<AtomicU64>,
     log: Log,
     log_id: u64,
@@ -53,13 +54,13 @@ pub struct DiskIndex {
 }
 
 #[derive(Debug)]
-enum Fresh {
+enum Fresh<P> {
     /// Since it was cleared.
-    Bulk(Bulk),
-    Map(EntryMap),
+    Bulk(Bulk<P>),
+    Map(EntryMap<P>),
 }
 
-impl DiskIndex {
+impl<P: Place> DiskIndex<P> {
     /// The index in `folder`, empty where there is none of use. `lock` is kept as long as it is open.
     ///
     /// # Errors
@@ -103,8 +104,8 @@ impl DiskIndex {
         Ok(index)
     }
 
-    fn restored(folder: &std::path::Path) -> Result<Option<Restored>, LakeError> {
-        let Some(manifest) = Manifest::read(folder, &probe())? else { return Ok(None) };
+    fn restored(folder: &std::path::Path) -> Result<Option<Restored<P>>, LakeError> {
+        let Some(manifest) = Manifest::read::<P>(folder, &probe())? else { return Ok(None) };
         let Some(stamp) = manifest.stamp else { return Ok(None) };
         let segments = manifest.segments.iter().map(|segment| {
             let first = u128::from_str_radix(&segment.first, 16).map_err(broken)?;
@@ -114,9 +115,9 @@ impl DiskIndex {
         let segments = segments.collect::<Result<Vec<_>, LakeError>>()?;
         let mut entries = EntryMap::default();
         let (mut stamp, mut files, mut next_number) = (stamp, manifest.files, manifest.next_number);
-        let log = Log::replay(folder, manifest.log, |of_stamp, stamped| {
+        let log = Log::replay(folder, manifest.log, |of_stamp: Vec<Entry<P>>, stamped| {
             for entry in of_stamp {
-                entries.put(entry.key(), entry.at);
+                entries.put(entry.key(), entry.at());
             }
             stamped.forgotten.iter().for_each(|path| {
                 files.remove(path);
@@ -190,7 +191,8 @@ impl DiskIndex {
                 for (key, at) in changes {
                     map.put(*key, at.unwrap_or(Location::GONE));
                 }
-                self.log.entries(changes.iter().map(|(key, at)| Entry::new(*key, at.unwrap_or(Location::GONE))))?;
+                let entries = changes.iter().map(|(key, at)| Entry::<P>::new(*key, at.unwrap_or(Location::GONE)));
+                self.log.entries(entries)?;
             }
         }
         self.recount();
@@ -232,7 +234,7 @@ impl DiskIndex {
         };
         if let Some(entries) = bulk.in_memory() {
             let mut map = EntryMap::default();
-            self.log.entries(entries.inspect(|entry| map.put(entry.key(), entry.at)))?;
+            self.log.entries(entries.inspect(|entry| map.put(entry.key(), entry.at())))?;
             self.fresh = Fresh::Map(map);
             return Ok(());
         }
@@ -296,7 +298,7 @@ impl DiskIndex {
             first: format!("{:032x}", segment.first),
             runs: segment.runs.iter().map(|run| (run.id.id, run.id.entries)).collect(),
         });
-        let mut manifest = Manifest::new(probe());
+        let mut manifest = Manifest::new::<P>(probe());
         manifest.stamp = stamp;
         manifest.files = self.numbers.iter().map(|(path, number)| (path.to_owned(), number)).collect();
         manifest.next_number = self.numbers.next();
@@ -311,23 +313,23 @@ impl DiskIndex {
     }
 }
 
-fn is_large_base(work: Option<&(Segment, std::ops::Range<usize>, usize)>) -> bool {
+fn is_large_base<P>(work: Option<&(Segment<P>, std::ops::Range<usize>, usize)>) -> bool {
     work.is_some_and(|(segment, _, due)| {
         *due > 0 && *due == segment.runs.len() && segment.runs.last().is_some_and(|base| base.id.entries > SMALL_BASE)
     })
 }
 
-struct Restored {
-    segments: Vec<Segment>,
+struct Restored<P> {
+    segments: Vec<Segment<P>>,
     next_id: u64,
     log: Log,
     log_id: u64,
-    entries: EntryMap,
+    entries: EntryMap<P>,
     numbers: Numbers,
     stamp: Option<Stamp>,
 }
 
-impl KeyIndex for DiskIndex {
+impl<P: Place> KeyIndex for DiskIndex<P> {
     fn lookup(&mut self, keys: &[u128]) -> Result<Vec<Option<Location>>, LakeError> {
         let ended = self.end_bulk();
         self.or_lost(ended)?;
@@ -347,7 +349,7 @@ impl KeyIndex for DiskIndex {
             }
             from += here;
         }
-        let look_up = |(segment, wanted): (&Segment, Vec<(u128, u32)>)| {
+        let look_up = |(segment, wanted): (&Segment<P>, Vec<(u128, u32)>)| {
             let mut found = Vec::with_capacity(wanted.len());
             segment.lookup(wanted, |index, at| found.push((index, at)))?;
             Ok(found)

@@ -7,12 +7,21 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::place::{Bare, Numbered};
 use super::{DiskIndex, KeyIndex, MemoryIndex, broken};
 use crate::memory::Memory;
 use crate::sink::lake::LakeError;
 
 /// Processes that may have an index of one table in one folder.
 const MOST_PROCESSES: usize = 1000;
+
+/// What an index holds of a row beside its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    Nothing,
+    /// The row's id, in tables that have them (format v3).
+    RowIds,
+}
 
 /// Where indexes are kept.
 #[derive(Clone, Debug, Default)]
@@ -31,17 +40,18 @@ impl IndexHome {
         Self { disk: Some((dir.into(), memory)) }
     }
 
-    /// The index of the table with this id, as a process before left it. Processes that share a folder get different ones.
+    /// The index of the table with this id, as a process before left it; one that holds something else is empty. Processes that share a
+    /// folder get different ones.
     ///
     /// # Errors
     /// When the folder can't be written.
-    pub fn open(&self, table: Uuid) -> Result<Box<dyn KeyIndex>, LakeError> {
+    pub fn open(&self, table: Uuid, holds: Holds) -> Result<Box<dyn KeyIndex>, LakeError> {
         let Some((dir, memory)) = &self.disk else { return Ok(Box::new(MemoryIndex::default())) };
         let of_table = dir.join(table.to_string());
         for slot in 0..MOST_PROCESSES {
             let folder = of_table.join(slot.to_string());
             if let Some(lock) = locked(&folder)? {
-                return Ok(Box::new(DiskIndex::open(folder, lock, memory)?));
+                return open(holds, folder, lock, memory);
             }
         }
         Err(broken(format!(
@@ -54,7 +64,7 @@ impl IndexHome {
     ///
     /// # Errors
     /// When a folder can't be read.
-    pub fn stored(&self, table: Uuid) -> Result<Vec<(PathBuf, Stored)>, LakeError> {
+    pub fn stored(&self, table: Uuid, holds: Holds) -> Result<Vec<(PathBuf, Stored)>, LakeError> {
         let Some((dir, memory)) = &self.disk else { return Ok(vec![]) };
         let mut found = vec![];
         for slot in 0..MOST_PROCESSES {
@@ -63,13 +73,20 @@ impl IndexHome {
                 break;
             }
             let stored = match locked(&folder)? {
-                Some(lock) => Stored::Free(Box::new(DiskIndex::open(folder.clone(), lock, memory)?) as _),
+                Some(lock) => Stored::Free(open(holds, folder.clone(), lock, memory)?),
                 None => Stored::InUse,
             };
             found.push((folder, stored));
         }
         Ok(found)
     }
+}
+
+fn open(holds: Holds, folder: PathBuf, lock: File, memory: &Arc<Memory>) -> Result<Box<dyn KeyIndex>, LakeError> {
+    Ok(match holds {
+        Holds::Nothing => Box::new(DiskIndex::<Bare>::open(folder, lock, memory)?),
+        Holds::RowIds => Box::new(DiskIndex::<Numbered>::open(folder, lock, memory)?),
+    })
 }
 
 /// An index that a process left, or has.

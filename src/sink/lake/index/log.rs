@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::map::{ENTRY_BYTES, Entry};
+use super::map::Entry;
+use super::place::Place;
 use super::{Stamp, broken};
 use crate::sink::lake::LakeError;
 
@@ -58,10 +59,10 @@ impl Log {
     }
 
     /// Reads a log: `stamped` gets the entries before each stamp, and the stamp. The log goes on behind the last of them.
-    pub(super) fn replay(
+    pub(super) fn replay<P: Place>(
         folder: &Path,
         id: u64,
-        mut stamped: impl FnMut(Vec<Entry>, Stamped),
+        mut stamped: impl FnMut(Vec<Entry<P>>, Stamped),
     ) -> Result<Self, LakeError> {
         let path = path_of(folder, id);
         let failed = |e: std::io::Error| broken(format!("{}: {e}", path.display()));
@@ -72,7 +73,7 @@ impl Log {
         while let Some((kind, body)) = records.next() {
             at += (HEADER_BYTES + body.len()) as u64;
             match kind {
-                ENTRIES => entries.extend(body.as_chunks::<ENTRY_BYTES>().0.iter().map(Entry::from_bytes)),
+                ENTRIES => entries.extend(Entry::all_from(&body)),
                 STAMP => {
                     let Ok(stamp) = serde_json::from_slice(&body) else { break };
                     stamped(std::mem::take(&mut entries), stamp);
@@ -90,11 +91,11 @@ impl Log {
         self.bytes
     }
 
-    pub(super) fn entries(&mut self, entries: impl Iterator<Item = Entry>) -> Result<(), LakeError> {
+    pub(super) fn entries<P: Place>(&mut self, entries: impl Iterator<Item = Entry<P>>) -> Result<(), LakeError> {
         let mut body = vec![];
         for entry in entries {
-            body.extend_from_slice(&entry.to_bytes());
-            if body.len() == RECORD_ENTRIES * ENTRY_BYTES {
+            entry.push_to(&mut body);
+            if body.len() == RECORD_ENTRIES * Entry::<P>::BYTES {
                 self.record(ENTRIES, &body)?;
                 body.clear();
             }
@@ -149,11 +150,12 @@ impl Records<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::Location;
+    use super::super::place::Numbered;
     use super::*;
     use tempfile::TempDir;
 
-    fn entries(n: u128) -> impl Iterator<Item = Entry> {
-        (0..n).map(|key| Entry::new(key, Location { file: 1, position: key as u32 }))
+    fn entries(n: u128) -> impl Iterator<Item = Entry<Numbered>> {
+        (0..n).map(|key| Entry::new(key, Location { file: 1, position: key as u32, row_id: Some(key as i64) }))
     }
 
     fn stamped(snapshot_id: i64) -> Stamped {
@@ -163,8 +165,10 @@ mod tests {
     /// Snapshots found, each with the entries before it.
     fn replayed(folder: &TempDir) -> Vec<(Option<i64>, usize)> {
         let mut found = vec![];
-        Log::replay(folder.path(), 1, |entries, stamped| found.push((stamped.stamp.snapshot_id, entries.len())))
-            .unwrap();
+        let stamped = |entries: Vec<Entry<Numbered>>, stamped: Stamped| {
+            found.push((stamped.stamp.snapshot_id, entries.len()));
+        };
+        Log::replay(folder.path(), 1, stamped).unwrap();
         found
     }
 
@@ -177,7 +181,7 @@ mod tests {
         log.entries(entries(30_000)).unwrap();
         drop(log);
         assert_eq!(replayed(&folder), [(Some(7), 20_000)]);
-        let mut log = Log::replay(folder.path(), 1, |_, _| {}).unwrap();
+        let mut log = Log::replay::<Numbered>(folder.path(), 1, |_, _| {}).unwrap();
         log.entries(entries(3)).unwrap();
         log.stamp(&stamped(8)).unwrap();
         assert_eq!(log.bytes(), std::fs::metadata(&log.path).unwrap().len());

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::map::Entry;
+use super::place::{Bare, Place};
 use super::{Stamp, broken};
 use crate::sink::lake::LakeError;
 
@@ -16,6 +18,9 @@ const FORMAT: u32 = 1;
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Manifest {
     format: u32,
+    /// Of an entry; those without row ids have 24.
+    #[serde(default = "without_row_ids")]
+    entry_bytes: usize,
     /// The hash of a known key: an index of hashes of another kind is of no use.
     probe: String,
     /// `None`: the runs are ahead of what they were last true for.
@@ -28,6 +33,10 @@ pub(super) struct Manifest {
     pub(super) segments: Vec<SegmentRuns>,
 }
 
+fn without_row_ids() -> usize {
+    Entry::<Bare>::BYTES
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SegmentRuns {
     /// Its first key, in hexadecimal digits.
@@ -37,9 +46,10 @@ pub(super) struct SegmentRuns {
 }
 
 impl Manifest {
-    pub(super) fn new(probe: String) -> Self {
+    pub(super) fn new<P: Place>(probe: String) -> Self {
         Self {
             format: FORMAT,
+            entry_bytes: Entry::<P>::BYTES,
             probe,
             stamp: None,
             files: BTreeMap::new(),
@@ -51,7 +61,7 @@ impl Manifest {
     }
 
     /// `None` where there is none that can be used.
-    pub(super) fn read(folder: &Path, probe: &str) -> Result<Option<Self>, LakeError> {
+    pub(super) fn read<P: Place>(folder: &Path, probe: &str) -> Result<Option<Self>, LakeError> {
         let bytes = match std::fs::read(folder.join(NAME)) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -59,7 +69,7 @@ impl Manifest {
         };
         let read = bytes.split_first_chunk().filter(|(sum, json)| crc32fast::hash(json).to_le_bytes() == **sum);
         let read: Option<Self> = read.and_then(|(_, json)| serde_json::from_slice(json).ok());
-        Ok(read.filter(|m| m.format == FORMAT && m.probe == probe))
+        Ok(read.filter(|m| m.format == FORMAT && m.entry_bytes == Entry::<P>::BYTES && m.probe == probe))
     }
 
     pub(super) fn write(&self, folder: &Path) -> Result<(), LakeError> {

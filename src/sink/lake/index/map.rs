@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use hashbrown::hash_table;
 
+use super::place::{Place, piece};
 use super::{Location, broken};
 use crate::sink::lake::LakeError;
 
@@ -13,19 +14,23 @@ use crate::sink::lake::LakeError;
 const SHARDS: usize = 64;
 const SHARD_BITS: u32 = SHARDS.trailing_zeros();
 
-/// Bytes of an entry in a file.
-pub(super) const ENTRY_BYTES: usize = 24;
-
-/// 24 bytes; a `u128` as such would be aligned to 16 and make it 32.
+/// 24 bytes, 32 with a row id; a `u128` as such would be aligned to 16 and make both 32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct Entry<P> {
     key: [u64; 2],
-    pub(super) at: Location,
+    place: P,
 }
 
-impl Entry {
+impl<P: Place> Entry<P> {
+    /// In a file.
+    pub(super) const BYTES: usize = 16 + P::BYTES;
+
     pub(super) fn new(key: u128, at: Location) -> Self {
-        Self { key: split(key), at }
+        Self { key: split(key), place: P::of(at) }
+    }
+
+    pub(super) fn at(self) -> Location {
+        self.place.location()
     }
 
     pub(super) fn key(self) -> u128 {
@@ -33,18 +38,20 @@ impl Entry {
     }
 
     /// As it stands in files: in the order of the keys.
-    pub(super) fn to_bytes(self) -> [u8; ENTRY_BYTES] {
-        let mut bytes = [0; ENTRY_BYTES];
-        bytes[..16].copy_from_slice(&self.key().to_be_bytes());
-        bytes[16..20].copy_from_slice(&self.at.file.to_le_bytes());
-        bytes[20..].copy_from_slice(&self.at.position.to_le_bytes());
-        bytes
+    pub(super) fn push_to(self, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(&self.key().to_be_bytes());
+        self.place.push_to(bytes);
     }
 
-    pub(super) fn from_bytes(bytes: &[u8; ENTRY_BYTES]) -> Self {
-        let word = |from: usize| u64::from_be_bytes(std::array::from_fn(|i| bytes[from + i]));
-        let half = |from: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[from + i]));
-        Self { key: [word(0), word(8)], at: Location { file: half(16), position: half(20) } }
+    /// From as many bytes as an entry has.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Self {
+        let word = |from| u64::from_be_bytes(piece(bytes, from));
+        Self { key: [word(0), word(8)], place: P::from_bytes(bytes.get(16..).unwrap_or_default()) }
+    }
+
+    /// Those that stand one behind the other.
+    pub(super) fn all_from(bytes: &[u8]) -> impl Iterator<Item = Self> + '_ {
+        bytes.chunks_exact(Self::BYTES).map(Self::from_bytes)
     }
 }
 
@@ -57,22 +64,22 @@ fn shard(key: [u64; 2]) -> usize {
     (key[0] >> (u64::BITS - SHARD_BITS)) as usize
 }
 
-/// A hash table of entries: at most about 57 bytes a key.
+/// A hash table of entries: at most about 57 bytes a key, 76 with row ids.
 #[derive(Debug)]
-pub(super) struct EntryMap {
-    shards: Vec<HashTable<Entry>>,
+pub(super) struct EntryMap<P> {
+    shards: Vec<HashTable<Entry<P>>>,
 }
 
-impl Default for EntryMap {
+impl<P> Default for EntryMap<P> {
     fn default() -> Self {
         Self { shards: (0..SHARDS).map(|_| HashTable::new()).collect() }
     }
 }
 
-impl EntryMap {
+impl<P: Place> EntryMap<P> {
     pub(super) fn get(&self, key: u128) -> Option<Location> {
         let key = split(key);
-        Some(self.shards.get(shard(key))?.find(key[1], |e| e.key == key)?.at)
+        Some(self.shards.get(shard(key))?.find(key[1], |e| e.key == key)?.at())
     }
 
     pub(super) fn put(&mut self, key: u128, at: Location) {
@@ -105,13 +112,13 @@ impl EntryMap {
     }
 
     /// All entries in the order of their keys; the map is empty then.
-    pub(super) fn drain_sorted(&mut self) -> Vec<Entry> {
+    pub(super) fn drain_sorted(&mut self) -> Vec<Entry<P>> {
         let mut all = Vec::with_capacity(self.len());
         for table in &mut self.shards {
             let first = all.len();
             all.extend(std::mem::take(table));
             if let Some(of_shard) = all.get_mut(first..) {
-                of_shard.sort_unstable_by_key(|e: &Entry| e.key);
+                of_shard.sort_unstable_by_key(|e: &Entry<P>| e.key);
             }
         }
         all
@@ -166,21 +173,33 @@ impl Numbers {
 
 #[cfg(test)]
 mod tests {
+    use super::super::place::{Bare, Numbered};
     use super::*;
 
+    fn costs<P: Place>(at: Location, bytes: usize) {
+        let entry = Entry::<P>::new(u128::MAX - 5, at);
+        let mut stored = vec![];
+        entry.push_to(&mut stored);
+        assert_eq!((size_of::<Entry<P>>(), Entry::<P>::BYTES, stored.len()), (bytes, bytes, bytes));
+        assert_eq!(Entry::from_bytes(&stored), entry);
+        assert_eq!((entry.key(), entry.at()), (u128::MAX - 5, at));
+    }
+
     #[test]
-    fn an_entry_costs_24_bytes() {
-        assert_eq!(size_of::<Entry>(), ENTRY_BYTES);
-        let entry = Entry::new(u128::MAX - 5, Location { file: 3, position: 1 << 30 });
-        assert_eq!(Entry::from_bytes(&entry.to_bytes()), entry);
+    fn an_entry_costs_24_bytes_and_32_with_a_row_id() {
+        let at = Location { file: 3, position: 1 << 30, row_id: None };
+        costs::<Bare>(at, 24);
+        costs::<Numbered>(at, 32);
+        costs::<Numbered>(Location { row_id: Some(i64::MAX), ..at }, 32);
+        costs::<Numbered>(Location::GONE, 32);
     }
 
     #[test]
     fn entries_leave_in_the_order_of_their_keys() {
-        let mut map = EntryMap::default();
+        let mut map = EntryMap::<Bare>::default();
         let mut keys: Vec<u128> = (0..5_000u64).map(|n| xxhash_rust::xxh3::xxh3_128(&n.to_le_bytes())).collect();
         for (n, key) in (0..).zip(&keys) {
-            map.put(*key, Location { file: 0, position: n });
+            map.put(*key, Location { file: 0, position: n, row_id: None });
         }
         map.remove(keys.swap_remove(7));
         keys.sort_unstable();

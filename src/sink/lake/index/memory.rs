@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use super::map::{EntryMap, Numbers};
+use super::place::Numbered;
 use super::{KeyIndex, Location, Stamp};
 use crate::sink::lake::LakeError;
 
-/// At most about 57 bytes a key.
+/// At most about 76 bytes a key.
 #[derive(Debug, Default)]
-pub struct MemoryIndex {
-    entries: EntryMap,
+pub(crate) struct MemoryIndex {
+    entries: EntryMap<Numbered>,
     numbers: Numbers,
     stamp: Option<Stamp>,
 }

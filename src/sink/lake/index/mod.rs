@@ -4,9 +4,9 @@
 //! It may hold entries of rows that are gone: an answer counts only if its file is live in the base of the commit.
 //!
 //! # Layout
-//! - [`MemoryIndex`]: all of it in memory. [`DiskIndex`]: a log-structured merge tree in a folder; only fresh entries are in memory.
-//! - `map`: entries in memory. `run`: a sorted file of entries. `segment`: a range of keys, as few runs. `bulk`: the first fill.
-//!   `log`: what happened since the runs were written. `manifest`: which of these files count. `home`: the folder and its lock.
+//! - `memory`: all of it in memory. `disk`: a log-structured merge tree in a folder; only fresh entries are in memory.
+//! - `map`: entries in memory; `place`: what they hold. `run`: a sorted file of entries. `segment`: a range of keys, as few runs. `bulk`: the
+//!   first fill. `log`: what happened since the runs were written. `manifest`: which of these files count. `home`: the folder and its lock.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -23,25 +23,29 @@ mod log;
 mod manifest;
 mod map;
 mod memory;
+mod place;
 mod run;
 mod segment;
 #[cfg(test)]
 mod tests;
 
-pub use disk::DiskIndex;
-pub use home::{IndexHome, Stored, bytes_in};
-pub use memory::MemoryIndex;
+pub(crate) use disk::DiskIndex;
+pub use home::{Holds, IndexHome, Stored, bytes_in};
+pub(crate) use memory::MemoryIndex;
 
 /// Where a row is: the file by its number in the index, the position in the file (counted over all its rows).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Location {
     pub file: u32,
     pub position: u32,
+    /// As the file itself says it (format v3): a row that replaced another has the id of that one. Without it the id is counted from
+    /// that of the file's first row.
+    pub row_id: Option<i64>,
 }
 
 impl Location {
     /// The place of a key that was removed: it hides older entries until they are gone.
-    const GONE: Location = Location { file: u32::MAX, position: u32::MAX };
+    const GONE: Location = Location { file: u32::MAX, position: u32::MAX, row_id: None };
 
     fn kept(self) -> Option<Location> {
         (self != Location::GONE).then_some(self)

@@ -1,22 +1,24 @@
 //! A run: a file of entries in the order of their keys, written once.
 //!
-//! Pages of 4 KiB hold 170 entries each and a checksum over them, the run's id and the page's number, so that neither a torn write nor
+//! Pages of 4 KiB hold 170 entries each (127 with row ids) and a checksum over them, the run's id and the page's number, so that neither a torn write nor
 //! a page of another file is taken for good. Behind the pages stand the fences: the first half of the first key of each page. They
 //! are all that stays in memory of a run, 8 bytes for 170 keys. Pages are read when they are needed; what the system's cache
 //! holds of them it can drop at any time, and it is no memory of the process.
 
+use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::marker::PhantomData;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::map::{ENTRY_BYTES, Entry};
+use super::map::Entry;
+use super::place::Place;
 use super::{Location, broken};
 use crate::sink::lake::LakeError;
 
 const PAGE_BYTES: usize = 4096;
-pub(super) const PAGE_ENTRIES: usize = (PAGE_BYTES - CHECKSUM_BYTES) / ENTRY_BYTES;
 const CHECKSUM_BYTES: usize = 4;
 /// Pages read at once where most of them are wanted.
 const PAGES_AT_ONCE: usize = 64;
@@ -29,10 +31,11 @@ pub(super) struct RunId {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Run {
+pub(super) struct Run<P> {
     pub(super) id: RunId,
     path: PathBuf,
     fences: Arc<[u64]>,
+    entries: PhantomData<P>,
 }
 
 fn path_of(folder: &Path, id: u64) -> PathBuf {
@@ -44,8 +47,8 @@ pub(super) fn id_of(name: &str) -> Option<u64> {
     name.strip_suffix(".run")?.parse().ok()
 }
 
-fn pages(entries: u64) -> usize {
-    (entries as usize).div_ceil(PAGE_ENTRIES)
+const fn page_entries<P: Place>() -> usize {
+    (PAGE_BYTES - CHECKSUM_BYTES) / Entry::<P>::BYTES
 }
 
 fn checksum(run: u64, page: usize, bytes: &[u8]) -> u32 {
@@ -56,12 +59,12 @@ fn checksum(run: u64, page: usize, bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-impl Run {
+impl<P: Place> Run<P> {
     /// Opens a run that the manifest names.
     pub(super) fn open(folder: &Path, id: RunId) -> Result<Self, LakeError> {
         let path = path_of(folder, id.id);
         let failed = |e: std::io::Error| broken(format!("{}: {e}", path.display()));
-        let pages = pages(id.entries);
+        let pages = (id.entries as usize).div_ceil(page_entries::<P>());
         let file = File::open(&path).map_err(failed)?;
         let mut bytes = vec![0; pages * 8 + CHECKSUM_BYTES];
         file.read_exact_at(&mut bytes, (pages * PAGE_BYTES) as u64).map_err(failed)?;
@@ -70,7 +73,7 @@ impl Run {
             return Err(broken(format!("{}: its fences are damaged", path.display())));
         }
         let fences = fences.chunks_exact(8).map(|f| u64::from_le_bytes(f.try_into().unwrap_or_default())).collect();
-        Ok(Self { id, path, fences })
+        Ok(Self { id, path, fences, entries: PhantomData })
     }
 
     pub(super) fn remove(&self) {
@@ -117,15 +120,15 @@ impl Run {
     }
 
     /// All entries, in order.
-    pub(super) fn entries(&self) -> Result<Entries, LakeError> {
+    pub(super) fn entries(&self) -> Result<Entries<P>, LakeError> {
         Ok(Entries { reader: PageReader::open(self, true)?, next: 0 })
     }
 }
 
 /// Reads pages, several at once or one.
 #[derive(Debug)]
-struct PageReader {
-    run: Run,
+struct PageReader<P> {
+    run: Run<P>,
     file: File,
     at_once: usize,
     /// What `bytes` begins with.
@@ -135,15 +138,15 @@ struct PageReader {
     checked: usize,
 }
 
-impl PageReader {
-    fn open(run: &Run, dense: bool) -> Result<Self, LakeError> {
+impl<P: Place> PageReader<P> {
+    fn open(run: &Run<P>, dense: bool) -> Result<Self, LakeError> {
         let file = File::open(&run.path).map_err(|e| broken(format!("{}: {e}", run.path.display())))?;
         let at_once = if dense { PAGES_AT_ONCE } else { 1 };
         Ok(Self { run: run.clone(), file, at_once, first: 0, bytes: vec![], checked: usize::MAX })
     }
 
-    /// The entries of a page.
-    fn page(&mut self, page: usize) -> Result<&[[u8; ENTRY_BYTES]], LakeError> {
+    /// The entries of a page, one behind the other.
+    fn page(&mut self, page: usize) -> Result<&[u8], LakeError> {
         let have = self.first..self.first + self.bytes.len() / PAGE_BYTES;
         if !have.contains(&page) {
             let pages = self.at_once.min(self.run.fences.len().saturating_sub(page)).max(1);
@@ -164,26 +167,39 @@ impl PageReader {
             }
             self.checked = page;
         }
-        let left = self.run.id.entries as usize - page * PAGE_ENTRIES;
-        Ok(body.as_chunks().0.get(..left.min(PAGE_ENTRIES)).unwrap_or_default())
+        let left = self.run.id.entries as usize - page * page_entries::<P>();
+        Ok(body.get(..left.min(page_entries::<P>()) * Entry::<P>::BYTES).unwrap_or_default())
     }
 
     fn find(&mut self, page: usize, key: u128) -> Result<Option<Location>, LakeError> {
         let entries = self.page(page)?;
-        let at = entries.binary_search_by(|bytes| Entry::from_bytes(bytes).key().cmp(&key));
-        Ok(at.ok().and_then(|i| entries.get(i)).map(|bytes| Entry::from_bytes(bytes).at))
+        let (mut low, mut high) = (0, entries.len() / Entry::<P>::BYTES);
+        while low < high {
+            let middle = (low + high) / 2;
+            let entry = entry_at::<P>(entries, middle);
+            match entry.key().cmp(&key) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+                Ordering::Equal => return Ok(Some(entry.at())),
+            }
+        }
+        Ok(None)
     }
+}
+
+fn entry_at<P: Place>(entries: &[u8], at: usize) -> Entry<P> {
+    Entry::from_bytes(entries.get(at * Entry::<P>::BYTES..).unwrap_or_default())
 }
 
 /// The entries of a run, in order.
 #[derive(Debug)]
-pub(super) struct Entries {
-    reader: PageReader,
+pub(super) struct Entries<P> {
+    reader: PageReader<P>,
     next: u64,
 }
 
-impl Iterator for Entries {
-    type Item = Result<Entry, LakeError>;
+impl<P: Place> Iterator for Entries<P> {
+    type Item = Result<Entry<P>, LakeError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.next >= self.reader.run.id.entries {
@@ -191,8 +207,8 @@ impl Iterator for Entries {
         }
         let at = self.next as usize;
         self.next += 1;
-        let entry = self.reader.page(at / PAGE_ENTRIES).map(|page| page.get(at % PAGE_ENTRIES).map(Entry::from_bytes));
-        entry.transpose()
+        let page = self.reader.page(at / page_entries::<P>());
+        Some(page.map(|page| entry_at(page, at % page_entries::<P>())))
     }
 }
 
@@ -200,15 +216,16 @@ impl Iterator for Entries {
 ///
 /// Nothing is forced to the disk: a file that a power cut took back or tore fails its checksums, and the index is built anew.
 #[derive(Debug)]
-pub(super) struct RunWriter {
+pub(super) struct RunWriter<P> {
     folder: PathBuf,
     id: RunId,
     file: BufWriter<File>,
     page: Vec<u8>,
     fences: Vec<u64>,
+    entries: PhantomData<P>,
 }
 
-impl RunWriter {
+impl<P: Place> RunWriter<P> {
     pub(super) fn create(folder: &Path, id: u64) -> Result<Self, LakeError> {
         let path = path_of(folder, id);
         let file = File::create(&path).map_err(|e| broken(format!("{}: {e}", path.display())))?;
@@ -218,6 +235,7 @@ impl RunWriter {
             file: BufWriter::with_capacity(PAGES_AT_ONCE * PAGE_BYTES, file),
             page: Vec::with_capacity(PAGE_BYTES),
             fences: vec![],
+            entries: PhantomData,
         })
     }
 
@@ -225,13 +243,13 @@ impl RunWriter {
         self.id.entries
     }
 
-    pub(super) fn push(&mut self, entry: Entry) -> Result<(), LakeError> {
+    pub(super) fn push(&mut self, entry: Entry<P>) -> Result<(), LakeError> {
         if self.page.is_empty() {
             self.fences.push((entry.key() >> 64) as u64);
         }
-        self.page.extend_from_slice(&entry.to_bytes());
+        entry.push_to(&mut self.page);
         self.id.entries += 1;
-        if self.page.len() == PAGE_ENTRIES * ENTRY_BYTES { self.end_page() } else { Ok(()) }
+        if self.page.len() == page_entries::<P>() * Entry::<P>::BYTES { self.end_page() } else { Ok(()) }
     }
 
     fn end_page(&mut self) -> Result<(), LakeError> {
@@ -244,7 +262,7 @@ impl RunWriter {
     }
 
     /// `None` where nothing was pushed.
-    pub(super) fn finish(mut self) -> Result<Option<Run>, LakeError> {
+    pub(super) fn finish(mut self) -> Result<Option<Run<P>>, LakeError> {
         let path = path_of(&self.folder, self.id.id);
         if !self.page.is_empty() {
             self.end_page()?;
@@ -258,7 +276,7 @@ impl RunWriter {
             let _ = std::fs::remove_file(&path);
             return Ok(None);
         }
-        Ok(Some(Run { id: self.id, path, fences: self.fences.into() }))
+        Ok(Some(Run { id: self.id, path, fences: self.fences.into(), entries: PhantomData }))
     }
 
     fn failed(&self, e: std::io::Error) -> LakeError {
@@ -268,14 +286,15 @@ impl RunWriter {
 
 #[cfg(test)]
 mod tests {
+    use super::super::place::{Bare, Numbered};
     use super::*;
     use tempfile::TempDir;
 
     fn at(position: u32) -> Location {
-        Location { file: 7, position }
+        Location { file: 7, position, row_id: None }
     }
 
-    fn written(folder: &TempDir, keys: &[u128]) -> Run {
+    fn written<P: Place>(folder: &TempDir, keys: &[u128]) -> Run<P> {
         let mut writer = RunWriter::create(folder.path(), 3).unwrap();
         for (n, key) in (0..).zip(keys) {
             writer.push(Entry::new(*key, at(n))).unwrap();
@@ -283,7 +302,7 @@ mod tests {
         writer.finish().unwrap().unwrap()
     }
 
-    fn lookup(run: &Run, keys: &[u128]) -> Vec<Option<u32>> {
+    fn lookup<P: Place>(run: &Run<P>, keys: &[u128]) -> Vec<Option<u32>> {
         let mut out = vec![None; keys.len()];
         let wanted = keys.iter().copied().zip(0..).collect();
         run.lookup(wanted, &mut |i, at| out[i as usize] = Some(at.position)).unwrap();
@@ -292,10 +311,15 @@ mod tests {
 
     #[test]
     fn every_key_is_found_where_it_was_put_and_no_other() {
+        every_key_is_found::<Bare>();
+        every_key_is_found::<Numbered>();
+    }
+
+    fn every_key_is_found<P: Place>() {
         let folder = TempDir::new().unwrap();
         // Few high halves, so that many pages begin with the same one.
         let keys: Vec<u128> = (0..5_000u128).map(|n| ((n / 1_000) << 64) | (n * 2 + 2)).collect();
-        let run = Run::open(folder.path(), written(&folder, &keys).id).unwrap();
+        let run = Run::<P>::open(folder.path(), written::<P>(&folder, &keys).id).unwrap();
         let expected: Vec<_> = (0..5_000).map(Some).collect();
         assert_eq!(lookup(&run, &keys), expected);
         for (n, key) in (0..).zip(&keys).step_by(97) {
@@ -310,23 +334,24 @@ mod tests {
     fn damage_is_noticed_wherever_it_is() {
         let folder = TempDir::new().unwrap();
         let keys: Vec<u128> = (0..400u128).map(|n| n << 100).collect();
-        let run = written(&folder, &keys);
+        let run = written::<Bare>(&folder, &keys);
         let whole = std::fs::read(&run.path).unwrap();
         for at in (0..whole.len()).step_by(131).chain([whole.len() - 1]) {
             let mut bytes = whole.clone();
             bytes[at] ^= 4;
             std::fs::write(&run.path, &bytes).unwrap();
-            let read = Run::open(folder.path(), run.id).and_then(|run| run.entries()?.collect::<Result<Vec<_>, _>>());
+            let read =
+                Run::<Bare>::open(folder.path(), run.id).and_then(|run| run.entries()?.collect::<Result<Vec<_>, _>>());
             assert!(matches!(read, Err(LakeError::Index(_))), "byte {at}");
         }
         std::fs::write(&run.path, &whole[..whole.len() / 2]).unwrap();
-        assert!(Run::open(folder.path(), run.id).is_err());
+        assert!(Run::<Bare>::open(folder.path(), run.id).is_err());
     }
 
     #[test]
     fn an_empty_run_is_none() {
         let folder = TempDir::new().unwrap();
-        assert!(RunWriter::create(folder.path(), 1).unwrap().finish().unwrap().is_none());
+        assert!(RunWriter::<Bare>::create(folder.path(), 1).unwrap().finish().unwrap().is_none());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Location;
 use super::map::Entry;
+use super::place::Place;
 use super::run::{Run, RunWriter};
 use crate::sink::lake::LakeError;
 
@@ -18,10 +19,10 @@ const GROWTH: u64 = 4;
 
 /// Keys from `first` to the next segment's.
 #[derive(Clone, Debug)]
-pub(super) struct Segment {
+pub(super) struct Segment<P> {
     pub(super) first: u128,
     /// The newest first; the last is the base, which has no removed keys in it.
-    pub(super) runs: Vec<Run>,
+    pub(super) runs: Vec<Run<P>>,
 }
 
 /// What merges need to know.
@@ -33,12 +34,12 @@ pub(super) struct Merging<'a> {
 }
 
 impl Merging<'_> {
-    fn writer(&self) -> Result<RunWriter, LakeError> {
+    fn writer<P: Place>(&self) -> Result<RunWriter<P>, LakeError> {
         RunWriter::create(self.folder, self.ids.fetch_add(1, Ordering::Relaxed))
     }
 }
 
-impl Segment {
+impl<P: Place> Segment<P> {
     pub(super) fn entries(&self) -> u64 {
         self.runs.iter().map(|run| run.id.entries).sum()
     }
@@ -74,7 +75,7 @@ impl Segment {
 
     /// The segment with `fresh` entries put in, its `merged` newest runs made one with them; several segments where it grew too
     /// large.
-    pub(super) fn put(self, fresh: &[Entry], merged: usize, merging: &Merging<'_>) -> Result<Vec<Segment>, LakeError> {
+    pub(super) fn put(self, fresh: &[Entry<P>], merged: usize, merging: &Merging<'_>) -> Result<Vec<Self>, LakeError> {
         let older = self.runs.get(merged..).unwrap_or_default().to_vec();
         let mut sources = vec![Source::Fresh(fresh.iter())];
         for run in self.runs.get(..merged).unwrap_or_default() {
@@ -91,18 +92,18 @@ impl Segment {
         }
         let most = fresh.len() as u64 + self.entries();
         let alive =
-            entries.filter(|e| e.as_ref().map_or(true, |e| e.at.kept().is_some_and(|at| (merging.is_file)(at.file))));
+            entries.filter(|e| e.as_ref().map_or(true, |e| e.at().kept().is_some_and(|at| (merging.is_file)(at.file))));
         bases(self.first, alive, most, merging)
     }
 }
 
 /// Entries in order as new segments, the first of which begins at `first`.
-pub(super) fn bases(
+pub(super) fn bases<P: Place>(
     first: u128,
-    entries: impl Iterator<Item = Result<Entry, LakeError>>,
+    entries: impl Iterator<Item = Result<Entry<P>, LakeError>>,
     most: u64,
     merging: &Merging<'_>,
-) -> Result<Vec<Segment>, LakeError> {
+) -> Result<Vec<Segment<P>>, LakeError> {
     let parts = if most > 2 * SEGMENT_ENTRIES { most.div_ceil(SEGMENT_ENTRIES) } else { 1 };
     let each = most.div_ceil(parts).max(1);
     let mut segments = vec![];
@@ -120,13 +121,13 @@ pub(super) fn bases(
     Ok(segments)
 }
 
-enum Source<'a> {
-    Fresh(std::slice::Iter<'a, Entry>),
-    Run(Box<super::run::Entries>),
+enum Source<'a, P> {
+    Fresh(std::slice::Iter<'a, Entry<P>>),
+    Run(Box<super::run::Entries<P>>),
 }
 
-impl Source<'_> {
-    fn next(&mut self) -> Result<Option<Entry>, LakeError> {
+impl<P: Place> Source<'_, P> {
+    fn next(&mut self) -> Result<Option<Entry<P>>, LakeError> {
         match self {
             Source::Fresh(entries) => Ok(entries.next().copied()),
             Source::Run(entries) => entries.next().transpose(),
@@ -135,12 +136,12 @@ impl Source<'_> {
 }
 
 /// Sources made one, the newest first: of several entries of a key the newest counts.
-struct Merge<'a> {
-    sources: Vec<(Entry, Source<'a>)>,
+struct Merge<'a, P> {
+    sources: Vec<(Entry<P>, Source<'a, P>)>,
 }
 
-impl<'a> Merge<'a> {
-    fn of(sources: Vec<Source<'a>>) -> Result<Self, LakeError> {
+impl<'a, P: Place> Merge<'a, P> {
+    fn of(sources: Vec<Source<'a, P>>) -> Result<Self, LakeError> {
         let mut begun = Vec::with_capacity(sources.len());
         for mut source in sources {
             if let Some(first) = source.next()? {
@@ -151,8 +152,8 @@ impl<'a> Merge<'a> {
     }
 }
 
-impl Iterator for Merge<'_> {
-    type Item = Result<Entry, LakeError>;
+impl<P: Place> Iterator for Merge<'_, P> {
+    type Item = Result<Entry<P>, LakeError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let least = self.sources.iter().map(|(entry, _)| entry.key()).min()?;

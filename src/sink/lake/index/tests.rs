@@ -15,7 +15,7 @@ use crate::memory::Memory;
 const TABLE: Uuid = Uuid::nil();
 
 fn at(file: u32, position: u32) -> Location {
-    Location { file, position }
+    Location { file, position, row_id: None }
 }
 
 /// Spread as hashes are.
@@ -34,6 +34,7 @@ fn stamp(snapshot_id: i64) -> Stamp {
 /// The index and what it must hold.
 struct Pair {
     index: Box<dyn KeyIndex>,
+    holds: Holds,
     model: HashMap<u128, Location>,
     random: StdRng,
     keys: u64,
@@ -41,8 +42,9 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(index: Box<dyn KeyIndex>, seed: u64, keys: u64) -> Self {
-        let mut pair = Self { index, model: HashMap::new(), random: StdRng::seed_from_u64(seed), keys, files: vec![] };
+    fn new(home: &IndexHome, holds: Holds, seed: u64, keys: u64) -> Self {
+        let (index, random) = (home.open(TABLE, holds).unwrap(), StdRng::seed_from_u64(seed));
+        let mut pair = Self { index, holds, model: HashMap::new(), random, keys, files: vec![] };
         pair.new_file();
         pair
     }
@@ -57,7 +59,9 @@ impl Pair {
         for _ in 0..changes {
             let key = key(self.random.random_range(0..self.keys));
             let file = self.files[self.random.random_range(0..self.files.len())];
-            let place = self.random.random_bool(0.8).then(|| at(file, self.random.random()));
+            let row_id = (self.holds == Holds::RowIds && self.random.random_bool(0.5))
+                .then(|| self.random.random_range(0..i64::MAX));
+            let place = self.random.random_bool(0.8).then(|| Location { row_id, ..at(file, self.random.random()) });
             all.push((key, place));
             match place {
                 Some(at) => self.model.insert(key, at),
@@ -81,11 +85,11 @@ impl Pair {
 #[case::in_memory(None)]
 #[case::on_disk(Some(64 << 20))]
 #[case::on_disk_with_little_memory(Some(64 << 10))]
-fn what_was_put_last_is_found(#[case] limit: Option<usize>) {
+fn what_was_put_last_is_found(#[case] limit: Option<usize>, #[values(Holds::Nothing, Holds::RowIds)] holds: Holds) {
     for seed in 0..2 {
         let folder = TempDir::new().unwrap();
         let home = limit.map_or_else(IndexHome::in_memory, |limit| home(&folder, limit));
-        let mut pair = Pair::new(home.open(TABLE).unwrap(), seed, 8_000);
+        let mut pair = Pair::new(&home, holds, seed, 8_000);
         for round in 0..30 {
             let changes = pair.random.random_range(1..3_000);
             pair.change(changes);
@@ -107,9 +111,9 @@ fn what_was_put_last_is_found(#[case] limit: Option<usize>) {
 #[rstest]
 #[case::in_the_log(64 << 20)]
 #[case::in_runs(64 << 10)]
-fn a_new_process_finds_what_was_stamped(#[case] limit: usize) {
+fn a_new_process_finds_what_was_stamped(#[case] limit: usize, #[values(Holds::Nothing, Holds::RowIds)] holds: Holds) {
     let folder = TempDir::new().unwrap();
-    let mut pair = Pair::new(home(&folder, limit).open(TABLE).unwrap(), 1, 5_000);
+    let mut pair = Pair::new(&home(&folder, limit), holds, 1, 5_000);
     for round in 1..12 {
         pair.change(2_000);
         pair.index.set_stamp(stamp(round), &|_| true).unwrap();
@@ -118,7 +122,7 @@ fn a_new_process_finds_what_was_stamped(#[case] limit: usize) {
         pair.change(50);
         let number = pair.index.number("not stamped").unwrap();
         pair.index = Box::new(MemoryIndex::default());
-        pair.index = home(&folder, limit).open(TABLE).unwrap();
+        pair.index = home(&folder, limit).open(TABLE, holds).unwrap();
         pair.model = stamped;
         assert_eq!(pair.index.stamp(), Some(&stamp(round)));
         assert_eq!(pair.index.files(), pair.files.iter().copied().collect::<BTreeSet<_>>());
@@ -128,10 +132,44 @@ fn a_new_process_finds_what_was_stamped(#[case] limit: usize) {
     }
 }
 
+/// A table that was upgraded to format v3 needs the ids of its rows, and those are in no index of before.
+#[test]
+fn an_index_that_holds_something_else_is_empty() {
+    let folder = TempDir::new().unwrap();
+    for (n, holds) in (1..).zip([Holds::Nothing, Holds::RowIds, Holds::Nothing]) {
+        let mut index = home(&folder, 1).open(TABLE, holds).unwrap();
+        assert_eq!((index.stamp(), index.len()), (None, 0));
+        let file = index.number("f").unwrap();
+        index.apply(&[(key(n), Some(at(file, 7)))]).unwrap();
+        index.set_stamp(stamp(1), &|_| true).unwrap();
+        drop(index);
+        let mut again = home(&folder, 1).open(TABLE, holds).unwrap();
+        assert_eq!(again.stamp(), Some(&stamp(1)));
+        assert_eq!(again.lookup(&[key(n)]).unwrap(), [Some(at(file, 7))]);
+    }
+}
+
+#[rstest]
+#[case::places(Holds::Nothing, 26)]
+#[case::row_ids(Holds::RowIds, 34)]
+fn a_key_takes_few_bytes_of_disk(#[case] holds: Holds, #[case] most: u64) {
+    let folder = TempDir::new().unwrap();
+    let mut index = home(&folder, 1 << 20).open(TABLE, holds).unwrap();
+    let file = index.number("f").unwrap();
+    for from in (0..400_000).step_by(50_000) {
+        let puts =
+            (from..from + 50_000).map(|n| (key(n), Some(Location { row_id: Some(n as i64), ..at(file, n as u32) })));
+        index.apply(&puts.collect::<Vec<_>>()).unwrap();
+    }
+    index.set_stamp(stamp(1), &|_| true).unwrap();
+    let bytes = bytes_in(&folder.path().join(TABLE.to_string()).join("0"));
+    assert!(bytes <= most * 400_000, "{bytes} bytes");
+}
+
 #[test]
 fn files_that_do_not_live_are_forgotten_and_their_entries_go_with_a_merge() {
     let folder = TempDir::new().unwrap();
-    let mut index = home(&folder, 1).open(TABLE).unwrap();
+    let mut index = home(&folder, 1).open(TABLE, Holds::Nothing).unwrap();
     let (a, b) = (index.number("a").unwrap(), index.number("b").unwrap());
     let puts: Vec<_> = (0..1_000).map(|n| (key(n), Some(at(if n % 2 == 0 { a } else { b }, 0)))).collect();
     index.apply(&puts).unwrap();
@@ -140,7 +178,7 @@ fn files_that_do_not_live_are_forgotten_and_their_entries_go_with_a_merge() {
     index.set_stamp(stamp(2), &|number| number == b).unwrap();
     assert_eq!(index.files(), [b].into());
     drop(index);
-    let mut index = home(&folder, 1).open(TABLE).unwrap();
+    let mut index = home(&folder, 1).open(TABLE, Holds::Nothing).unwrap();
     assert_eq!(index.files(), [b].into());
     assert!(index.number("a").unwrap() > b, "a number is never used again");
     assert_eq!(index.lookup(&[key(1), key(5_000)]).unwrap(), [Some(at(b, 0)), Some(at(b, 7))]);
@@ -149,17 +187,17 @@ fn files_that_do_not_live_are_forgotten_and_their_entries_go_with_a_merge() {
 #[test]
 fn an_index_that_was_interrupted_has_no_stamp() {
     let folder = TempDir::new().unwrap();
-    let mut index = home(&folder, 4 << 10).open(TABLE).unwrap();
+    let mut index = home(&folder, 4 << 10).open(TABLE, Holds::Nothing).unwrap();
     let puts = |from: u64| (from..from + 5_000).map(|n| (key(n), Some(at(0, 0)))).collect::<Vec<_>>();
     index.apply(&puts(0)).unwrap();
     drop(index);
-    let mut index = home(&folder, 4 << 10).open(TABLE).unwrap();
+    let mut index = home(&folder, 4 << 10).open(TABLE, Holds::Nothing).unwrap();
     assert_eq!((index.stamp(), index.len()), (None, 0), "it was never stamped");
     index.set_stamp(stamp(1), &|_| true).unwrap();
     // More than memory holds: it goes to disk before it is stamped.
     (0..10).for_each(|n| index.apply(&puts(n * 5_000)).unwrap());
     drop(index);
-    let index = home(&folder, 4 << 10).open(TABLE).unwrap();
+    let index = home(&folder, 4 << 10).open(TABLE, Holds::Nothing).unwrap();
     assert_eq!((index.stamp(), index.len()), (None, 0), "it is ahead of its stamp");
 }
 
@@ -167,20 +205,20 @@ fn an_index_that_was_interrupted_has_no_stamp() {
 fn two_processes_have_one_each_and_the_next_takes_what_is_free() {
     let folder = TempDir::new().unwrap();
     let home = home(&folder, 1 << 20);
-    let mut first = home.open(TABLE).unwrap();
-    let mut second = home.open(TABLE).unwrap();
+    let mut first = home.open(TABLE, Holds::Nothing).unwrap();
+    let mut second = home.open(TABLE, Holds::Nothing).unwrap();
     first.set_stamp(stamp(1), &|_| true).unwrap();
     second.set_stamp(stamp(2), &|_| true).unwrap();
     drop(first);
-    assert_eq!(home.open(TABLE).unwrap().stamp(), Some(&stamp(1)));
-    assert_eq!(home.open(Uuid::max()).unwrap().stamp(), None, "another table");
+    assert_eq!(home.open(TABLE, Holds::Nothing).unwrap().stamp(), Some(&stamp(1)));
+    assert_eq!(home.open(Uuid::max(), Holds::Nothing).unwrap().stamp(), None, "another table");
 }
 
 #[test]
 fn an_index_that_could_not_be_written_is_true_for_nothing() {
     for (limit, is_flushed) in [(1, true), (4 << 20, true), (64 << 20, false)] {
         let folder = TempDir::new().unwrap();
-        let mut index = home(&folder, limit).open(TABLE).unwrap();
+        let mut index = home(&folder, limit).open(TABLE, Holds::Nothing).unwrap();
         index.set_stamp(stamp(1), &|_| true).unwrap();
         std::fs::remove_dir_all(folder.path()).unwrap();
         // As a full disk: the entries are in memory no more, and not in a run.
@@ -198,15 +236,15 @@ fn an_index_that_could_not_be_written_is_true_for_nothing() {
 fn a_folder_that_was_deleted_and_made_anew_by_another_process_is_left_to_it() {
     let folder = TempDir::new().unwrap();
     let home = home(&folder, 1);
-    let mut first = home.open(TABLE).unwrap();
+    let mut first = home.open(TABLE, Holds::Nothing).unwrap();
     first.set_stamp(stamp(1), &|_| true).unwrap();
     std::fs::remove_dir_all(folder.path()).unwrap();
     assert!(first.clear().is_err());
-    let mut second = home.open(TABLE).unwrap();
+    let mut second = home.open(TABLE, Holds::Nothing).unwrap();
     second.set_stamp(stamp(2), &|_| true).unwrap();
     assert!(first.clear().is_err());
     drop((first, second));
-    assert_eq!(home.open(TABLE).unwrap().stamp(), Some(&stamp(2)));
+    assert_eq!(home.open(TABLE, Holds::Nothing).unwrap().stamp(), Some(&stamp(2)));
 }
 
 /// The files of the folder of the first process.
@@ -221,7 +259,7 @@ fn files(folder: &Path) -> Vec<std::path::PathBuf> {
 #[test]
 fn damage_is_an_error_or_an_empty_index_never_a_wrong_answer() {
     let folder = TempDir::new().unwrap();
-    let mut pair = Pair::new(home(&folder, 64 << 10).open(TABLE).unwrap(), 3, 3_000);
+    let mut pair = Pair::new(&home(&folder, 64 << 10), Holds::Nothing, 3, 3_000);
     let mut models = vec![];
     for round in 0..4 {
         pair.change(2_000);
@@ -249,7 +287,7 @@ fn damage_is_an_error_or_an_empty_index_never_a_wrong_answer() {
                 std::fs::write(path, bytes).unwrap();
             }
         }
-        let mut index = home(&folder, 64 << 10).open(TABLE).unwrap();
+        let mut index = home(&folder, 64 << 10).open(TABLE, Holds::Nothing).unwrap();
         if let Some(Stamp { snapshot_id: Some(stamped), .. }) = index.stamp() {
             let model = &models[*stamped as usize];
             let expected: Vec<_> = keys.iter().map(|key| model.get(key).copied()).collect();
@@ -269,7 +307,7 @@ fn damage_is_an_error_or_an_empty_index_never_a_wrong_answer() {
 #[test]
 fn runs_stay_few_and_files_that_do_not_count_are_removed() {
     let folder = TempDir::new().unwrap();
-    let mut pair = Pair::new(home(&folder, 16 << 10).open(TABLE).unwrap(), 9, 20_000);
+    let mut pair = Pair::new(&home(&folder, 16 << 10), Holds::Nothing, 9, 20_000);
     for round in 0..50 {
         pair.change(1_000);
         pair.index.set_stamp(stamp(round), &|_| true).unwrap();

@@ -13,11 +13,11 @@ use super::Upserts;
 use crate::position::TopicPartition;
 use crate::sink::lake::LakeError;
 use crate::sink::lake::deletes::{self, DeleteFile};
-use crate::sink::lake::index::{Location, MemoryIndex, Stamp};
+use crate::sink::lake::index::{Holds, Location, MemoryIndex, Stamp};
 use crate::sink::lake::layout::Layout;
 use crate::sink::lake::live::{self, LiveFile};
 use crate::sink::lake::ownership::{Owned, may_hold};
-use crate::sink::lake::scan::scan_keys;
+use crate::sink::lake::scan::{ScannedRow, scan_keys};
 
 /// Data files scanned at once: each is decoded on a thread of the runtime and its keys are held until they are applied.
 const SCANS_AT_ONCE: usize = 4;
@@ -31,8 +31,8 @@ impl Upserts {
     /// most one row is live, so the order of the files doesn't matter.
     pub(super) async fn catch_up(&mut self, base: &Table, layout: &Arc<Layout>) -> Result<(), LakeError> {
         let metadata = base.metadata();
-        if self.table != Some(metadata.uuid()) {
-            self.open(metadata)?;
+        if self.table != Some((metadata.uuid(), holds(layout))) {
+            self.open(metadata, layout)?;
         }
         let snapshot_id = metadata.current_snapshot_id();
         let wanted = Stamp { snapshot_id, owned: self.owned.clone(), key_ids: layout.key_ids() };
@@ -49,7 +49,7 @@ impl Upserts {
         if !usable || self.is_mostly_new(&listing)? {
             self.start_over();
             if self.table.is_none() {
-                self.open(metadata)?;
+                self.open(metadata, layout)?;
                 // Whatever another process left there: nobody has looked what it is true for.
                 self.restored.clear();
                 self.index.clear()?;
@@ -80,9 +80,9 @@ impl Upserts {
         if !scans.is_empty() {
             let began = Instant::now();
             self.ahead = Some(snapshot_id);
-            scan(base, layout, &live, scans, |file, keys| {
+            scan(base, layout, &live, scans, |file, rows| {
                 let puts: Vec<(u128, Option<Location>)> =
-                    keys.into_iter().map(|(key, position)| (key, Some(Location { file, position }))).collect();
+                    rows.into_iter().map(|row| (row.key, Some(row.in_file(file)))).collect();
                 blocking(|| self.index.apply(&puts))
             })
             .await?;
@@ -97,9 +97,11 @@ impl Upserts {
     }
 
     /// The index of this table, as it was left.
-    fn open(&mut self, metadata: &TableMetadata) -> Result<(), LakeError> {
-        self.index = self.home.open(metadata.uuid())?;
-        self.table = Some(metadata.uuid());
+    fn open(&mut self, metadata: &TableMetadata, layout: &Layout) -> Result<(), LakeError> {
+        // The one before lets go of its folder first.
+        (self.index, self.table) = (Box::new(MemoryIndex::default()), None);
+        self.index = self.home.open(metadata.uuid(), holds(layout))?;
+        self.table = Some((metadata.uuid(), holds(layout)));
         self.restored = self.index.files();
         self.forget_files();
         Ok(())
@@ -139,13 +141,13 @@ impl Upserts {
     }
 }
 
-/// Reads the keys of live rows, file by file as they come: `take` gets a file's number, and key and position of its rows.
+/// Reads the keys of live rows, file by file as they come: `take` gets a file's number, and its rows.
 pub(super) async fn scan(
     base: &Table,
     layout: &Arc<Layout>,
     live: &HashMap<u32, LiveFile>,
     scans: Vec<(u32, Owned)>,
-    mut take: impl FnMut(u32, Vec<(u128, u32)>) -> Result<(), LakeError>,
+    mut take: impl FnMut(u32, Vec<ScannedRow>) -> Result<(), LakeError>,
 ) -> Result<(), LakeError> {
     for some in scans.chunks(SCANS_AT_ONCE * 4) {
         let wanted: Vec<(&str, &[DeleteFile])> = some
@@ -176,6 +178,11 @@ pub(super) async fn scan(
         }
     }
     Ok(())
+}
+
+/// What the index of a table of this layout has beside places.
+pub(super) fn holds(layout: &Layout) -> Holds {
+    if layout.keeps_row_ids() { Holds::RowIds } else { Holds::Nothing }
 }
 
 /// Whether the table's current snapshot is `ancestor` or descends from it, as far as its snapshots tell.

@@ -12,11 +12,13 @@ use crate::sink::lake::{LakeError, Staged};
 
 impl Upserts {
     /// Makes the batch's held-back rows whole, as this base has their values. Answers too where the rows stand that its deletes of
-    /// changed keys end.
+    /// changed keys end. `row_ids` are
+    /// those of the rows that they replace, by key.
     pub(super) async fn complete(
         &mut self,
         base: &Table,
         batch: &Staged,
+        row_ids: &HashMap<u128, i64>,
     ) -> Result<(Completed, Vec<(FormerKey, Site)>), LakeError> {
         let (false, Some(layout), Some(overlay)) = (batch.held.is_empty(), batch.widest_layout(), &batch.overlay)
         else {
@@ -29,7 +31,7 @@ impl Upserts {
         let others = self.owned.len() > 1;
         let awaited = look_back(base, layout, &self.manifests, &mut recipes, others).await?;
         self.awaited.check(&awaited, &layout.table)?;
-        let completed = complete(base, layout, batch, &recipes).await?;
+        let completed = complete(base, layout, batch, &recipes, row_ids).await?;
         let moved = batch.held.sites_of_ended(&answers, &completed.buried, path).collect();
         Ok((completed, moved))
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use iceberg::table::Table;
 
 use super::Upserts;
-use super::catch_up::{blocking, scan};
-use crate::sink::lake::index::{Location, Stored};
+use super::catch_up::{blocking, holds, scan};
+use crate::sink::lake::index::Stored;
 use crate::sink::lake::layout::Layout;
 use crate::sink::lake::ownership::{Owned, may_hold};
 use crate::sink::lake::{LakeError, LakeTable};
@@ -26,6 +26,8 @@ pub struct IndexReport {
     pub missing: u64,
     /// Rows that it has elsewhere.
     pub misplaced: u64,
+    /// Rows that it has under another id (format v3).
+    pub misnumbered: u64,
     /// Entries, those of dead rows included.
     pub entries: usize,
     pub bytes_on_disk: u64,
@@ -33,7 +35,7 @@ pub struct IndexReport {
 
 impl IndexReport {
     pub fn is_right(&self) -> bool {
-        self.missing == 0 && self.misplaced == 0
+        self.missing == 0 && self.misplaced == 0 && self.misnumbered == 0
     }
 }
 
@@ -49,7 +51,7 @@ impl LakeTable {
             return Err(self.spec().settings("it has no key, and so no index: only upsert tables have one"));
         };
         let mut reports = vec![];
-        for (folder, stored) in self.shared.index.stored(table.metadata().uuid())? {
+        for (folder, stored) in self.shared.index.stored(table.metadata().uuid(), holds(&layout))? {
             let mut report = IndexReport { folder, ..IndexReport::default() };
             match stored {
                 Stored::InUse => report.in_use = true,
@@ -59,7 +61,7 @@ impl LakeTable {
                     if !stamp.owned.is_empty() {
                         let mut upserts = Upserts::new(&self.shared);
                         upserts.restored = index.files();
-                        (upserts.index, upserts.table) = (index, Some(table.metadata().uuid()));
+                        (upserts.index, upserts.table) = (index, Some((table.metadata().uuid(), holds(&layout))));
                         upserts.own(stamp.owned, &[]);
                         upserts.verify(&table, &layout, &mut report).await?;
                     }
@@ -81,13 +83,15 @@ impl Upserts {
             self.live.iter().filter(|(_, file)| may_hold(file, &owned)).map(|(number, _)| (*number, owned.clone()));
         let (scans, index) = (scans.collect(), &mut self.index);
         scan(base, layout, &self.live, scans, |file, rows| {
-            let keys: Vec<u128> = rows.iter().map(|(key, _)| *key).collect();
+            let keys: Vec<u128> = rows.iter().map(|row| row.key).collect();
             let found = blocking(|| index.lookup(&keys))?;
             report.rows += rows.len() as u64;
-            for ((_, position), found) in rows.into_iter().zip(found) {
+            for (row, found) in rows.into_iter().zip(found) {
+                let right = row.in_file(file);
                 match found {
                     None => report.missing += 1,
-                    Some(at) if at != Location { file, position } => report.misplaced += 1,
+                    Some(at) if (at.file, at.position) != (right.file, right.position) => report.misplaced += 1,
+                    Some(at) if at.row_id != right.row_id => report.misnumbered += 1,
                     Some(_) => {}
                 }
             }
