@@ -78,6 +78,8 @@ impl Fault {
             Self::Answer(Exception::AlreadyExists, _) => ErrorKind::AlreadyExists,
             // "Got exception: ... No FileSystem for scheme" will not go away; its database being away will.
             Self::Answer(Exception::Meta, m) if m.contains("JDO") || m.contains("onnection") => ErrorKind::Unavailable,
+            // Another process made the database at the same time, and the metastore's way back took the folder from under the table.
+            Self::Answer(Exception::Meta, m) if m.contains("No such file or directory") => ErrorKind::Unavailable,
             Self::Answer(..) => ErrorKind::Refused,
         };
         self.into_error(kind)
@@ -174,6 +176,10 @@ mod tests {
     #[case(Answer(AlreadyExists, text("t")), ErrorKind::AlreadyExists)]
     #[case(Answer(Meta, text("Got exception: No FileSystem for scheme s3")), ErrorKind::Refused)]
     #[case(Answer(Meta, text("javax.jdo.JDODataStoreException: JDO")), ErrorKind::Unavailable)]
+    #[case(
+        Answer(Meta, text("Got exception: chmod: cannot access '/w/d.db/t': No such file or directory")),
+        ErrorKind::Unavailable
+    )]
     fn a_change_tells_what_will_not_go_away(#[case] fault: Fault, #[case] kind: ErrorKind) {
         assert_eq!(fault.of_change().kind(), kind);
     }

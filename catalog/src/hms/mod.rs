@@ -25,7 +25,7 @@ use iceberg::io::FileIO;
 use iceberg::spec::TableMetadata;
 use iceberg::table::Table;
 use iceberg::{NamespaceIdent, TableCreation, TableIdent, TableRequirement, TableUpdate};
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 pub use config::{CommitMode, HmsConfig, ThriftTransport};
 
@@ -46,6 +46,9 @@ pub struct HmsCatalog {
     file_io: FileIO,
     lock: LockPolicy,
     compare: OnceCell<Compare>,
+    /// Held while a database is made: where two are made at once, the metastore takes back the one that comes too late, and with
+    /// it the folder of both.
+    making: Mutex<()>,
 }
 
 impl HmsCatalog {
@@ -61,7 +64,7 @@ impl HmsCatalog {
             user: config.client_name.clone(),
             host: host_name(),
         };
-        Ok(Self { client, config, file_io, lock, compare: OnceCell::new() })
+        Ok(Self { client, config, file_io, lock, compare: OnceCell::new(), making: Mutex::default() })
     }
 
     /// Whether this metastore compares; asked once.
@@ -94,6 +97,14 @@ impl HmsCatalog {
                 self.require_compare().await?;
                 Ok(Guard { lock: false, compare: true })
             }
+        }
+    }
+
+    async fn has_database(&self, database: &str) -> Result<bool> {
+        match self.client.database_location(database).await.map_err(Fault::of_read) {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e.context(format_args!("database {database}"))),
         }
     }
 
@@ -195,10 +206,12 @@ impl Catalog for HmsCatalog {
 
     async fn ensure_namespace(&self, namespace: &NamespaceIdent, properties: HashMap<String, String>) -> Result<()> {
         let database = database(namespace)?;
-        match self.client.database_location(&database).await.map_err(Fault::of_read) {
-            Ok(_) => return Ok(()),
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(e) => return Err(e.context(format_args!("database {database}"))),
+        if self.has_database(&database).await? {
+            return Ok(());
+        }
+        let _making = self.making.lock().await;
+        if self.has_database(&database).await? {
+            return Ok(());
         }
         let location = properties
             .get("location")

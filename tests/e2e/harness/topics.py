@@ -1,12 +1,13 @@
 """Kafka as the tests see it: making and removing topics, sending, reading everything, where the logs end."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
-from .waiting import until
+from .waiting import PATIENCE, until
 
 Origin = tuple[str, int, int]
 """topic, partition, offset"""
@@ -122,25 +123,25 @@ class Kafka:
 
     def everything(self, topic: str) -> list[Sent]:
         """All messages of a topic, in the order of each partition."""
+        return list(self.read(topic))
+
+    def read(self, topic: str, within_s: float = 120) -> Iterator[Sent]:
+        """The same, one by one."""
         marks = {p: (low, high) for p, (low, high) in self.watermarks(topic).items() if high > low}
         consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "firn-e2e-reader", "enable.auto.commit": False, "enable.partition.eof": True})
-        messages: list[Sent] = []
+        missing = set(marks)
+        end = time.monotonic() + within_s * PATIENCE
         try:
             consumer.assign([TopicPartition(topic, p, low) for p, (low, _) in marks.items()])
-            missing = set(marks)
-
-            def all_read() -> bool:
-                for message in consumer.consume(1000, timeout=1.0):
+            while missing:
+                assert time.monotonic() < end, f"{topic} is not read to its end, {sorted(missing)} are left"
+                for message in consumer.consume(10_000, timeout=1.0):
                     error = message.error()
                     if error is None:
-                        messages.append(Sent((topic, message.partition(), message.offset()), message.key(), message.value()))
+                        yield Sent((topic, message.partition(), message.offset()), message.key(), message.value())
                     elif error.code() == KafkaError._PARTITION_EOF:
                         missing.discard(message.partition())
                     else:
                         raise KafkaException(error)
-                return not missing
-
-            until(f"{topic} read to its end", all_read, 120, every_s=0)
         finally:
             consumer.close()
-        return messages
