@@ -476,6 +476,7 @@ impl Feed {
         // A rewind may have made another topic of the same name the table's.
         let standing = checkpoint.topics.get(&self.handle.topic);
         self.topic_id = standing.and_then(|t| t.topic_id.clone()).or(self.topic_id.take());
+        self.handle.lake.reads_from(self.places.partitions(), Some(&checkpoint));
         let given_up = self.places.restart(&checkpoint);
         self.suspended_until = None;
         self.paused = false;

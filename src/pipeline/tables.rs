@@ -322,7 +322,10 @@ impl Positions for Tables {
             .buffered(TABLES_AT_ONCE);
         let standing: HashMap<_, _> = self.runtime.block_on(standing.collect());
         let start = |at: &TopicPartition| match standing.get(at.topic.as_str()) {
-            Some(Some((handle, checkpoint))) => self.start(handle, checkpoint.as_ref(), at),
+            Some(Some((handle, checkpoint))) => {
+                handle.lake.reads_from([at.clone()], checkpoint.as_ref());
+                self.start(handle, checkpoint.as_ref(), at)
+            }
             Some(None) | None => Start::Hold,
         };
         assigned.iter().map(start).collect()

@@ -95,3 +95,26 @@ async fn a_key_that_moves_to_an_added_partition_leaves_no_row_behind_whoever_rea
     other.commit(vec![staged]).await.unwrap();
     assert_eq!(values(&catalog).await, [(1, Some(11)), (2, Some(21))]);
 }
+
+/// A process is given another partition after a rollback: it asks where that one stands, and has not heard yet that the others were set
+/// back behind their first row. Nothing but their generation tells then that rows between would be missing.
+#[tokio::test]
+async fn a_partition_is_not_read_on_because_another_one_was_asked_for_after_a_rollback() {
+    let (catalog, spec, log) = (MemoryCatalog::default(), spec(Mode::Append), log());
+    let at = |partition| TopicPartition::new(TOPIC, partition);
+    let (one, other) = (process(&catalog, &spec).await, process(&catalog, &spec).await);
+    read(&other, &log, 1, 0, 2).await;
+    one.reads_from([at(0)], one.checkpoint().await.unwrap().as_ref());
+    read(&one, &log, 0, 0, 4).await;
+    foreign::roll_back(&catalog, &spec.ident().unwrap(), 1).await.unwrap();
+    let standing = one.checkpoint().await.unwrap();
+    one.reads_from([at(1)], standing.as_ref());
+
+    let staged = stage(&one, &log, 0, 4, 6).await;
+    let why = stale(one.commit(vec![staged]).await.unwrap_err());
+    assert!(why.contains("rolled back (generation 1)"), "{why}");
+    let staged = stage(&one, &log, 1, 2, 3).await;
+    one.commit(vec![staged]).await.unwrap();
+    catch_up(&catalog, &spec, &log).await;
+    assert_eq!(values(&catalog).await.len(), 9);
+}

@@ -9,7 +9,6 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::DataType;
-use bytes::Bytes;
 use firn_catalog::{SpecFile, surroundings};
 use futures::{StreamExt, TryStreamExt, stream};
 use iceberg::arrow::schema_to_arrow_schema;
@@ -70,18 +69,9 @@ pub(crate) async fn write(
     }
     let paths: Vec<String> =
         (0..deleted.len()).map(|n| format!("{data_location}/{}-deletes-{n:05}.parquet", id.simple())).collect();
-    // Encoded on threads that end in any order; stored in the order of the data files. None is cut off when another fails: what is
-    // removed then must not come to be later.
+    // None is cut off when another fails: what is removed then must not come to be later.
     let written: Vec<Result<SpecFile, LakeError>> = stream::iter(paths.clone().into_iter().zip(deleted))
-        .map(|(path, d)| encode_position_file(path, d))
-        .buffered(WRITTEN_AT_ONCE)
-        .map(|encoded| async move {
-            let (bytes, file) = encoded?;
-            let path = file.file.file_path();
-            let failed = |e: iceberg::Error| LakeError::Storage(format!("writing {path}: {e}"));
-            file_io.new_output(path)?.write(bytes).await.map_err(failed)?;
-            Ok(file)
-        })
+        .map(|(path, d)| write_position_file(file_io, path, d))
         .buffered(WRITTEN_AT_ONCE)
         .collect()
         .await;
@@ -110,7 +100,8 @@ fn position_schema() -> Result<Schema, LakeError> {
         .build()?)
 }
 
-async fn encode_position_file(path: String, deleted: Deleted) -> Result<(Bytes, SpecFile), LakeError> {
+async fn write_position_file(file_io: &FileIO, path: String, deleted: Deleted) -> Result<SpecFile, LakeError> {
+    let output = file_io.new_output(&path)?;
     let encode = move || -> Result<_, LakeError> {
         let schema = Arc::new(position_schema()?);
         let arrow = Arc::new(schema_to_arrow_schema(&schema)?);
@@ -137,9 +128,12 @@ async fn encode_position_file(path: String, deleted: Deleted) -> Result<(Bytes, 
         let file = file.build().map_err(|e| LakeError::Storage(format!("describing {path}: {e}")))?;
         Ok((bytes, SpecFile { spec_id: deleted.spec_id, file }))
     };
-    surroundings::joined(tokio::task::spawn_blocking(encode))
+    let (bytes, file) = surroundings::joined(tokio::task::spawn_blocking(encode))
         .await
-        .map_err(|e| LakeError::Storage(format!("encoding a delete file: {e}")))?
+        .map_err(|e| LakeError::Storage(format!("encoding a delete file: {e}")))??;
+    let location = output.location().to_owned();
+    output.write(bytes).await.map_err(|e| LakeError::Storage(format!("writing {location}: {e}")))?;
+    Ok(file)
 }
 
 async fn write_vectors(file_io: &FileIO, path: String, deleted: Vec<Deleted>) -> Result<Vec<SpecFile>, LakeError> {

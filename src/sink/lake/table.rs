@@ -1,6 +1,6 @@
 //! One table of one process: its columns, its checkpoint, its commits.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,8 @@ pub(super) struct View {
     /// As the records declare them; empty until then.
     pub(super) key_columns: Vec<String>,
     owned: BTreeSet<TopicPartition>,
+    /// Of which generation the table was when the position was taken that a partition is read from.
+    read_in: BTreeMap<TopicPartition, u64>,
     /// The last snapshot made here.
     last_snapshot: Option<i64>,
     last_seen: Option<Seen>,
@@ -232,6 +234,13 @@ impl LakeTable {
         self.change_view(|view| view.owned = partitions.into_iter().collect());
     }
 
+    /// Says that these partitions are read from where the table stood at this checkpoint, at every start and restart. Another one that was
+    /// asked for since (for a partition that joined) may be of a newer generation: what goes on from before is not of it.
+    pub fn reads_from(&self, partitions: impl IntoIterator<Item = TopicPartition>, checkpoint: Option<&Checkpoint>) {
+        let generation = checkpoint.map_or(0, |checkpoint| checkpoint.generation);
+        self.change_view(|view| view.read_in.extend(partitions.into_iter().map(|at| (at, generation))));
+    }
+
     /// Begins a batch for one worker, under the columns last agreed upon.
     ///
     /// # Errors
@@ -276,6 +285,8 @@ impl LakeTable {
         }
         let snapshot_id = *batch.snapshot_id.get_or_insert_with(firn_catalog::new_snapshot_id);
         batch.seen.push(self.read_view(|view| Arc::clone(&view.seen)));
+        let read_in = self.read_view(|view| batch.spans.iter().filter_map(|s| view.read_in.get(&s.at)).min().copied());
+        batch.generation = batch.generation.min(read_in.unwrap_or(u64::MAX));
         let mut planner = BatchPlanner {
             spec: &self.spec,
             batch: &mut batch,
@@ -291,7 +302,7 @@ impl LakeTable {
         match result {
             Ok(done) => {
                 self.saw(&done.table);
-                let checkpoint = self.landed(&done.table, planned.as_ref());
+                let checkpoint = self.landed(&done.table, snapshot_id, planned.as_ref());
                 let unavailable = planned.as_ref().map(|p| p.effect.unavailable).unwrap_or_default();
                 self.change_view(|view| Arc::make_mut(&mut view.seen).extend(checkpoint.positions()));
                 let took = began.elapsed();
@@ -378,12 +389,17 @@ impl LakeTable {
         foreign
     }
 
-    /// The checkpoint that the batch left: its own summary's, since the table may have moved on already.
-    fn landed(&self, table: &Table, planned: Option<&Planned>) -> Checkpoint {
+    /// The checkpoint that the batch left: its own summary's, since the table may have moved on already, or have been rolled back.
+    fn landed(&self, table: &Table, snapshot_id: i64, planned: Option<&Planned>) -> Checkpoint {
+        let metadata = table.metadata();
+        let own = || metadata.snapshot_by_id(snapshot_id)?.summary().additional_properties.get(CHECKPOINT);
         match planned {
             Some(planned) => planned.checkpoint.clone(),
             // It had landed at an earlier call, before anything was planned in this one.
-            None => standing(&self.spec.to_string(), table.metadata()).ok().flatten().unwrap_or_default(),
+            None => match own().and_then(|json| Checkpoint::from_json(json).ok()) {
+                Some(own) => own,
+                None => standing(&self.spec.to_string(), metadata).ok().flatten().unwrap_or_default(),
+            },
         }
     }
 

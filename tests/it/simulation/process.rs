@@ -138,6 +138,8 @@ impl Process {
         for _ in 0..INSISTENCE {
             match self.table.checkpoint().await {
                 Ok(standing) => {
+                    let gained = self.gained.iter().map(|p| at(*p));
+                    self.table.reads_from(gained, standing.as_ref());
                     self.standing = standing.unwrap_or_default();
                     for partition in std::mem::take(&mut self.gained) {
                         self.next.insert(partition, self.standing.next(&at(partition)).unwrap_or(0));

@@ -7,12 +7,16 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use firn_catalog::storage::fault::{Moment, Op, Turns};
 use firn_catalog::surroundings::Simulated;
 use futures::future::{BoxFuture, LocalBoxFuture};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+
+/// Far beyond what a step takes on a machine that has better things to do.
+const STANDSTILL: Duration = Duration::from_secs(120);
 
 /// Whoever makes calls: one life of a process, or another writer.
 pub type ActorId = usize;
@@ -221,6 +225,9 @@ impl Scheduler {
     }
 
     /// Runs the jobs until each has come to an end.
+    ///
+    /// # Panics
+    /// When for so long nothing goes on: somebody waits for what never comes.
     pub async fn run<T>(&self, jobs: Vec<(ActorId, Job<T>)>) -> Vec<(ActorId, End<T>)> {
         {
             let mut state = self.state();
@@ -232,7 +239,7 @@ impl Scheduler {
         }
         let mut jobs: Vec<(ActorId, Option<Job<T>>)> = jobs.into_iter().map(|(who, job)| (who, Some(job))).collect();
         let mut ended = vec![];
-        std::future::poll_fn(|cx| {
+        let all = std::future::poll_fn(|cx| {
             for (who, slot) in &mut jobs {
                 let Some(mut job) = slot.take() else { continue };
                 self.state().act_as(*who);
@@ -260,8 +267,8 @@ impl Scheduler {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             }
-        })
-        .await;
+        });
+        self.in_time(all).await;
         self.state().mode = Mode::Still;
         ended
     }
@@ -269,15 +276,26 @@ impl Scheduler {
     /// What goes on in the background comes to its end, as far as it can.
     pub async fn rest(&self) {
         self.state().mode = Mode::Resting;
-        std::future::poll_fn(|cx| {
+        let rested = std::future::poll_fn(|cx| {
             let mut state = self.state();
             state.runner = Some(cx.waker().clone());
             match state.mode {
                 Mode::Still => Poll::Ready(()),
                 _ => Poll::Pending,
             }
-        })
-        .await;
+        });
+        self.in_time(rested).await;
+    }
+
+    async fn in_time(&self, what: impl Future<Output = ()>) {
+        if tokio::time::timeout(STANDSTILL, what).await.is_err() {
+            let state = self.state();
+            let busy = state.surroundings.is_busy();
+            panic!(
+                "nothing goes on: busy: {busy}, {:?}, running: {:?}, {:?}",
+                state.mode, state.running, state.waiting
+            );
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
