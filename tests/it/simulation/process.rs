@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn::position::{Checkpoint, Span};
-use firn::sink::lake::{CommitFailure, LakeError, LakeTable, Shared, Staged, TableSpec};
+use firn::sink::lake::{CommitFailure, LakeError, LakeTable, Shared, Staged, TableColumns, TableSpec};
 use firn_catalog::memory::MemoryCatalog;
 use firn_catalog::{Catalog, Patience, surroundings};
 use tokio::runtime::Handle;
@@ -37,6 +37,8 @@ pub struct Process {
     pub in_hand: VecDeque<Vec<Staged>>,
     /// Whether its records have the later column.
     pub wide: bool,
+    /// That its rows are made for.
+    columns: TableColumns,
     /// As it last saw the table's.
     standing: Checkpoint,
     pub commits: u64,
@@ -77,7 +79,7 @@ impl Process {
         let catalog: Arc<dyn Catalog> = Arc::new(world);
         let table = insist(async || LakeTable::open(Arc::clone(&catalog), spec.clone(), Handle::current()).await).await;
         let table = table.with_patience(PATIENCE).sharing(shared);
-        insist(async || table.ensure_schema(&columns(wide)).await).await;
+        let columns = agreed(&table, wide).await;
         table.wait_for_former_keys(former_key_wait).await;
         let mut process = Self {
             who,
@@ -88,6 +90,7 @@ impl Process {
             gained: BTreeSet::new(),
             in_hand: VecDeque::new(),
             wide,
+            columns,
             standing: Checkpoint::default(),
             commits: 0,
             given_up: 0,
@@ -131,6 +134,8 @@ impl Process {
             self.table.discard(parts).await;
         }
         self.take_positions().await;
+        // It reads anew: its records ask for their columns again.
+        self.columns = agreed(&self.table, self.wide).await;
     }
 
     async fn take_positions(&mut self) {
@@ -206,7 +211,8 @@ impl Process {
             false => vec![by_partition],
         };
         // Each draws an id, in this order.
-        let workers: Vec<_> = workers.into_iter().map(|worker| (self.table.stager().unwrap(), worker)).collect();
+        let workers: Vec<_> =
+            workers.into_iter().map(|worker| (self.table.stager_for(&self.columns).unwrap(), worker)).collect();
         let wide = self.wide;
         let staging = tokio::task::spawn_blocking(move || {
             let mut parts = vec![];
@@ -247,10 +253,7 @@ impl Process {
             Err(failure) => {
                 self.given_up += 1;
                 match failure {
-                    CommitFailure::SchemaMoved(parts) => {
-                        self.table.discard(parts).await;
-                        insist(async || self.table.ensure_schema(&columns(self.wide)).await).await;
-                    }
+                    CommitFailure::SchemaMoved(parts) => self.table.discard(parts).await,
                     CommitFailure::Failed(e) if !e.is_transient() && !matches!(e, LakeError::Unclear { .. }) => {
                         panic!("{} can't commit: {e}", self.who)
                     }
@@ -261,6 +264,10 @@ impl Process {
             }
         }
     }
+}
+
+async fn agreed(table: &LakeTable, wide: bool) -> TableColumns {
+    insist(async || table.agree(&columns(wide), None).await).await
 }
 
 async fn insist<T>(mut what: impl AsyncFnMut() -> Result<T, LakeError>) -> T {
