@@ -23,7 +23,7 @@ use super::stored::read_rows;
 use crate::change::origin;
 use crate::sink::lake::LakeError;
 use crate::sink::lake::layout::Layout;
-use crate::sink::lake::scan::{Ownership, ScannedRow, scan_keys};
+use crate::sink::lake::scan::{KeyScan, Ownership, ScannedRow};
 
 /// Snapshots looked back through. A changed key's delete and its new row are neighbours in the log; further back lies what nobody
 /// waits for.
@@ -177,7 +177,12 @@ async fn versions_in(
     if !base.file_io().exists(&path).await? {
         return Ok(vec![]);
     }
-    let mut keys = scan_keys(layout, base.file_io(), &path, &RoaringBitmap::new(), &Everybody).await?;
+    let nothing = RoaringBitmap::new();
+    let mut scan = KeyScan::open(layout, base.file_io(), &path, &nothing, &Everybody).await?;
+    let mut keys = vec![];
+    while let Some(rows) = scan.next().await? {
+        keys.extend(rows);
+    }
     keys.retain(|row| wanted.contains(&row.key));
     if keys.is_empty() {
         return Ok(vec![]);

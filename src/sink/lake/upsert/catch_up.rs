@@ -7,7 +7,9 @@ use std::time::Instant;
 use futures::{StreamExt, TryStreamExt, stream};
 use iceberg::spec::TableMetadata;
 use iceberg::table::Table;
+use roaring::RoaringBitmap;
 use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::mpsc;
 
 use super::Upserts;
 use crate::position::TopicPartition;
@@ -17,10 +19,12 @@ use crate::sink::lake::index::{Holds, Location, MemoryIndex, Stamp};
 use crate::sink::lake::layout::Layout;
 use crate::sink::lake::live::{self, LiveFile};
 use crate::sink::lake::ownership::{Owned, may_hold};
-use crate::sink::lake::scan::{ScannedRow, scan_keys};
+use crate::sink::lake::scan::{KeyScan, ScannedRow};
 
-/// Data files scanned at once: each is decoded on a thread of the runtime and its keys are held until they are applied.
+/// Data files scanned at once, each on a thread of the runtime.
 const SCANS_AT_ONCE: usize = 4;
+/// Pieces of files (some 30,000 keys, a megabyte) that were scanned and are not applied: files may be larger than the memory.
+const PIECES_AHEAD: usize = 8;
 /// Where so many rows are new to the index and more than half of all, it is filled anew: that is cheaper than to replace most of it.
 const MANY_ROWS: u64 = 1 << 20;
 
@@ -141,7 +145,7 @@ impl Upserts {
     }
 }
 
-/// Reads the keys of live rows, file by file as they come: `take` gets a file's number, and its rows.
+/// Reads the keys of live rows, piece by piece as they come: `take` gets a file's number, and some of its rows.
 pub(super) async fn scan(
     base: &Table,
     layout: &Arc<Layout>,
@@ -163,19 +167,32 @@ pub(super) async fn scan(
                 tasks.push((*number, file.path.clone(), rows, owned.clone()));
             }
         }
-        let mut found = stream::iter(tasks)
-            .map(|(number, path, deleted, owned)| {
-                let (layout, io) = (Arc::clone(layout), base.file_io().clone());
-                async move {
-                    let task = tokio::spawn(async move { scan_keys(&layout, &io, &path, &deleted, &owned).await });
-                    let keys = task.await.map_err(|e| LakeError::Storage(format!("a scan broke off: {e}")))??;
-                    Ok::<_, LakeError>((number, keys))
-                }
-            })
-            .buffer_unordered(SCANS_AT_ONCE);
-        while let Some((file, keys)) = found.try_next().await? {
-            take(file, keys)?;
-        }
+        let (sender, mut pieces) = mpsc::channel(PIECES_AHEAD);
+        let scans = async move {
+            let scan = |(number, path, deleted, owned): (u32, String, RoaringBitmap, Owned)| {
+                let (layout, io, sender) = (Arc::clone(layout), base.file_io().clone(), sender.clone());
+                let task = tokio::spawn(async move {
+                    let mut keys = KeyScan::open(&layout, &io, &path, &deleted, &owned).await?;
+                    while let Some(rows) = keys.next().await? {
+                        if sender.send((number, rows)).await.is_err() {
+                            break; // Nobody wants them any more.
+                        }
+                    }
+                    Ok::<_, LakeError>(())
+                });
+                async { task.await.map_err(|e| LakeError::Storage(format!("a scan broke off: {e}")))? }
+            };
+            let mut scans = stream::iter(tasks).map(scan).buffer_unordered(SCANS_AT_ONCE);
+            while let Some(()) = scans.try_next().await? {}
+            Ok::<_, LakeError>(())
+        };
+        let takes = async {
+            while let Some((file, rows)) = pieces.recv().await {
+                take(file, rows)?;
+            }
+            Ok::<_, LakeError>(())
+        };
+        futures::try_join!(scans, takes)?;
     }
     Ok(())
 }
