@@ -4,8 +4,8 @@
 //! Knows the keys, their defaults and bounds, and the naming rule; opens no connection.
 //!
 //! # Layout
-//! - [`Config`]: the whole; each section is a struct that validates itself ([`kafka`], [`registry`], [`source`], [`catalog`], [`lake`], [`process`]); [`table`] is
-//!   what comes out for one topic.
+//! - [`Config`]: the whole; each section is a struct that validates itself ([`kafka`], [`registry`], [`source`], [`catalog`], [`lake`], [`pipelines`] with
+//!   their [`sinks`], [`process`]); [`table`] is what comes out for one topic.
 //! - [`naming`]: from a topic to a table's name. [`layout`]: partition and sort fields. [`columns`]: types as text.
 //! - [`env`]: placeholders and `.env`. [`secret`]: what is never printed. [`error`]: where and what is wrong.
 
@@ -18,9 +18,11 @@ pub mod kafka;
 pub mod lake;
 pub mod layout;
 pub mod naming;
+pub mod pipelines;
 pub mod process;
 pub mod registry;
 pub mod secret;
+pub mod sinks;
 pub mod source;
 pub mod table;
 
@@ -38,9 +40,11 @@ pub use kafka::{ConnectConfig, KafkaConfig, Start};
 pub use lake::{LakeConfig, TableRule};
 pub use layout::{PartitionBy, SortBy};
 pub use naming::Selection;
+pub use pipelines::{PipelineConfig, PipelineTopic};
 pub use process::{DeadLetterTarget, DeadLettersConfig, IndexConfig, LogConfig, LogFormat, MemoryConfig, ServeConfig};
 pub use registry::RegistryConfig;
 pub use secret::{Address, Properties};
+pub use sinks::{ClickHouseConfig, RedisConfig};
 pub use source::SourceConfig;
 pub use table::{Format, OnTruncate, TableConfig};
 
@@ -57,6 +61,8 @@ pub struct Config {
     pub connect: ConnectConfig,
     pub catalog: CatalogConfig,
     pub lake: LakeConfig,
+    #[serde(default)]
+    pub pipelines: Vec<PipelineConfig>,
     #[serde(default)]
     pub dead_letters: DeadLettersConfig,
     #[serde(default)]
@@ -107,6 +113,7 @@ impl Config {
         self.connect.validate().map_err(|p| p.under("connect"))?;
         self.catalog.validate().map_err(|p| p.under("catalog"))?;
         self.lake.validate().map_err(|p| p.under("lake"))?;
+        pipelines::validate(&self.pipelines)?;
         self.dead_letters.validate().map_err(|p| p.under("dead_letters"))?;
         self.memory.validate().map_err(|p| p.under("memory"))?;
         self.serve.validate().map_err(|p| p.under("serve"))?;

@@ -1,0 +1,177 @@
+//! `[[pipelines]]`: from topics through one SELECT to sinks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::columns::{DeclaredColumns, Encoding};
+use super::error::Problem;
+use super::naming::{TopicParts, fold};
+use super::sinks::{ClickHouseConfig, RedisConfig};
+use super::table::Format;
+use crate::change::{Column, Infinity};
+
+/// One pipeline. Each of its sinks has a position of its own and reads by itself.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PipelineConfig {
+    /// In positions, metrics and commands.
+    pub name: String,
+    /// The SELECT over the sources and views, by their names.
+    pub sql: String,
+    /// Rows after which a delivery is made early.
+    #[serde(default = "default_batch_rows")]
+    pub batch_rows: usize,
+    /// Longest wait of a first row for others.
+    #[serde(default = "default_batch_wait_ms")]
+    pub batch_wait_ms: u64,
+    /// Longest wait until the views have what their topics had when the changes were read; then the join goes on with what there is.
+    #[serde(default = "default_view_wait_ms")]
+    pub view_wait_ms: u64,
+    /// Topics whose changes are the SELECT's input.
+    pub sources: Vec<PipelineTopic>,
+    /// Topics kept as their current rows, to be joined.
+    #[serde(default)]
+    pub views: Vec<PipelineTopic>,
+    #[serde(default)]
+    pub clickhouse: Vec<ClickHouseConfig>,
+    #[serde(default)]
+    pub redis: Vec<RedisConfig>,
+}
+
+/// `[[pipelines.sources]]`, `[[pipelines.views]]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PipelineTopic {
+    pub topic: String,
+    /// The table's name in the SQL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default)]
+    pub format: Format,
+    /// Key columns where the record's own key is not to be used.
+    #[serde(default)]
+    pub key: Vec<String>,
+    /// Declared columns, for records without a schema.
+    #[serde(default)]
+    pub columns: DeclaredColumns,
+    /// How values are written in records without a schema, where their type does not tell.
+    #[serde(default)]
+    pub encodings: BTreeMap<String, Encoding>,
+    /// What becomes of infinite dates and timestamps.
+    #[serde(default)]
+    pub infinity: Infinity,
+}
+
+fn default_batch_rows() -> usize {
+    10_000
+}
+
+fn default_batch_wait_ms() -> u64 {
+    50
+}
+
+fn default_view_wait_ms() -> u64 {
+    5_000
+}
+
+impl PipelineTopic {
+    /// The table's name in the SQL: the last part of the topic's, if none is given.
+    pub fn table_name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| fold(TopicParts::of(&self.topic).table))
+    }
+
+    /// The declared columns; those named in `key` are marked.
+    pub fn declared(&self) -> Vec<Column> {
+        let DeclaredColumns(columns) = self.columns.clone();
+        columns
+            .into_iter()
+            .map(|(name, column_type)| Column { key: self.key.contains(&name), name, column_type })
+            .collect()
+    }
+
+    fn validate(&self) -> Result<(), Problem> {
+        if self.topic.is_empty() || self.topic.contains(['*', '?']) {
+            return Err(Problem::new("topic", format!("`{}` is not the name of one topic", self.topic)));
+        }
+        let DeclaredColumns(columns) = &self.columns;
+        match self.key.iter().find(|key| !columns.is_empty() && !columns.iter().any(|(name, _)| name == *key)) {
+            Some(name) => Err(Problem::new("key", format!("`{name}` is not among the declared columns"))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl PipelineConfig {
+    /// The names of its sinks, each once.
+    pub fn sink_names(&self) -> impl Iterator<Item = &str> {
+        self.clickhouse.iter().map(|s| s.name.as_str()).chain(self.redis.iter().map(|s| s.name.as_str()))
+    }
+
+    fn validate(&self) -> Result<(), Problem> {
+        check_name(&self.name)?;
+        if self.sources.is_empty() {
+            return Err(Problem::new("sources", "no topic to read: write [[pipelines.sources]] with a topic"));
+        }
+        if self.sql.trim().is_empty() {
+            return Err(Problem::new("sql", "must not be empty"));
+        }
+        for (field, value, low, high) in [
+            ("batch_rows", self.batch_rows as u64, 1, 1_000_000),
+            ("batch_wait_ms", self.batch_wait_ms, 0, 60_000),
+            ("view_wait_ms", self.view_wait_ms, 0, 600_000),
+        ] {
+            if !(low..=high).contains(&value) {
+                return Err(Problem::new(field, format!("{value} is not between {low} and {high}")));
+            }
+        }
+        let mut tables = BTreeSet::new();
+        for (list, topics) in [("sources", &self.sources), ("views", &self.views)] {
+            for (i, topic) in topics.iter().enumerate() {
+                topic.validate().map_err(|p| p.under(&format!("{list}[{i}]")))?;
+                if !tables.insert(topic.table_name()) {
+                    let problem = format!("`{}` is the name of another source or view too", topic.table_name());
+                    return Err(Problem::new(format!("{list}[{i}].name"), problem));
+                }
+            }
+        }
+        let mut names = BTreeSet::new();
+        for name in self.sink_names() {
+            check_name(name)?;
+            if !names.insert(name) {
+                return Err(Problem::new("", format!("two sinks are called `{name}`: give one another `name`")));
+            }
+        }
+        if names.is_empty() {
+            return Err(Problem::new("", "has no sink: write [[pipelines.clickhouse]] or [[pipelines.redis]]"));
+        }
+        for (i, sink) in self.clickhouse.iter().enumerate() {
+            sink.validate().map_err(|p| p.under(&format!("clickhouse[{i}]")))?;
+        }
+        for (i, sink) in self.redis.iter().enumerate() {
+            sink.validate().map_err(|p| p.under(&format!("redis[{i}]")))?;
+        }
+        Ok(())
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Problem> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    match !name.is_empty() && name.chars().all(fits) {
+        true => Ok(()),
+        false => Err(Problem::new("name", format!("`{name}` is not made of letters, digits, _ and -"))),
+    }
+}
+
+/// All of them, each with its place in the file.
+pub(super) fn validate(pipelines: &[PipelineConfig]) -> Result<(), Problem> {
+    let mut names = BTreeSet::new();
+    for (i, pipeline) in pipelines.iter().enumerate() {
+        let under = |p: Problem| p.under(&format!("pipelines[{i}]"));
+        pipeline.validate().map_err(under)?;
+        if !names.insert(&pipeline.name) {
+            return Err(under(Problem::new("name", format!("two pipelines are called `{}`", pipeline.name))));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! One table in ClickHouse, by stored intents.

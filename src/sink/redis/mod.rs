@@ -1,0 +1,1 @@
+//! Keys in one Redis, moved together with the position by one script.
