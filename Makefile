@@ -64,7 +64,7 @@ faults: build ## the crash matrix: each fault at each step, in each mode, with e
 bench: ## speed and memory on real Kafka, as a table with ratios (release build; docs/benchmarks.md)
 	deploy/ci/bench
 
-stack-up: ## PostgreSQL, Kafka, Connect, registry, MinIO, Hive Metastore, Trino as plain processes
+stack-up: ## PostgreSQL, Kafka, Connect, registry, MinIO, Hive Metastore, Trino, Redis, ClickHouse as plain processes
 	$(STACK) up
 
 stack-down: ## stops them

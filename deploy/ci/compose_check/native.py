@@ -27,6 +27,7 @@ SHARED = {
     "init": ["deploy/connect/inventory-connector.json", "deploy/connect/engagement-connector.json"],
     "metastore": ["deploy/hive/metastore-site.xml", "deploy/hive/core-site.xml"],
     "trino": ["deploy/trino/config.properties", "deploy/trino/catalog/lake.properties"],
+    "redis": ["deploy/redis/redis.conf"],
 }
 # How the files of each service name a variable of the environment; a name with a default may be missing.
 READS = {
@@ -49,6 +50,10 @@ def versions(tree):
     jdbc = re.search(r"postgresql-([\d.]+)\.jar", tree.text("deploy/compose/metastore.Dockerfile"))
     if not jdbc:
         yield "deploy/compose/metastore.Dockerfile adds no PostgreSQL driver"
+    engine = re.search(r"^chdb-core==(\d+\.\d+)\.", tree.text("deploy/native/requirements-clickhouse.txt"), re.M)
+    have = tree.env.get("CLICKHOUSE_VERSION", "")
+    if not engine or not have.startswith(f"{engine[1]}."):
+        yield f".env: CLICKHOUSE_VERSION={have} is not of the engine's line in deploy/native/requirements-clickhouse.txt ({engine and engine[1]})"
     client = re.search(r"^trino==(\S+)", tree.text("deploy/native/requirements.txt"), re.M)
     if client and tree.env.get("TRINO_CLIENT_VERSION") != client[1]:
         yield f".env: TRINO_CLIENT_VERSION is not deploy/native/requirements.txt's {client[1]}"
@@ -62,7 +67,7 @@ def services(tree):
 
 
 def native_ports(tree):
-    base = int(re.search(r"\$\{base:-(\d+)\}", tree.settings)[1])
+    base = int(re.search(r"^PORT_BASE=(\d+)", tree.settings, re.M)[1])
     native = {name: base + int(offset) for name, offset in re.findall(r"\[(FIRN_\w+_PORT)\]=(\d+)", tree.settings)}
     for name, port in native.items():
         if name in ("FIRN_KAFKA_CONTROLLER_PORT", "FIRN_KAFKA_GATED_PORT", "FIRN_KAFKA_GATE_PORT"):

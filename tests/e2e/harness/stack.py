@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "deploy" / "native" / "stack"
-SERVERS = ("postgres", "minio", "kafka", "registry", "connect", "metastore", "trino")
+SERVERS = ("postgres", "minio", "kafka", "registry", "connect", "metastore", "trino", "redis", "clickhouse")
 """What the tests use."""
 
 
