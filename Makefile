@@ -1,8 +1,8 @@
 # The index of jobs. `make help` lists them.
 CARGO ?= cargo
 FEATURES := --workspace --features demo
-# The catalogs' and storages' own tests that want a server.
-SERVER_TESTS := $(CARGO) test $(FEATURES) --lib --test real -- hms:: trino:: sql::tests storage::tests
+# The catalogs', storages' and sinks' own tests that want a server.
+SERVER_TESTS := $(CARGO) test $(FEATURES) --lib --test real -- hms:: trino:: sql::tests storage::tests sink::redis sink::clickhouse
 STACK := deploy/native/stack
 
 .PHONY: help demo build check fmt lint deny compose-check mutations-check test test-fast test-e2e chaos soak mutations faults

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from harness.clickhouse import ClickHouse
 from harness.lake import Lake
 from harness.program import Config, Firn, hive_config
+from harness.redis import Redis, connect
 from harness.stack import Stack
 from harness.topics import Kafka
 from harness.waiting import until
@@ -117,3 +119,24 @@ def module_trial(stack: Stack, kafka: Kafka, lake: Lake, tmp_path_factory: pytes
     """For tests that look at the outcome of one long run."""
     words = request.node.path.stem
     yield from trial_named(stack, kafka, lake, tmp_path_factory.mktemp(words), words)
+
+
+@pytest.fixture
+def clickhouse(stack: Stack, trial: Trial) -> Iterator[ClickHouse]:
+    """A database under the test's own name."""
+    server = ClickHouse(stack["FIRN_CLICKHOUSE_URL"])
+    server.run(f"CREATE DATABASE {trial.name}")
+    yield ClickHouse(server.url, trial.name)
+    if not KEEP:
+        server.run(f"DROP DATABASE IF EXISTS {trial.name} SYNC")
+
+
+@pytest.fixture
+def redis(stack: Stack) -> Iterator[Redis]:
+    """Empty; `harness.redis.redis_url` is its address for a configuration."""
+    client = connect(stack)
+    client.flushdb()
+    yield client
+    if not KEEP:
+        client.flushdb()
+    client.close()

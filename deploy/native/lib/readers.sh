@@ -1,4 +1,4 @@
-# Python readers for the tests: PyIceberg, the Trino client, psycopg2, DuckDB.
+# Python readers for the tests: PyIceberg, the Trino client, psycopg2, DuckDB, Redis' client.
 # shellcheck shell=bash
 
 fetch_readers() {
