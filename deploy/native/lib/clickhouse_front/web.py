@@ -9,7 +9,6 @@ import urllib.parse
 import uuid
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
 
 from .compression import decoded, encoded, from_frames
 from .engine import Answer, Engine, Request, Session
@@ -39,7 +38,7 @@ class User:
     readonly: int = 0
 
     @classmethod
-    def parsed(cls, text: str) -> Self:
+    def parsed(cls, text: str) -> "User":
         """NAME:PASSWORD[:readonly]"""
         name, password, *more = text.split(":")
         if more not in ([], ["readonly"]):
