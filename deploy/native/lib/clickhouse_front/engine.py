@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import chdb
+from chdb.state.sqlitelike import Connection, StreamingInserter
 
 from .errors import ClickHouseError, from_engine, refusal
 from .statement import SPACE, Insert, format_of, identifier, insert_of, literal
+
+Outcome = tuple[bytes, str | None, dict[str, int]]
+"""Body, format and summary of an answer."""
 
 PIECE_BYTES = 4 << 20   # an INSERT's data are handed over in pieces; a copy of one is in memory besides
 
@@ -52,7 +56,7 @@ class Engine:
         files.mkdir(parents=True, exist_ok=True)
         os.chdir(files)   # where the table function file() looks
         self.lock = threading.Lock()
-        self.sessions: dict[str, tuple[chdb.session.Connection, float]] = {}
+        self.sessions: dict[str, tuple[Connection, float]] = {}
         self.keeper = chdb.connect(self.folder)   # without any connection the engine would end
         self.timezone = self.told("SELECT timezone()")
         self.compresses = self.told("SELECT value FROM system.settings WHERE name = 'enable_http_compression'") == "1"
@@ -77,7 +81,7 @@ class Engine:
                 if request.session is None:
                     connection.close()
 
-    def connection(self, session: Session | None):
+    def connection(self, session: Session | None) -> Connection:
         if session is None:
             return chdb.connect(self.folder)
         now = time.monotonic()
@@ -92,7 +96,7 @@ class Engine:
         return connection
 
     @staticmethod
-    def prepare(connection, request: Request) -> None:
+    def prepare(connection: Connection, request: Request) -> None:
         if request.database:
             connection.query(f"USE {identifier(request.database)}")
         for name, value in request.parameters.items():
@@ -112,7 +116,7 @@ class Engine:
             self.keeper.close()
 
 
-def insert(connection, given: Insert, request: Request):
+def insert(connection: Connection, given: Insert, request: Request) -> Outcome:
     if request.readonly:
         raise refusal(164, "READONLY", "Cannot execute query in readonly mode")
     stream = connection.send_insert(given.statement, given.format)
@@ -127,14 +131,14 @@ def insert(connection, given: Insert, request: Request):
     return b"", None, {"written_rows": rows, "written_bytes": size, "result_rows": rows, "result_bytes": size}
 
 
-def abandon(stream) -> None:
+def abandon(stream: StreamingInserter) -> None:
     try:
         stream.cancel()
     except Exception:   # it has failed already: that error is the one to tell
         pass
 
 
-def query(connection, request: Request):
+def query(connection: Connection, request: Request) -> Outcome:
     text = request.sql.decode()
     if b";" in request.sql.rstrip(SPACE + b";") and connection._conn.classify_query(text).get("statement_count", 1) > 1:
         raise refusal(62, "SYNTAX_ERROR", "Syntax error (Multi-statements are not allowed)")
