@@ -351,13 +351,12 @@ impl Run<'_> {
             return e.into();
         }
         for _ in 0..STALE_LOADS {
-            if let Ok(fresh) = self.catalog.load(self.table).await
-                && fresh.metadata_location() != base.metadata_location()
-            {
-                return CommitError::Undecided(
-                    Error::new(ErrorKind::Conflict, "the table moved while it was read").with_source(e),
-                );
-            }
+            let why = match self.catalog.load(self.table).await {
+                Ok(fresh) if fresh.metadata_location() == base.metadata_location() => continue,
+                Ok(_) => "the table moved while it was read",
+                Err(_) => "whether the table moved while it was read can't be told",
+            };
+            return CommitError::Undecided(Error::new(ErrorKind::Conflict, why).with_source(e));
         }
         e.into()
     }
