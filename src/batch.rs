@@ -19,6 +19,24 @@ pub struct ChangeBatch {
     pub former_keys: Option<RecordBatch>,
     /// The deletes of a changed key and their tombstones, ascending: the row goes on under its new key, and may lack values there.
     pub rekeyed: Vec<u32>,
+    /// The rows as they were before, where that was asked for.
+    pub before: Option<BeforeImages>,
+}
+
+/// The images that stand in a record's `before`, one row for each of the batch.
+#[derive(Clone, Debug)]
+pub struct BeforeImages {
+    /// The batch's columns, all of them nullable; origin columns are null.
+    pub rows: RecordBatch,
+    /// Whether the record has such an image.
+    pub there: Vec<bool>,
+}
+
+/// The change that a row of a result comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowOrigin {
+    pub offset: i64,
+    pub op: Op,
 }
 
 /// A row with values that the source did not send because they are unchanged (PostgreSQL's TOAST). They are null in the batch, and
@@ -35,7 +53,7 @@ pub struct Unavailable {
 impl ChangeBatch {
     /// Rows that lack nothing.
     pub fn new(rows: RecordBatch, ops: Vec<Op>) -> Self {
-        Self { rows, ops, unavailable: Vec::new(), former_keys: None, rekeyed: Vec::new() }
+        Self { rows, ops, unavailable: Vec::new(), former_keys: None, rekeyed: Vec::new(), before: None }
     }
 
     pub fn num_rows(&self) -> usize {

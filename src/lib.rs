@@ -31,3 +31,4 @@ pub mod registry;
 pub mod serve;
 pub mod sink;
 pub mod source;
+pub mod transform;

@@ -19,10 +19,12 @@ pub enum Kind {
     Index,
     /// Deleted rows of live files, kept so that they need not be read again.
     Deletes,
+    /// Rows of the views of pipelines.
+    Views,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 5] = [Kind::Open, Kind::Staged, Kind::Uploads, Kind::Index, Kind::Deletes];
+    pub const ALL: [Kind; 6] = [Kind::Open, Kind::Staged, Kind::Uploads, Kind::Index, Kind::Deletes, Kind::Views];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -31,6 +33,7 @@ impl Kind {
             Kind::Uploads => "uploads",
             Kind::Index => "index",
             Kind::Deletes => "deletes",
+            Kind::Views => "views",
         }
     }
 }

@@ -11,6 +11,7 @@ mod exit;
 mod generate;
 mod index;
 mod moment;
+mod pipeline;
 mod print;
 mod query;
 mod rewind;
@@ -84,6 +85,9 @@ enum Command {
     DeadLetters(dead_letters::DeadLetterCommand),
     /// Set a table back in Kafka, or over what Kafka has lost, in one commit
     Rewind(rewind::RewindArgs),
+    /// Look at what pipelines would deliver
+    #[command(subcommand)]
+    Pipeline(pipeline::PipelineCommand),
     /// Ask the tables in SQL
     Query(query::QueryArgs),
     /// Write, print or check the configuration
@@ -133,6 +137,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
                 Command::Index(command) => index::run(&command, output).await,
                 Command::DeadLetters(command) => Box::pin(dead_letters::run(&command, output)).await,
                 Command::Rewind(args) => Box::pin(rewind::run(&args, output)).await,
+                Command::Pipeline(command) => Box::pin(pipeline::run(&command, output)).await,
                 Command::Query(args) => query::run(&args, output).await,
                 Command::Config(command) => config::run(&command, output),
                 Command::Generate(args) => Ok(generate::run(args, output).await?),

@@ -55,7 +55,28 @@ fn default_name() -> String {
     "firn".to_owned()
 }
 
+/// What pipelines without a lake keep their dead letters in.
+const EMBEDDED: &str = "sqlite:firn.db?mode=rwc";
+
+impl Default for CatalogConfig {
+    fn default() -> Self {
+        Self {
+            kind: CatalogKind::Sql,
+            uri: Address::new(EMBEDDED),
+            name: default_name(),
+            warehouse: Some("firn-lake".to_owned()),
+            commit_mode: CommitMode::default(),
+            properties: Properties::default(),
+        }
+    }
+}
+
 impl CatalogConfig {
+    /// Whether the section is missing.
+    pub(super) fn is_embedded(&self) -> bool {
+        self.uri.as_str() == EMBEDDED
+    }
+
     pub(super) fn validate(&self) -> Result<(), Problem> {
         let uri = self.uri.as_str();
         let schemes: &[&str] = match self.kind {

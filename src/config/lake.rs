@@ -203,6 +203,11 @@ impl LakeConfig {
         }
     }
 
+    /// Whether any topic is meant for a table.
+    pub fn is_used(&self) -> bool {
+        !self.topics.is_empty() || self.topics_regex.is_some() || !self.tables.is_empty()
+    }
+
     /// The topics named exactly, whether Kafka has them yet or not.
     pub fn exact_topics(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self

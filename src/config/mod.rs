@@ -59,7 +59,9 @@ pub struct Config {
     pub source: SourceConfig,
     #[serde(default)]
     pub connect: ConnectConfig,
+    #[serde(default)]
     pub catalog: CatalogConfig,
+    #[serde(default)]
     pub lake: LakeConfig,
     #[serde(default)]
     pub pipelines: Vec<PipelineConfig>,
@@ -112,7 +114,12 @@ impl Config {
         self.source.validate().map_err(|p| p.under("source"))?;
         self.connect.validate().map_err(|p| p.under("connect"))?;
         self.catalog.validate().map_err(|p| p.under("catalog"))?;
-        self.lake.validate().map_err(|p| p.under("lake"))?;
+        if self.lake.is_used() || self.pipelines.is_empty() {
+            self.lake.validate().map_err(|p| p.under("lake"))?;
+            if self.catalog.is_embedded() {
+                return Err(Problem::new("catalog", "is missing: say where tables are registered"));
+            }
+        }
         pipelines::validate(&self.pipelines)?;
         self.dead_letters.validate().map_err(|p| p.under("dead_letters"))?;
         self.memory.validate().map_err(|p| p.under("memory"))?;

@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::columns::{DeclaredColumns, Encoding};
 use super::error::Problem;
+use super::lake::{LakeConfig, TableRule};
 use super::naming::{TopicParts, fold};
 use super::sinks::{ClickHouseConfig, RedisConfig};
-use super::table::Format;
-use crate::change::{Column, Infinity};
+use super::table::{Format, TableConfig};
+use crate::change::Infinity;
 
 /// One pipeline. Each of its sinks has a position of its own and reads by itself.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -81,13 +82,18 @@ impl PipelineTopic {
         self.name.clone().unwrap_or_else(|| fold(TopicParts::of(&self.topic).table))
     }
 
-    /// The declared columns; those named in `key` are marked.
-    pub fn declared(&self) -> Vec<Column> {
-        let DeclaredColumns(columns) = self.columns.clone();
-        columns
-            .into_iter()
-            .map(|(name, column_type)| Column { key: self.key.contains(&name), name, column_type })
-            .collect()
+    /// How its records are read, in the words of a lake table.
+    pub fn as_table(&self) -> TableConfig {
+        let rule = TableRule {
+            topic: self.topic.clone(),
+            format: Some(self.format),
+            key: Some(self.key.clone()),
+            columns: Some(self.columns.clone()),
+            encodings: Some(self.encodings.clone()),
+            infinity: Some(self.infinity),
+            ..TableRule::default()
+        };
+        LakeConfig { tables: vec![rule], ..LakeConfig::default() }.resolve(&self.topic)
     }
 
     fn validate(&self) -> Result<(), Problem> {

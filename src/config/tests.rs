@@ -247,7 +247,7 @@ fn every_key_is_documented_and_every_documented_key_is_there() {
         "{MINIMAL}topics_regex = 'x'\n[registry]\nurl = 'http://r'\n[source]\nurl = 'postgres://p'\n[connect]\nurl = 'http://c'\n[dead_letters]\ntopic = 'd'\n"
     );
     let shown: toml::Table = parse(&text).unwrap().to_toml().unwrap().parse().unwrap();
-    for (section, keys) in &shown {
+    for (section, keys) in shown.iter().filter(|(_, keys)| keys.is_table()) {
         let heading = format!("## [{section}]");
         let part = DOC.split("\n## [").find(|p| heading.ends_with(&format!("[{}", p.split('\n').next().unwrap())));
         let part = part.unwrap_or_else(|| panic!("no {heading}"));

@@ -38,6 +38,8 @@ pub struct DecodeOptions {
     /// The table's key, where it is not the record key's fields.
     pub key_columns: Option<Vec<String>>,
     pub delete_image: DeleteImage,
+    /// Whether the images of `before` are wanted beside the rows.
+    pub before_images: bool,
     /// Whether a TRUNCATE of the source table is only counted; in append mode it always is.
     pub skip_truncates: bool,
     /// Columns whose values are written in another way than Debezium's default, where the record does not say so.
@@ -152,7 +154,7 @@ impl Decoder {
             check(table)?;
             let new = Table::new(table.clone(), lineage.clone(), keys.clone(), &self.options);
             self.options.check_source(&new)?;
-            self.rows = Some(Rows::new(table, keys));
+            self.rows = Some(Rows::new(table, keys, self.options.before_images));
             self.table = Some(new);
             self.notes.forget_unknown();
         }

@@ -67,6 +67,9 @@ impl KeySide<'_, '_> {
             }
             rows.mark(&notes.lacking)?;
         }
+        if let Some(image) = before.filter(|_| rows.keeps_before()) {
+            rows.read_before(|rows| image.read(rows, Take::All, &mut Notes::new(self.options.infinity)))?;
+        }
         rows.close(op, self.record, position)?;
         if !notes.lacking.is_empty() {
             let former = self.former(like, rows, notes);

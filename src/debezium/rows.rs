@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
-use arrow_schema::{ArrowError, SchemaRef};
+use arrow_schema::{ArrowError, Schema, SchemaRef};
 
 use super::columns::ColumnBuilder;
 use super::cursor::Cursor;
@@ -11,7 +11,7 @@ use super::fault::{Fallible, reason, reject};
 use super::object::{ObjectReader, Take};
 use super::source::Position;
 use super::value::Notes;
-use crate::batch::{ChangeBatch, Unavailable};
+use crate::batch::{BeforeImages, ChangeBatch, Unavailable};
 use crate::change::{Op, RowSchema, origin};
 use crate::record::Record;
 
@@ -32,6 +32,14 @@ pub(super) struct Rows {
     rekeyed: Vec<u32>,
     /// Where an image is read to be compared with the row's own key; of no length in between.
     probe: Vec<ColumnBuilder>,
+    before: Option<Before>,
+}
+
+/// The images of `before`: the table's columns, as long as its rows.
+#[derive(Debug)]
+struct Before {
+    columns: Vec<ColumnBuilder>,
+    there: Vec<bool>,
 }
 
 /// Former keys of rows whose key was changed: the table's columns, of which only the key columns are filled.
@@ -53,7 +61,7 @@ struct OriginColumns {
 }
 
 impl Rows {
-    pub(super) fn new(table: &RowSchema, keys: Vec<usize>) -> Self {
+    pub(super) fn new(table: &RowSchema, keys: Vec<usize>, keeps_before: bool) -> Self {
         let origin = OriginColumns {
             topic: table.index_of(origin::TOPIC),
             partition: table.index_of(origin::PARTITION),
@@ -78,6 +86,7 @@ impl Rows {
             former: FormerKeys { columns: columns(), rows: 0 },
             rekeyed: Vec::new(),
             probe: columns(),
+            before: keeps_before.then(|| Before { columns: columns(), there: Vec::new() }),
         }
     }
 
@@ -86,7 +95,8 @@ impl Rows {
     }
 
     pub(super) fn allocated_bytes(&self) -> usize {
-        self.columns.iter().map(ColumnBuilder::allocated_bytes).sum::<usize>() + self.ops.capacity()
+        let before = self.before.iter().flat_map(|before| &before.columns);
+        self.columns.iter().chain(before).map(ColumnBuilder::allocated_bytes).sum::<usize>() + self.ops.capacity()
     }
 
     /// Reads an image into the row under construction.
@@ -143,6 +153,24 @@ impl Rows {
         Ok(other.and_then(|at| self.names.get(at)).map(String::as_str))
     }
 
+    pub(super) fn keeps_before(&self) -> bool {
+        self.before.is_some()
+    }
+
+    /// Lets `read` read the `before` image of the row under construction.
+    ///
+    /// # Errors
+    /// What `read` says. The row is still to be taken back then.
+    pub(super) fn read_before(&mut self, read: impl FnOnce(&mut Self) -> Fallible<()>) -> Fallible<()> {
+        let Some(mut before) = self.before.take() else { return Ok(()) };
+        std::mem::swap(&mut self.columns, &mut before.columns);
+        let outcome = read(self);
+        std::mem::swap(&mut self.columns, &mut before.columns);
+        before.there.push(true);
+        self.before = Some(before);
+        outcome
+    }
+
     /// Whether every key column has a value (or a null) for the row under construction.
     pub(super) fn has_keys(&self) -> bool {
         let row = self.ops.len();
@@ -184,6 +212,10 @@ impl Rows {
             }
         }
         self.ops.push(op);
+        if let Some(before) = &mut self.before {
+            before.there.resize(row + 1, false);
+            before.columns.iter_mut().filter(|column| column.len() == row).for_each(ColumnBuilder::push_null);
+        }
         Ok(())
     }
 
@@ -246,6 +278,20 @@ impl Rows {
     pub(super) fn take_back(&mut self) {
         let row = self.ops.len();
         self.columns.iter_mut().for_each(|c| c.truncate(row));
+        if let Some(before) = &mut self.before {
+            before.columns.iter_mut().for_each(|c| c.truncate(row));
+            before.there.truncate(row);
+        }
+    }
+
+    fn finish_before(&mut self) -> Result<Option<BeforeImages>, ArrowError> {
+        let Some(Before { columns, there }) = &mut self.before else { return Ok(None) };
+        let nullable = |field: &Arc<arrow_schema::Field>| field.as_ref().clone().with_nullable(true);
+        let schema = Arc::new(Schema::new(self.schema.fields().iter().map(nullable).collect::<Vec<_>>()));
+        let arrays = columns.iter_mut().map(ColumnBuilder::finish).collect::<Result<Vec<_>, _>>()?;
+        let there = std::mem::take(there);
+        let options = RecordBatchOptions::new().with_row_count(Some(there.len()));
+        Ok(Some(BeforeImages { rows: RecordBatch::try_new_with_options(schema, arrays, &options)?, there }))
     }
 
     /// All rows so far; none are left.
@@ -258,7 +304,8 @@ impl Rows {
         let options = RecordBatchOptions::new().with_row_count(Some(ops.len()));
         let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)?;
         let former_keys = self.finish_former_keys()?;
+        let before = self.finish_before()?;
         let (unavailable, rekeyed) = (std::mem::take(&mut self.unavailable), std::mem::take(&mut self.rekeyed));
-        Ok(ChangeBatch { rows, ops, unavailable, former_keys, rekeyed })
+        Ok(ChangeBatch { rows, ops, unavailable, former_keys, rekeyed, before })
     }
 }

@@ -21,10 +21,12 @@ mod rejects;
 pub mod replay;
 pub mod rewind;
 mod share;
+mod sidecar;
 mod source_tables;
 mod stored_index;
 mod sweep;
 mod tables;
+mod told;
 mod wiring;
 mod worker;
 mod writer_schemas;
@@ -42,6 +44,7 @@ use crate::serve::{self, Server, Status};
 use crate::source::kafka::{self, ClientSettings, KafkaSource, SourceError};
 use growth::PartitionCount;
 use letters::DeadLetters;
+pub use sidecar::{Preview, preview};
 use source_tables::SourceTables;
 pub use stored_index::verify_indexes;
 pub use sweep::{SweepError, Swept, sweep};
@@ -77,6 +80,9 @@ pub enum Error {
     /// Letters could not be read, replayed or settled; the sentence says which.
     #[error("dead letters: {0}")]
     Letters(String),
+    /// A pipeline that can't be started; the sentence says which.
+    #[error("{0}")]
+    Pipeline(String),
     /// The operating system refused a thread.
     #[error("a worker thread can't be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -122,23 +128,25 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
 
     let runtime = tokio::runtime::Handle::current();
     let dead_letters = DeadLetters::open(&config, Arc::clone(&catalog), &kafka, runtime.clone(), shared.clone())?;
-    let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel()).unzip();
+    let (senders, mut receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel()).unzip();
     let (found, topics) = watch::channel(config.lake.exact_topics().into_iter().map(str::to_owned).collect());
     let discovery = tokio::spawn(discover(config.clone(), kafka.clone(), found, shutdown.clone()));
     let group = format!("{}.lake", config.kafka.group);
+    let dead_letters = Arc::new(dead_letters);
+    let (writer_schemas, source_tables) = (Arc::new(writer_schemas), Arc::new(source_tables));
+    let memory = Arc::clone(&shared.memory);
     let servers = Servers {
         shared,
         kafka: kafka.clone(),
         catalog,
-        dead_letters: Arc::new(dead_letters),
-        writer_schemas: Arc::new(writer_schemas),
+        dead_letters: Arc::clone(&dead_letters),
+        writer_schemas: Arc::clone(&writer_schemas),
         partition_count: PartitionCount(Arc::new({
             let kafka = kafka.clone();
             move |topic| kafka::partition_count(&kafka, topic).map_err(|e| e.to_string())
         })),
-        source_tables: Arc::new(source_tables),
+        source_tables: Arc::clone(&source_tables),
     };
-    let tables = Arc::new(Tables::new(config, servers, runtime, senders, status));
 
     // One that ends by itself takes the others along: its partitions would go unread, or unseen by whoever restarts processes.
     let (stop, stopping) = watch::channel(false);
@@ -150,6 +158,23 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
             stop.send_replace(true);
         }
     });
+    let sidecar = sidecar::Servers {
+        kafka: kafka.clone(),
+        schemas: writer_schemas,
+        sources: source_tables,
+        dead_letters,
+        memory,
+        status: Arc::clone(&status),
+        runtime: runtime.clone(),
+        stop: stopping.clone(),
+    };
+    let sinks = sidecar::start(&config, &sidecar).map_err(Error::Pipeline)?;
+    if !config.lake.is_used() {
+        // Nobody waits for a consumer of the lake.
+        status.set_consumer(serve::status::ConsumerState::Assigned { partitions: 0 });
+        receivers.clear();
+    }
+    let tables = Arc::new(Tables::new(config, servers, runtime, senders, status));
     let mut threads = Vec::new();
     for (id, acks) in receivers.into_iter().enumerate() {
         let positions: Arc<dyn kafka::Positions> = Arc::clone(&tables) as _;
@@ -170,7 +195,16 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
             Err(_) => Err(Error::WorkerPanicked(id)),
         });
         // All of them: the others commit what they have.
-        joined.collect::<Vec<_>>().into_iter().collect()
+        let joined: Vec<_> = joined.collect();
+        for (sink, thread) in sinks {
+            match thread.join() {
+                Ok(Ok(())) => {}
+                // The others went on without it.
+                Ok(Err(e)) => tracing::error!(sink, "ended: {e}"),
+                Err(_) => tracing::error!(sink, "panicked; this is a bug in firn"),
+            }
+        }
+        joined.into_iter().collect()
     });
     let outcome = ended.await.unwrap_or(Err(Error::WorkerPanicked(0)));
     discovery.abort();

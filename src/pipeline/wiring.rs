@@ -29,6 +29,7 @@ pub(super) fn decode_options(config: &TableConfig, source: SourceTypes) -> Decod
         wire: config.encodings.iter().map(|(column, encoding)| (column.clone(), wire(*encoding))).collect(),
         key_columns: (!config.key.is_empty()).then(|| config.key.clone()),
         delete_image: config.delete_image,
+        before_images: false,
         skip_truncates: config.truncate == OnTruncate::Skip,
         source,
     }

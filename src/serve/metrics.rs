@@ -34,6 +34,15 @@ pub const REGISTRY_FETCHES_TOTAL: &str = "firn_registry_fetches_total";
 pub const REGISTRY_FAILURES_TOTAL: &str = "firn_registry_failures_total";
 pub const SOURCE_LOOKUPS_TOTAL: &str = "firn_source_lookups_total";
 pub const SOURCE_FAILURES_TOTAL: &str = "firn_source_failures_total";
+pub const SINK_ROWS_TOTAL: &str = "firn_sink_rows_total";
+pub const SINK_DELIVERY_SECONDS: &str = "firn_sink_delivery_seconds";
+pub const SINK_LATENCY_SECONDS: &str = "firn_sink_latency_seconds";
+pub const SINK_SOURCE_LATENCY_SECONDS: &str = "firn_sink_source_latency_seconds";
+pub const SINK_ERRORS_TOTAL: &str = "firn_sink_errors_total";
+pub const SINK_REJECTED_TOTAL: &str = "firn_sink_rejected_total";
+pub const SINK_STOPPED: &str = "firn_sink_stopped";
+pub const SINK_LAG_RECORDS: &str = "firn_sink_lag_records";
+pub const VIEW_TIMEOUTS_TOTAL: &str = "firn_view_timeouts_total";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -63,7 +72,7 @@ const fn metric(
 }
 
 /// Every metric of firn.
-pub const METRICS: [Metric; 29] = [
+pub const METRICS: [Metric; 38] = [
     metric(RECORDS_TOTAL, Kind::Counter, Unit::Count, &["topic"], "Kafka records read"),
     metric(ROWS_TOTAL, Kind::Counter, Unit::Count, &["table", "op"], "rows committed, by op (c, u, d, r)"),
     metric(SKIPPED_TOTAL, Kind::Counter, Unit::Count, &["topic", "kind"], "records skipped by a rule, by its name"),
@@ -165,10 +174,55 @@ pub const METRICS: [Metric; 29] = [
         &[],
         "of these, those that the source database gave no answer to: tables may wait",
     ),
+    metric(SINK_ROWS_TOTAL, Kind::Counter, Unit::Count, &["sink"], "rows delivered to a pipeline's sink"),
+    metric(
+        SINK_DELIVERY_SECONDS,
+        Kind::Histogram,
+        Unit::Seconds,
+        &["sink"],
+        "what the sink took for a delivery of one partition",
+    ),
+    metric(
+        SINK_LATENCY_SECONDS,
+        Kind::Histogram,
+        Unit::Seconds,
+        &["sink"],
+        "from the record's time in Kafka until it is visible in the sink, the oldest of each delivery counted for all its rows",
+    ),
+    metric(
+        SINK_SOURCE_LATENCY_SECONDS,
+        Kind::Histogram,
+        Unit::Seconds,
+        &["sink"],
+        "from the commit in the source database until it is visible in the sink, counted likewise",
+    ),
+    metric(
+        SINK_ERRORS_TOTAL,
+        Kind::Counter,
+        Unit::Count,
+        &["sink", "kind"],
+        "deliveries that failed: unavailable, moved, refused, stopped",
+    ),
+    metric(SINK_REJECTED_TOTAL, Kind::Counter, Unit::Count, &["sink", "reason"], "records sent to the dead letters"),
+    metric(SINK_STOPPED, Kind::Gauge, Unit::Count, &["sink"], "1 while the sink is stopped and needs a person"),
+    metric(
+        SINK_LAG_RECORDS,
+        Kind::Gauge,
+        Unit::Count,
+        &["sink", "topic", "partition"],
+        "end of the log minus the sink's position",
+    ),
+    metric(
+        VIEW_TIMEOUTS_TOTAL,
+        Kind::Counter,
+        Unit::Count,
+        &["view"],
+        "joins that went on without waiting longer for the view's topic",
+    ),
 ];
 
 /// Bounds around the promise of 500 ms for an uncontended commit, out to a metastore that hangs for a minute.
-const SECONDS_BUCKETS: [f64; 11] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0];
+const SECONDS_BUCKETS: [f64; 13] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0];
 /// A commit gives up after 20 attempts.
 const ATTEMPTS_BUCKETS: [f64; 6] = [1.0, 2.0, 3.0, 5.0, 10.0, 20.0];
 

@@ -16,6 +16,8 @@ struct Inner {
     before_lost: ConsumerState,
     /// By topic.
     tables: BTreeMap<String, TableStatus>,
+    /// By `pipeline.sink`.
+    sinks: BTreeMap<String, SinkStatus>,
 }
 
 /// Where the consumer stands with its group.
@@ -105,12 +107,37 @@ impl TableStatus {
     }
 }
 
+/// One sink of a pipeline.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct SinkStatus {
+    /// `pipeline.sink`.
+    pub sink: String,
+    pub state: TableState,
+    /// Rows delivered by this process.
+    pub rows: u64,
+    /// Records sent to the dead letters by this process.
+    pub rejected: u64,
+    /// Since the epoch.
+    pub last_delivery_ms: Option<i64>,
+    /// The last thing that went wrong, also when it was overcome.
+    pub last_error: Option<LastError>,
+    /// Of the partitions that this process owns, by `topic/partition`.
+    pub partitions: BTreeMap<String, PartitionStatus>,
+}
+
+impl SinkStatus {
+    pub fn lag_records(&self) -> i64 {
+        self.partitions.values().map(PartitionStatus::lag_records).sum()
+    }
+}
+
 /// A copy for one answer.
 #[derive(Clone, Debug, Serialize)]
 pub struct Snapshot {
     pub version: &'static str,
     pub consumer: ConsumerState,
     pub tables: Vec<TableStatus>,
+    pub sinks: Vec<SinkStatus>,
 }
 
 impl Status {
@@ -142,6 +169,13 @@ impl Status {
         change(inner.tables.entry(topic.to_owned()).or_insert_with(new));
     }
 
+    /// Changes what is known of a sink, which is added when new.
+    pub fn update_sink(&self, sink: &str, change: impl FnOnce(&mut SinkStatus)) {
+        let mut inner = self.inner();
+        let new = || SinkStatus { sink: sink.to_owned(), ..SinkStatus::default() };
+        change(inner.sinks.entry(sink.to_owned()).or_insert_with(new));
+    }
+
     /// Forgets partitions that this process does not own any more; `owned` says which stay.
     pub fn retain_partitions(&self, owned: impl Fn(&str, i32) -> bool) {
         for (topic, table) in &mut self.inner().tables {
@@ -164,6 +198,11 @@ impl Status {
                 reasons.push(format!("{}: {reason}", t.table));
             }
         }
+        for s in inner.sinks.values() {
+            if let TableState::Stopped { reason } = &s.state {
+                reasons.push(format!("{}: {reason}", s.sink));
+            }
+        }
         reasons
     }
 
@@ -173,6 +212,7 @@ impl Status {
             version: env!("CARGO_PKG_VERSION"),
             consumer: inner.consumer.clone(),
             tables: inner.tables.values().cloned().collect(),
+            sinks: inner.sinks.values().cloned().collect(),
         }
     }
 

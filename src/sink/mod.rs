@@ -22,6 +22,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 
+pub use crate::batch::RowOrigin;
 use crate::change::Op;
 use crate::position::{Span, TopicPartition};
 
@@ -45,13 +46,6 @@ pub struct Delivery {
     pub rows: RecordBatch,
     /// The changes that the rows come from, one each; `None` where the SELECT puts several into one row.
     pub origins: Option<Vec<RowOrigin>>,
-}
-
-/// The change that a row comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RowOrigin {
-    pub offset: i64,
-    pub op: Op,
 }
 
 impl Delivery {

@@ -87,6 +87,7 @@ fn batch(partition: i32, changes: &[Change]) -> ChangeBatch {
     }
     let keys: ArrayRef = Arc::new(Int64Array::from(former.clone()));
     ChangeBatch {
+        before: None,
         unavailable,
         former_keys: (!former.is_empty()).then(|| RecordBatch::try_from_iter([("id", keys)]).unwrap()),
         rekeyed: (0..changes.len() as u32).filter(|i| changes[*i as usize].rekeyed).collect(),

@@ -4,6 +4,7 @@ mod altered;
 mod avro;
 mod avro_damage;
 mod avro_keys;
+mod before;
 mod captures;
 mod damage;
 mod described;

@@ -1,23 +1,18 @@
 //! Letters through the pipeline's decoder.
 
 use std::cell::RefCell;
-use std::sync::Arc;
-use std::time::Duration;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
-use tokio::runtime::Handle;
 
 use crate::batch::ChangeBatch;
 use crate::change::{Mode, Op, RowSchema, origin};
-use crate::database::Found;
-use crate::debezium::{DecodeOptions, Decoder, Pushed, Registered, reason};
+use crate::debezium::{DecodeOptions, Decoder, Pushed, reason};
 use crate::letter::Letter;
 use crate::lineage::Asker;
 use crate::pipeline::declared;
 use crate::pipeline::keys::KeyReader;
-use crate::pipeline::source_tables::{SourceTables, columns};
-use crate::pipeline::writer_schemas::{NotNow, WriterSchemas};
+use crate::pipeline::told::{Told, ask, push};
 use crate::record::Record;
 use crate::sink::lake::{LakeError, LakeTable, Stager, TableColumns};
 
@@ -42,13 +37,6 @@ pub enum Today {
         reason: String,
         detail: String,
     },
-}
-
-/// Who tells decoders what records do not say.
-#[derive(Clone, Copy, Debug)]
-pub struct Told<'a> {
-    pub schemas: &'a WriterSchemas,
-    pub sources: &'a SourceTables,
 }
 
 /// Looks at one record after the other; the table's columns are made to fit where they must.
@@ -131,45 +119,6 @@ pub async fn rows(
         }
     }
     Ok(Some(decoder.finish()))
-}
-
-/// How often a registry that is away is asked, each time for half a second.
-const ASKED: usize = 20;
-
-/// Decodes a record once what it does not say itself is known: the writer schemas that it names, the source database's types.
-///
-/// # Errors
-/// When registry or database do not answer, or the database's types contradict the table's.
-fn push(decoder: &mut Decoder, record: &Record<'_>, told: Told<'_>) -> Result<Pushed, String> {
-    loop {
-        let pushed = decoder.push(record);
-        match &pushed {
-            Pushed::NeedsWriterSchema(id) => decoder.learn(*id, &*ask(told.schemas, *id)?),
-            Pushed::NeedsSource { database } => {
-                let asked = told.sources.ask(record.topic, database.clone());
-                let found = tokio::task::block_in_place(|| Handle::current().block_on(asked.outcome()));
-                decoder.describe(match found.map_err(|e| e.to_string())? {
-                    Found::Table(table) => columns(&table),
-                    Found::Nothing(_) => Vec::new(),
-                })?;
-            }
-            _ => return Ok(pushed),
-        }
-    }
-}
-
-/// # Errors
-/// When the registry does not answer.
-fn ask(schemas: &WriterSchemas, id: i32) -> Result<Arc<Registered>, String> {
-    let mut asked = 0;
-    loop {
-        match tokio::task::block_in_place(|| Handle::current().block_on(schemas.get(id))) {
-            Ok(registered) => return Ok(registered),
-            Err(NotNow(why)) if asked == ASKED => return Err(format!("registry: {why}")),
-            Err(_) => asked += 1,
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }
 
 fn lsn_of(batch: &ChangeBatch) -> Option<i64> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::Outcome;
-use super::decode::{LogKeys, Reader, Row, Today, Told, rows};
+use super::decode::{LogKeys, Reader, Row, Today, rows};
 use super::log::{Log, Sought, seek};
 use crate::change::Mode;
 use crate::debezium::DecodeOptions;
@@ -11,6 +11,7 @@ use crate::letter::{Choice, Letter, LetterId, Status};
 use crate::pipeline::letters::DeadLetters;
 use crate::pipeline::source_tables::SourceTables;
 use crate::pipeline::tables::epoch_ms;
+use crate::pipeline::told::Told;
 use crate::pipeline::writer_schemas::WriterSchemas;
 use crate::position::{Checkpoint, TopicPartition};
 use crate::record::Origin;

@@ -8,6 +8,7 @@ mod context;
 pub mod inspect;
 mod log;
 mod producer;
+mod reader;
 mod topics;
 
 use std::collections::HashMap;
@@ -26,6 +27,7 @@ pub use client::{ClientSettings, settings};
 use context::Context;
 pub use log::{LogError, is_compacted, read_log};
 pub use producer::{Producer, SendError};
+pub use reader::{Read, TopicReader};
 pub use topics::{TopicListing, list_topics, offsets_since, partition_count, topic_id, watermarks};
 
 use crate::position::TopicPartition;
@@ -289,6 +291,16 @@ impl KafkaSource {
                 Err(e) => (at.clone(), -1, Some(Misplaced::Unknown { detail: e.to_string() })),
             })
             .collect()
+    }
+
+    /// Where the logs of these partitions end now.
+    ///
+    /// # Errors
+    /// When the broker does not answer for one of them.
+    pub fn ends(&self, partitions: &[TopicPartition]) -> Result<Vec<i64>, SourceError> {
+        let unreachable = |source| SourceError::Unreachable { bootstrap: self.settings.bootstrap().to_owned(), source };
+        let end = |at: &TopicPartition| self.asker.fetch_watermarks(&at.topic, at.partition, BROKER_ANSWER);
+        partitions.iter().map(|at| end(at).map(|(_, high)| high).map_err(unreachable)).collect()
     }
 
     /// Whether a broker answers now.

@@ -1,0 +1,326 @@
+//! The open batch goes to the sink: letters first, then one delivery a partition, however long it takes.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_select::filter::filter_record_batch;
+
+use super::meter;
+use super::plan::{Made, Unfit};
+use super::runner::{EMPTY_MS, Flow, Runner};
+use crate::batch::ChangeBatch;
+use crate::change::origin;
+use crate::pipeline::tables::epoch_ms;
+use crate::position::TopicPartition;
+use crate::record::Rejected;
+use crate::sink::{Delivery, RefusedRow, SinkError};
+use crate::source::kafka::{SourceError, read_log};
+
+/// Waits between two tries of what is not to be had now: doubled up to the second.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// How often what needs a person is tried nevertheless.
+const STOPPED_AGAIN: Duration = Duration::from_secs(15);
+
+impl Runner {
+    /// Delivers what was read since the last time.
+    pub(super) fn flush(&mut self) -> Result<Flow, SourceError> {
+        self.opened = None;
+        self.source_ms = None;
+        if self.parts.inputs.values().any(|input| input.intake.rows() > 0) && self.planned()? == Flow::Shutdown {
+            return Ok(Flow::Shutdown);
+        }
+        let mut made = BTreeMap::new();
+        let topics: Vec<String> = self.parts.inputs.keys().cloned().collect();
+        for topic in topics {
+            let Some(input) = self.parts.inputs.get_mut(&topic).filter(|input| input.intake.rows() > 0) else {
+                continue;
+            };
+            let (name, batch) = (input.name.clone(), input.intake.finish());
+            if self.run_over(&topic, &name, &batch, &mut made)? == Flow::Shutdown {
+                return Ok(Flow::Shutdown);
+            }
+        }
+        if self.write_letters()? == Flow::Shutdown {
+            return Ok(Flow::Shutdown);
+        }
+        let now = self.now();
+        let moved: Vec<TopicPartition> =
+            self.slots.iter().filter(|(_, slot)| slot.has_moved()).map(|(at, _)| at.clone()).collect();
+        for at in moved {
+            let made = made.remove(&at);
+            let Some(slot) = self.slots.get(&at) else { continue };
+            let is_empty = made.as_ref().is_none_or(|m| m.rows.num_rows() == 0);
+            // A position alone can wait for rows, but not for ever.
+            if is_empty && slot.until.is_none() && now < slot.delivered_at + EMPTY_MS && !self.is_shutdown() {
+                continue;
+            }
+            let made = made.unwrap_or_else(|| Made {
+                rows: RecordBatch::new_empty(arrow_schema::Schema::empty().into()),
+                origins: None,
+            });
+            let delivery = Delivery { span: slot.span(&at), rows: made.rows, origins: made.origins };
+            if self.deliver(&at, delivery)? == Flow::Shutdown {
+                return Ok(Flow::Shutdown);
+            }
+        }
+        Ok(Flow::On)
+    }
+
+    /// Has a plan for the columns that there are now, and what the plan makes ready in the sink.
+    fn planned(&mut self) -> Result<Flow, SourceError> {
+        let mut told = false;
+        loop {
+            let sources: Vec<_> =
+                self.parts.inputs.values().map(|input| (input.name.clone(), input.intake.columns().cloned())).collect();
+            let runtime = self.parts.runtime.clone();
+            let wait = match runtime.block_on(self.parts.plan.fit(&sources)) {
+                Ok(None) => return Ok(Flow::On),
+                Ok(Some(columns)) => match self.ready(&columns)? {
+                    Flow::On => return Ok(Flow::On),
+                    Flow::Shutdown => return Ok(Flow::Shutdown),
+                },
+                Err(Unfit::NotYet(why)) => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(sink = self.parts.id, "waiting: {why}");
+                    }
+                    self.trouble(why);
+                    Duration::from_millis(500)
+                }
+                Err(Unfit::Wrong(e)) => {
+                    self.stop(&e.to_string());
+                    STOPPED_AGAIN
+                }
+            };
+            if self.rest(wait)? == Flow::Shutdown {
+                return Ok(Flow::Shutdown);
+            }
+        }
+    }
+
+    fn ready(&mut self, columns: &arrow_schema::SchemaRef) -> Result<Flow, SourceError> {
+        let mut wait = AGAIN.0;
+        loop {
+            match self.parts.mount.prepare(columns) {
+                Ok(()) => {
+                    self.goes_on();
+                    return Ok(Flow::On);
+                }
+                Err(e) => {
+                    let flow = self.failed(&e, &mut wait)?;
+                    if flow == Flow::Shutdown {
+                        return Ok(flow);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Runs the SELECT over one topic's changes, once its views have what their topics had.
+    fn run_over(
+        &mut self,
+        topic: &str,
+        name: &str,
+        batch: &ChangeBatch,
+        made: &mut BTreeMap<TopicPartition, Made>,
+    ) -> Result<Flow, SourceError> {
+        if self.wait_for_views()? == Flow::Shutdown {
+            return Ok(Flow::Shutdown);
+        }
+        self.source_ms = self.source_ms.into_iter().chain(oldest_source_ms(batch)).min();
+        let runtime = self.parts.runtime.clone();
+        loop {
+            match runtime.block_on(self.parts.plan.run(name, batch)) {
+                Ok(outcome) => {
+                    let failing = outcome.failing.into_iter();
+                    let failing: Vec<_> =
+                        failing.map(|f| (TopicPartition::new(topic, f.partition), f.offset, f.detail)).collect();
+                    self.reject("sql_failed", &failing);
+                    made.extend(outcome.made.into_iter().map(|(p, m)| (TopicPartition::new(topic, p), m)));
+                    return Ok(Flow::On);
+                }
+                Err(e) => {
+                    self.stop(&e.to_string());
+                    if self.rest(STOPPED_AGAIN)? == Flow::Shutdown {
+                        return Ok(Flow::Shutdown);
+                    }
+                }
+            }
+        }
+    }
+
+    fn wait_for_views(&mut self) -> Result<Flow, SourceError> {
+        let views = self.parts.plan.views().to_vec();
+        let mut told = false;
+        for view in views {
+            while !view.is_loaded() {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::info!(sink = self.parts.id, view = view.name, "waiting until the view is loaded");
+                }
+                if self.rest(Duration::from_millis(100))? == Flow::Shutdown {
+                    return Ok(Flow::Shutdown);
+                }
+            }
+            let partitions = view.partitions();
+            let at: Vec<_> = partitions.iter().map(|p| TopicPartition::new(view.topic(), *p)).collect();
+            match self.source.ends(&at) {
+                Ok(ends) => {
+                    let ends = partitions.into_iter().zip(ends).collect();
+                    if !view.wait_for(&ends, self.parts.view_wait) {
+                        meter::view_timed_out(&view.name);
+                        tracing::warn!(
+                            sink = self.parts.id,
+                            view = view.name,
+                            "joined without waiting longer for the view's topic"
+                        );
+                    }
+                }
+                Err(e) => tracing::warn!(
+                    sink = self.parts.id,
+                    view = view.name,
+                    "where the view's topic ends can't be told: {e}"
+                ),
+            }
+        }
+        Ok(Flow::On)
+    }
+
+    /// Notes records, by partition, offset and sentence, as dead letters. Their bytes are read again.
+    fn reject(&mut self, reason: &'static str, failing: &[(TopicPartition, i64, String)]) {
+        for (at, offset, detail) in failing {
+            tracing::warn!(sink = self.parts.id, record = %format!("{at}@{offset}"), reason, "rejected: {detail}");
+            self.meter.rejected(reason);
+            self.parts.status.update_sink(&self.parts.id, |s| s.rejected += 1);
+            let mut letter = None;
+            let read = read_log(&self.parts.kafka, at, *offset, offset + 1, |record| {
+                letter = Some(Rejected::new(record, reason, detail.clone(), epoch_ms()));
+            });
+            if let Err(e) = read {
+                tracing::warn!(
+                    sink = self.parts.id,
+                    "the rejected record can't be read again, its letter has no bytes: {e}"
+                );
+            }
+            let record = crate::record::Record {
+                topic: &at.topic,
+                partition: at.partition,
+                offset: *offset,
+                ..Default::default()
+            };
+            self.letters.push(letter.unwrap_or_else(|| Rejected::new(&record, reason, detail.clone(), epoch_ms())));
+        }
+    }
+
+    fn write_letters(&mut self) -> Result<Flow, SourceError> {
+        for letter in &mut self.letters {
+            letter.topic_id = self.slots.get(&letter.origin.at).and_then(|slot| slot.topic_id.clone());
+        }
+        let mut wait = AGAIN.0;
+        while !self.letters.is_empty() {
+            let runtime = self.parts.runtime.clone();
+            match runtime.block_on(self.parts.dead_letters.write(&self.parts.id, &self.letters)) {
+                Ok(()) => self.letters.clear(),
+                Err(e) => {
+                    let e = SinkError::Unavailable(format!("dead letters: {e}"));
+                    if self.failed(&e, &mut wait)? == Flow::Shutdown {
+                        return Ok(Flow::Shutdown);
+                    }
+                }
+            }
+        }
+        Ok(Flow::On)
+    }
+
+    fn deliver(&mut self, at: &TopicPartition, mut delivery: Delivery) -> Result<Flow, SourceError> {
+        let mut wait = AGAIN.0;
+        loop {
+            let begun = Instant::now();
+            match self.parts.mount.deliver(&delivery) {
+                Ok(()) => {
+                    self.delivered(at, &delivery, begun);
+                    return Ok(Flow::On);
+                }
+                Err(SinkError::Refused(rows)) if delivery.origins.is_some() && !rows.is_empty() => {
+                    self.meter.failed(&SinkError::Refused(Vec::new()));
+                    self.refuse(at, &mut delivery, &rows);
+                    if self.write_letters()? == Flow::Shutdown {
+                        return Ok(Flow::Shutdown);
+                    }
+                }
+                Err(SinkError::Moved(why)) => {
+                    self.meter.failed(&SinkError::Moved(String::new()));
+                    tracing::warn!(sink = self.parts.id, partition = %at, "going on from where the sink stands: {why}");
+                    self.trouble(why);
+                    self.place_anew(std::slice::from_ref(at));
+                    return Ok(Flow::On);
+                }
+                Err(e) => {
+                    let flow = self.failed(&e, &mut wait)?;
+                    if flow == Flow::Shutdown {
+                        return Ok(flow);
+                    }
+                }
+            }
+        }
+    }
+
+    fn delivered(&mut self, at: &TopicPartition, delivery: &Delivery, begun: Instant) {
+        let rows = delivery.rows.num_rows();
+        let now_ms = epoch_ms();
+        let oldest = self.slots.get(at).and_then(|slot| slot.oldest_ms);
+        self.meter.delivered(rows, begun.elapsed().as_secs_f64(), now_ms, oldest, self.source_ms);
+        self.parts.status.update_sink(&self.parts.id, |s| {
+            s.rows += rows as u64;
+            s.last_delivery_ms = Some(now_ms);
+        });
+        self.goes_on();
+        let now = self.now();
+        if let Some(slot) = self.slots.get_mut(at) {
+            slot.delivered(now);
+        }
+        self.source.report(&[(at.clone(), delivery.span.next)]);
+    }
+
+    /// Takes the refused rows out of the delivery, into the dead letters.
+    fn refuse(&mut self, at: &TopicPartition, delivery: &mut Delivery, rows: &[RefusedRow]) {
+        let Some(origins) = delivery.origins.take() else { return };
+        let failing: Vec<_> =
+            rows.iter().filter_map(|r| Some((at.clone(), origins.get(r.row)?.offset, r.detail.clone()))).collect();
+        self.reject("sink_refused", &failing);
+        let keep = |row: &usize| !rows.iter().any(|r| r.row == *row);
+        let kept: BooleanArray = (0..origins.len()).map(|row| Some(keep(&row))).collect();
+        if let Ok(left) = filter_record_batch(&delivery.rows, &kept) {
+            delivery.rows = left;
+        }
+        delivery.origins = Some(origins.into_iter().enumerate().filter(|(row, _)| keep(row)).map(|(_, o)| o).collect());
+    }
+
+    /// Waits before the same is tried again.
+    fn failed(&mut self, e: &SinkError, wait: &mut Duration) -> Result<Flow, SourceError> {
+        self.meter.failed(e);
+        match e {
+            SinkError::Stopped(why) => {
+                self.stop(why);
+                self.rest(STOPPED_AGAIN)
+            }
+            SinkError::Refused(_) => {
+                self.stop(&e.to_string());
+                self.rest(STOPPED_AGAIN)
+            }
+            SinkError::Unavailable(_) | SinkError::Moved(_) => {
+                tracing::warn!(sink = self.parts.id, "trying again in {} ms: {e}", wait.as_millis());
+                self.trouble(e.to_string());
+                let flow = self.rest(*wait);
+                *wait = (*wait * 2).min(AGAIN.1);
+                flow
+            }
+        }
+    }
+}
+
+fn oldest_source_ms(batch: &ChangeBatch) -> Option<i64> {
+    let times = batch.rows.column_by_name(origin::SOURCE_TS)?.as_primitive_opt::<TimestampMicrosecondType>()?;
+    times.iter().flatten().min().map(|us| us / 1000)
+}

@@ -1,0 +1,77 @@
+//! The figures of one sink. Names and units are declared in `serve::metrics`.
+
+use metrics::{Counter, Histogram, counter, gauge, histogram};
+
+use crate::position::TopicPartition;
+use crate::serve::metrics as names;
+use crate::sink::SinkError;
+
+pub(super) struct Meter {
+    sink: String,
+    rows: Counter,
+    delivery: Histogram,
+    latency: Histogram,
+    source_latency: Histogram,
+}
+
+impl Meter {
+    pub(super) fn new(sink: &str) -> Self {
+        let sink = || sink.to_owned();
+        Self {
+            rows: counter!(names::SINK_ROWS_TOTAL, "sink" => sink()),
+            delivery: histogram!(names::SINK_DELIVERY_SECONDS, "sink" => sink()),
+            latency: histogram!(names::SINK_LATENCY_SECONDS, "sink" => sink()),
+            source_latency: histogram!(names::SINK_SOURCE_LATENCY_SECONDS, "sink" => sink()),
+            sink: sink(),
+        }
+    }
+
+    /// That many rows are visible now; the oldest came to Kafka, and was committed in its source, at these times.
+    pub(super) fn delivered(
+        &self,
+        rows: usize,
+        seconds: f64,
+        now_ms: i64,
+        kafka_ms: Option<i64>,
+        source_ms: Option<i64>,
+    ) {
+        self.rows.increment(rows as u64);
+        self.delivery.record(seconds);
+        let since = |ms: i64| (now_ms - ms).max(0) as f64 / 1000.0;
+        if let Some(ms) = kafka_ms {
+            self.latency.record_many(since(ms), rows);
+        }
+        if let Some(ms) = source_ms {
+            self.source_latency.record_many(since(ms), rows);
+        }
+    }
+
+    pub(super) fn failed(&self, error: &SinkError) {
+        let kind = match error {
+            SinkError::Unavailable(_) => "unavailable",
+            SinkError::Moved(_) => "moved",
+            SinkError::Refused(_) => "refused",
+            SinkError::Stopped(_) => "stopped",
+        };
+        counter!(names::SINK_ERRORS_TOTAL, "sink" => self.sink.clone(), "kind" => kind).increment(1);
+    }
+
+    pub(super) fn rejected(&self, reason: &'static str) {
+        counter!(names::SINK_REJECTED_TOTAL, "sink" => self.sink.clone(), "reason" => reason).increment(1);
+    }
+
+    pub(super) fn stopped(&self, stopped: bool) {
+        gauge!(names::SINK_STOPPED, "sink" => self.sink.clone()).set(if stopped { 1.0 } else { 0.0 });
+    }
+
+    pub(super) fn lag(&self, at: &TopicPartition, records: i64) {
+        let labels =
+            [("sink", self.sink.clone()), ("topic", at.topic.clone()), ("partition", at.partition.to_string())];
+        gauge!(names::SINK_LAG_RECORDS, &labels).set(records as f64);
+    }
+}
+
+/// A join went on without what the view's topic had.
+pub(super) fn view_timed_out(view: &str) {
+    counter!(names::VIEW_TIMEOUTS_TOTAL, "view" => view.to_owned()).increment(1);
+}

@@ -1,0 +1,126 @@
+//! The sidecar: pipelines beside the lake. Each sink of a pipeline is a thread with a consumer group and a position of its own.
+//!
+//! ```text
+//! one thread a sink                                               one thread a view, shared
+//!   poll -> decode -> SELECT over the batch and the views -> sink    its topic, whole -> current rows
+//! ```
+//! A sink that is slow, full or away holds up nobody but itself.
+//!
+//! # Layout
+//! - [`runner`], [`flush`]: the thread of a sink. [`slot`]: one partition of it. [`mount`]: the sink itself, also asked by the consumer.
+//! - [`intake`]: records to rows. [`plan`]: rows through the SELECT. [`view`], [`view_rows`]: the tables that are joined.
+//! - [`preview`]: a pipeline tried on what its topics hold. [`sinks`]: from the configuration to sinks.
+
+mod flush;
+mod intake;
+mod meter;
+mod mount;
+mod plan;
+mod preview;
+mod runner;
+mod sinks;
+mod slot;
+mod view;
+mod view_rows;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::letters::DeadLetters;
+use super::source_tables::SourceTables;
+use super::writer_schemas::WriterSchemas;
+use crate::change::Mode;
+use crate::config::{Config, PipelineConfig, Start as FromWhere};
+use crate::memory::{Kind, Memory};
+use crate::serve::Status;
+use crate::source::kafka::{ClientSettings, KafkaSource, SourceError, Start};
+use intake::{Intake, options};
+use mount::Mount;
+use plan::Plan;
+pub use preview::{Preview, preview};
+use runner::{Input, Parts, Runner};
+use view::{Tellers, View};
+
+/// What the sidecar needs of the process.
+pub(super) struct Servers {
+    pub kafka: ClientSettings,
+    pub schemas: Arc<WriterSchemas>,
+    pub sources: Arc<SourceTables>,
+    pub dead_letters: Arc<DeadLetters>,
+    pub memory: Arc<Memory>,
+    pub status: Arc<Status>,
+    pub runtime: Handle,
+    pub stop: watch::Receiver<bool>,
+}
+
+/// A sink's thread, and its name.
+pub(super) type Running = (String, JoinHandle<Result<(), SourceError>>);
+
+/// Starts all sinks of all pipelines, and the views that they need.
+///
+/// # Errors
+/// The sentence for a person: a setting that contradicts another, a client that can't be made.
+pub(super) fn start(config: &Config, servers: &Servers) -> Result<Vec<Running>, String> {
+    let tellers = Tellers { schemas: Arc::clone(&servers.schemas), sources: Arc::clone(&servers.sources) };
+    let mut running = Vec::new();
+    for pipeline in &config.pipelines {
+        let at = |e: String| format!("pipeline {}: {e}", pipeline.name);
+        let views = pipeline.views.iter().map(|topic| {
+            let (memory, stop) = (&servers.memory, servers.stop.clone());
+            View::start(topic, &servers.kafka, &tellers, memory, &servers.runtime, stop)
+        });
+        let views = views.collect::<Result<Vec<_>, _>>().map_err(at)?;
+        for (name, sink) in sinks::of(config, pipeline).map_err(at)? {
+            let id = format!("{}.{name}", pipeline.name);
+            let runner = runner(config, pipeline, servers, &tellers, &views, id.clone(), sink).map_err(at)?;
+            let thread = std::thread::Builder::new().name(format!("firn-{id}"));
+            running.push((id, thread.spawn(move || runner.run()).map_err(|e| e.to_string())?));
+        }
+    }
+    Ok(running)
+}
+
+fn runner(
+    config: &Config,
+    pipeline: &PipelineConfig,
+    servers: &Servers,
+    tellers: &Tellers,
+    views: &[Arc<View>],
+    id: String,
+    sink: Box<dyn crate::sink::Sink>,
+) -> Result<Runner, String> {
+    let mut inputs = BTreeMap::new();
+    for topic in &pipeline.sources {
+        let intake = Intake::new(options(topic, Mode::Append, tellers.told()))?;
+        inputs.insert(topic.topic.clone(), Input { name: topic.table_name(), intake });
+    }
+    let fresh = match config.kafka.start {
+        FromWhere::Earliest => Start::Earliest,
+        FromWhere::Latest => Start::Latest,
+    };
+    let mount = Arc::new(Mount::new(sink, fresh, servers.runtime.clone()));
+    let group = format!("{}.{id}", config.kafka.group);
+    let source = KafkaSource::join(&servers.kafka, &group, 0, Arc::clone(&mount) as _).map_err(|e| e.to_string())?;
+    let parts = Parts {
+        id,
+        kafka: servers.kafka.clone(),
+        mount,
+        plan: Plan::new(&pipeline.sql, views.to_vec()),
+        inputs,
+        tellers: tellers.clone(),
+        dead_letters: Arc::clone(&servers.dead_letters),
+        status: Arc::clone(&servers.status),
+        counted: servers.memory.count(Kind::Open),
+        batch_rows: pipeline.batch_rows,
+        batch_wait: Duration::from_millis(pipeline.batch_wait_ms),
+        view_wait: Duration::from_millis(pipeline.view_wait_ms),
+        runtime: servers.runtime.clone(),
+        stop: servers.stop.clone(),
+    };
+    Ok(Runner::new(source, parts))
+}

@@ -1,0 +1,254 @@
+//! The current rows of a view's topic in memory: one row a key, to be scanned as a whole.
+//!
+//! Rows stand in chunks of bounded size, so that a change costs the copy of one chunk at most, and small chunks are merged as they
+//! come in, so that there are few.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow_array::{BooleanArray, RecordBatch, new_null_array};
+use arrow_row::{RowConverter, SortField};
+use arrow_schema::{ArrowError, Field, SchemaRef};
+use arrow_select::concat::concat_batches;
+use arrow_select::filter::filter_record_batch;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::batch::ChangeBatch;
+use crate::change::Op;
+
+/// Rows of a chunk that is not merged any more.
+const CHUNK_ROWS: usize = 1 << 16;
+
+pub(super) struct ViewRows {
+    columns: SchemaRef,
+    keys: Vec<usize>,
+    converter: RowConverter,
+    chunks: Vec<Chunk>,
+    /// Where each key's row stands: chunk and row.
+    places: HashMap<u128, (u32, u32)>,
+}
+
+struct Chunk {
+    rows: RecordBatch,
+    keys: Vec<u128>,
+    /// Rows that were replaced or deleted.
+    dead: Vec<bool>,
+    dead_rows: usize,
+    /// What is left, once it was asked for.
+    live: Option<RecordBatch>,
+}
+
+impl Chunk {
+    fn new(rows: RecordBatch, keys: Vec<u128>) -> Self {
+        Self { dead: vec![false; keys.len()], dead_rows: 0, live: None, rows, keys }
+    }
+
+    fn kill(&mut self, row: usize) {
+        if let Some(dead) = self.dead.get_mut(row).filter(|dead| !**dead) {
+            *dead = true;
+            self.dead_rows += 1;
+            self.live = None;
+        }
+    }
+
+    fn live(&mut self) -> Result<&RecordBatch, ArrowError> {
+        if self.dead_rows == 0 {
+            return Ok(&self.rows);
+        }
+        if self.live.is_none() {
+            let alive: BooleanArray = self.dead.iter().map(|dead| Some(!dead)).collect();
+            self.live = Some(filter_record_batch(&self.rows, &alive)?);
+        }
+        Ok(self.live.as_ref().unwrap_or(&self.rows))
+    }
+
+    fn live_keys(&self) -> impl Iterator<Item = u128> {
+        self.keys.iter().zip(&self.dead).filter(|(_, dead)| !**dead).map(|(key, _)| *key)
+    }
+}
+
+impl ViewRows {
+    /// For rows of these columns, told apart by those at `keys`.
+    ///
+    /// # Errors
+    /// When a key column has a type that can't be compared.
+    pub(super) fn new(columns: SchemaRef, keys: Vec<usize>) -> Result<Self, ArrowError> {
+        let fields = keys.iter().map(|at| SortField::new(columns.field(*at).data_type().clone())).collect();
+        Ok(Self { converter: RowConverter::new(fields)?, columns, keys, chunks: Vec::new(), places: HashMap::new() })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    pub(super) fn columns(&self) -> &SchemaRef {
+        &self.columns
+    }
+
+    /// Bytes of memory, about.
+    pub(super) fn bytes(&self) -> usize {
+        let chunk = |c: &Chunk| {
+            c.rows.get_array_memory_size()
+                + c.live.as_ref().map_or(0, RecordBatch::get_array_memory_size)
+                + c.keys.len() * 17
+        };
+        self.chunks.iter().map(chunk).sum::<usize>() + self.places.capacity() * 25
+    }
+
+    /// The rows as they are now.
+    ///
+    /// # Errors
+    /// Never, as long as batches keep to their schema.
+    pub(super) fn scan(&mut self) -> Result<Vec<RecordBatch>, ArrowError> {
+        self.chunks.iter_mut().map(|chunk| chunk.live().cloned()).collect()
+    }
+
+    /// Takes rows of former columns, each the only one of its key; columns that they lack are null.
+    ///
+    /// # Errors
+    /// When a column's type has changed into one that its values can't have.
+    pub(super) fn adopt(&mut self, rows: &RecordBatch) -> Result<(), ArrowError> {
+        let column = |field: &Arc<Field>| match rows.column_by_name(field.name()) {
+            Some(column) => arrow_cast::cast(column, field.data_type()),
+            None => Ok(new_null_array(field.data_type(), rows.num_rows())),
+        };
+        let columns = self.columns.fields().iter().map(column).collect::<Result<Vec<_>, _>>()?;
+        let rows = RecordBatch::try_new(Arc::clone(&self.columns), columns)?;
+        let ops = vec![Op::Read; rows.num_rows()];
+        self.apply(&ChangeBatch::new(rows, ops))
+    }
+
+    /// Takes changes, in their order.
+    ///
+    /// # Errors
+    /// Never, as long as batches keep to their schema.
+    pub(super) fn apply(&mut self, batch: &ChangeBatch) -> Result<(), ArrowError> {
+        let key_columns: Vec<_> = self.keys.iter().map(|at| batch.rows.column(*at).clone()).collect();
+        let rows = self.converter.convert_columns(&key_columns)?;
+        let keys: Vec<u128> = rows.iter().map(|row| xxh3_128(row.as_ref())).collect();
+        let number = self.chunks.len() as u32;
+        let rows = RecordBatch::try_new(Arc::clone(&self.columns), batch.rows.columns().to_vec())?;
+        let mut chunk = Chunk::new(rows, keys);
+        for row in 0..chunk.keys.len() {
+            let Some(key) = chunk.keys.get(row).copied() else { continue };
+            let before = match batch.ops.get(row) {
+                Some(Op::Delete) => {
+                    chunk.kill(row);
+                    self.places.remove(&key)
+                }
+                _ => self.places.insert(key, (number, row as u32)),
+            };
+            match before {
+                Some((at, row)) if at == number => chunk.kill(row as usize),
+                Some((at, row)) => {
+                    if let Some(older) = self.chunks.get_mut(at as usize) {
+                        older.kill(row as usize);
+                    }
+                }
+                None => {}
+            }
+        }
+        self.chunks.push(chunk);
+        self.merge()
+    }
+
+    /// Merges the last chunks while one is not smaller than the one before it, and drops what is dead in those that are mostly so.
+    fn merge(&mut self) -> Result<(), ArrowError> {
+        while let [.., a, b] = &self.chunks[..]
+            && a.keys.len() + b.keys.len() <= CHUNK_ROWS
+            && b.keys.len() * 2 >= a.keys.len()
+        {
+            let (last, first) = (self.chunks.pop(), self.chunks.pop());
+            let mut pair: Vec<Chunk> = first.into_iter().chain(last).collect();
+            let merged = self.joined(&mut pair)?;
+            self.chunks.push(merged);
+            self.place(self.chunks.len() - 1);
+        }
+        for at in 0..self.chunks.len() {
+            if self.chunks.get(at).is_some_and(|c| c.dead_rows * 2 > c.keys.len()) {
+                let Some(chunk) = self.chunks.get_mut(at) else { continue };
+                let keys = chunk.live_keys().collect();
+                *chunk = Chunk::new(chunk.live()?.clone(), keys);
+                self.place(at);
+            }
+        }
+        Ok(())
+    }
+
+    fn joined(&self, chunks: &mut [Chunk]) -> Result<Chunk, ArrowError> {
+        let keys = chunks.iter().flat_map(Chunk::live_keys).collect();
+        let rows = chunks.iter_mut().map(|c| c.live().cloned()).collect::<Result<Vec<_>, _>>()?;
+        Ok(Chunk::new(concat_batches(&self.columns, &rows)?, keys))
+    }
+
+    /// Notes where the rows of a chunk without dead ones stand.
+    fn place(&mut self, at: usize) {
+        if let Some(chunk) = self.chunks.get(at) {
+            self.places.extend(chunk.keys.iter().enumerate().map(|(row, key)| (*key, (at as u32, row as u32))));
+        }
+    }
+}
+
+impl std::fmt::Debug for ViewRows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ViewRows")
+            .field("rows", &self.len())
+            .field("chunks", &self.chunks.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::Int64Type;
+    use arrow_array::{ArrayRef, Int64Array, StringArray};
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    fn batch(changes: &[(i64, Option<String>)]) -> ChangeBatch {
+        let rows = RecordBatch::try_from_iter([
+            ("id", Arc::new(Int64Array::from_iter_values(changes.iter().map(|c| c.0))) as ArrayRef),
+            ("v", Arc::new(StringArray::from_iter_values(changes.iter().map(|c| c.1.clone().unwrap_or_default())))),
+        ]);
+        let op = |c: &(i64, Option<String>)| if c.1.is_some() { Op::Update } else { Op::Delete };
+        ChangeBatch::new(rows.unwrap(), changes.iter().map(op).collect())
+    }
+
+    #[test]
+    fn it_equals_a_map_whatever_comes() {
+        let mut rng = StdRng::seed_from_u64(7);
+        let mut view = ViewRows::new(batch(&[]).rows.schema(), vec![0]).unwrap();
+        let mut model = BTreeMap::new();
+        for round in 0..400 {
+            let n = rng.random_range(1..40);
+            let changes: Vec<(i64, Option<String>)> = (0..n)
+                .map(|i| (rng.random_range(0..300), rng.random_bool(0.8).then(|| format!("{round}-{i}"))))
+                .collect();
+            for (id, v) in &changes {
+                match v {
+                    Some(v) => model.insert(*id, v.clone()),
+                    None => model.remove(id),
+                };
+            }
+            view.apply(&batch(&changes)).unwrap();
+            let mut seen = BTreeMap::new();
+            for rows in view.scan().unwrap() {
+                let ids = rows.column(0).as_primitive::<Int64Type>().values().to_vec();
+                for (i, id) in ids.into_iter().enumerate() {
+                    assert!(
+                        seen.insert(id, rows.column(1).as_string::<i32>().value(i).to_owned()).is_none(),
+                        "{id} twice"
+                    );
+                }
+            }
+            assert_eq!((&seen, view.len()), (&model, model.len()), "round {round}");
+        }
+        assert!(view.chunks.len() < 20, "{} chunks", view.chunks.len());
+    }
+}

@@ -1,0 +1,103 @@
+"""Engagement events and their content: a load by SQL, and what its sinks must hold."""
+
+import random
+import threading
+import time
+from collections import Counter, defaultdict
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+
+from psycopg2.extras import execute_values
+
+from .source import Source
+
+TYPES = ["podcast", "newsletter", "video"]
+
+ENRICHED = """
+SELECT e.id, e.content_id::text, e.user_id::text, e.event_type, e.event_ts, e.duration_ms, e.device,
+       round(e.duration_ms / 1000.0, 3), round(e.duration_ms / 1000.0 / nullif(c.length_seconds, 0) * 100, 2),
+       c.slug, c.title, c.content_type, c.length_seconds, c.publish_ts
+FROM public.engagement_events e LEFT JOIN public.content c ON c.id = e.content_id ORDER BY e.id
+"""
+"""The model of the enriched events: PostgreSQL's own join."""
+
+
+class Engagement(threading.Thread):
+    """Inserts contents, then events in small transactions, over about `seconds`."""
+
+    def __init__(self, source: Source, contents: int, events: int, seconds: float, seed: int) -> None:
+        super().__init__(name="engagement", daemon=True)
+        self.source, self.contents, self.events, self.seconds = source, contents, events, seconds
+        self.luck = random.Random(seed)
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._run()
+        except BaseException as e:
+            self.failure = e
+
+    def _run(self) -> None:
+        opened = self.source.connect()
+        luck = self.luck
+        with opened.cursor() as cursor:
+            rows = [
+                (f"c-{n}", f"Title {n}", luck.choice([*TYPES, None]), luck.choice([None, 0, *range(60, 3600, 7)]), 1_700_000_000 + n)
+                for n in range(self.contents)
+            ]
+            made = execute_values(
+                cursor,
+                "INSERT INTO public.content (id, slug, title, content_type, length_seconds, publish_ts) VALUES %s RETURNING id",
+                rows, template="(gen_random_uuid(), %s, %s, %s, %s, to_timestamp(%s))", fetch=True,
+            )  # fmt: skip
+            ids: list[Any] = [row[0] for row in made] + [None]
+            done, began = 0, time.monotonic()
+            while done < self.events:
+                n = min(luck.randint(1, max(1, self.events // 50)), self.events - done)
+                events = [
+                    (luck.choice(ids), luck.choice(["play", "pause", "finish", "click"]), luck.choice([None, *range(0, 500_000, 1_009)]), luck.choice(["ios", None]), luck.randint(0, 1_200))
+                    for _ in range(n)
+                ]
+                execute_values(
+                    cursor,
+                    "INSERT INTO public.engagement_events (content_id, user_id, event_type, duration_ms, device, event_ts) VALUES %s",
+                    events, template="(%s, gen_random_uuid(), %s, %s, %s, now() - %s * interval '1 second')",
+                )  # fmt: skip
+                done += n
+                time.sleep(max(0.0, began + self.seconds * done / self.events - time.monotonic()))
+        opened.close()
+
+    def finished(self) -> None:
+        self.join()
+        if self.failure:
+            raise self.failure
+
+
+def enriched(source: Source) -> list[tuple[Any, ...]]:
+    return source.run(ENRICHED)
+
+
+def summaries(rows: list[tuple[Any, ...]]) -> dict[str, dict[str, str]]:
+    """`content_summary:{content_id}` as hashes; of events whose content is named."""
+    counts: Counter[str] = Counter()
+    seconds: defaultdict[str, Decimal] = defaultdict(Decimal)
+    fields: dict[str, dict[str, str]] = {}
+    for row in rows:
+        if (content := row[1]) is None:
+            continue
+        counts[content] += 1
+        seconds[content] += row[7] or 0
+        named = dict(zip(["content_slug", "content_title", "content_type", "length_seconds"], [*row[9:12], row[12]], strict=True))
+        fields[content] = {k: str(v) for k, v in named.items() if v is not None}
+    return {
+        content: {**fields[content], "events": str(n), "engagement_seconds": str(int(seconds[content] * 1000))} for content, n in counts.items()
+    }
+
+
+def top(rows: list[tuple[Any, ...]], since: float) -> dict[str, dict[str, int]]:
+    """By type, the hundredths of percents of events since then."""
+    found: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for row in rows:
+        if row[8] is not None and row[11] is not None and row[4].timestamp() >= since:
+            found[row[11]][row[1]] += int((row[8] * 100).to_integral_value(ROUND_HALF_UP))
+    return {kind: dict(scores) for kind, scores in found.items()}
