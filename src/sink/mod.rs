@@ -13,8 +13,12 @@
 //! # Layout
 //! - [`Sink`], [`Standing`], [`Delivery`], [`SinkError`]: the contract.
 //! - [`lake`], [`clickhouse`], [`redis`]: the sinks. None knows another.
+//! - [`intent`]: what the sinks of that kind have in common. `conformance`: what each has to prove.
 
 pub mod clickhouse;
+#[cfg(test)]
+pub mod conformance;
+pub mod intent;
 pub mod lake;
 pub mod redis;
 

@@ -3,5 +3,5 @@
 pub mod clickhouse;
 pub mod redis;
 
-pub use clickhouse::ClickHouseConfig;
+pub use clickhouse::{ClickHouseConfig, ClickHouseEngine};
 pub use redis::RedisConfig;

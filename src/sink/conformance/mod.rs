@@ -1,0 +1,280 @@
+//! What every sink promises, as one suite that each of them runs against its real server.
+//!
+//! | case | property |
+//! |---|---|
+//! | fresh, resume | a sink that knows nothing says so; another process goes on where the last one stood |
+//! | replay | the same delivery again, after a lost answer, adds nothing |
+//! | stale writer | who was taken over from writes nothing any more |
+//! | crash | the connection is cut before and after each step of a delivery: what comes next makes it whole, once |
+//! | gap | a delivery that begins elsewhere is refused |
+//! | poison row | the refusal names exactly the rows; the others then go |
+//! | rewind | what was delivered once is delivered again, by the new generation alone |
+
+mod proxy;
+
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow_schema::SchemaRef;
+use async_trait::async_trait;
+
+use self::proxy::{Cut, Proxy};
+use super::{Delivery, RowOrigin, Sink, SinkError, Standing};
+use crate::change::{Column, ColumnType, Op};
+use crate::position::{Span, TopicPartition};
+
+/// One empty place (a table, a stream) in a sink's server. Dropped with all that was made for it by [`Place::remove`].
+#[async_trait]
+pub trait Place: Send + Sync {
+    /// The server's `host:port`.
+    fn server(&self) -> String;
+
+    /// The sink as a new process has it, that reaches the server at this `host:port`; not prepared.
+    async fn open(&self, server: &str) -> Box<dyn Sink>;
+
+    /// The `id` of every row that the place holds, doubles included, in any order.
+    async fn held(&self) -> Vec<i64>;
+
+    /// Whether a row whose `digits` are none is refused.
+    fn refuses_poison(&self) -> bool;
+
+    async fn remove(&self);
+}
+
+/// `id` is the row's own number, `at` lies in one of three days, `digits` is a number as text.
+pub fn columns() -> SchemaRef {
+    let column = |name: &str, column_type| Column { name: name.to_owned(), column_type, key: name == "id" };
+    let columns =
+        [column("id", ColumnType::Long), column("at", ColumnType::TimestampTz), column("digits", ColumnType::String)];
+    Arc::new(arrow_schema::Schema::new(columns.iter().map(Column::arrow).collect::<Vec<_>>()))
+}
+
+pub fn at(partition: i32) -> TopicPartition {
+    TopicPartition::new("server.public.events", partition)
+}
+
+/// A row for each offset, but for every seventh: the filter took it. The days alternate.
+fn delivery(partition: i32, from: i64, next: i64) -> Delivery {
+    with_digits(partition, from, next, |id| id.to_string())
+}
+
+fn with_digits(partition: i32, from: i64, next: i64, digits: impl Fn(i64) -> String) -> Delivery {
+    let offsets: Vec<i64> = (from..next).filter(|o| o % 7 != 6).collect();
+    let ids: Vec<i64> = offsets.iter().map(|o| id(partition, *o)).collect();
+    let day = 86_400_000_000;
+    let columns_of_rows: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from(ids.clone())),
+        Arc::new(
+            TimestampMicrosecondArray::from_iter_values(offsets.iter().map(|o| 20_000 * day + o % 3 * day + o))
+                .with_timezone("+00:00"),
+        ),
+        Arc::new(StringArray::from_iter_values(ids.iter().map(|id| digits(*id)))),
+    ];
+    Delivery {
+        span: Span { topic_id: Some("topic-id".to_owned()), ..Span::new(at(partition), from, next) },
+        rows: RecordBatch::try_new(columns(), columns_of_rows).unwrap(),
+        origins: Some(offsets.iter().map(|o| RowOrigin { offset: *o, op: Op::Create }).collect()),
+    }
+}
+
+fn id(partition: i32, offset: i64) -> i64 {
+    i64::from(partition) * 1_000_000 + offset
+}
+
+/// The ids of `[from, next)`.
+fn ids(partition: i32, from: i64, next: i64) -> Vec<i64> {
+    (from..next).filter(|o| o % 7 != 6).map(|o| id(partition, o)).collect()
+}
+
+async fn holds(place: &impl Place, mut want: Vec<i64>, when: &str) {
+    let mut held = place.held().await;
+    held.sort_unstable();
+    want.sort_unstable();
+    assert_eq!(held, want, "{when}");
+}
+
+/// A process that starts: the sink, prepared, with where it stands in partition 0.
+async fn start(place: &impl Place, server: &str) -> (Box<dyn Sink>, Option<Standing>) {
+    let mut sink = place.open(server).await;
+    sink.prepare(&columns()).await.unwrap();
+    let mut standing = sink.take_over(&[at(0)]).await.unwrap();
+    assert_eq!(standing.len(), 1);
+    (sink, standing.remove(0))
+}
+
+/// A process that starts after another, and has delivered again what the other one left open. With the next offset.
+async fn resume(place: &impl Place) -> (Box<dyn Sink>, i64) {
+    let (mut sink, standing) = start(place, &place.server()).await;
+    let Some(standing) = standing else { return (sink, 0) };
+    assert_eq!(standing.topic_id.as_deref(), Some("topic-id"));
+    if let Some(until) = standing.until {
+        sink.deliver(&delivery(0, standing.next, until)).await.unwrap();
+    }
+    (sink, standing.until.unwrap_or(standing.next))
+}
+
+/// Runs every case, each on a place of its own; `name` tells the places apart.
+pub async fn all<P: Place>(fresh: impl Fn(&str) -> P) {
+    let place = fresh("resume");
+    fresh_and_resume(&place).await;
+    place.remove().await;
+    let place = fresh("replay");
+    replay(&place).await;
+    place.remove().await;
+    let place = fresh("stale");
+    stale_writer(&place).await;
+    place.remove().await;
+    let place = fresh("gap");
+    gap(&place).await;
+    place.remove().await;
+    let place = fresh("poison");
+    if place.refuses_poison() {
+        poison_row(&place).await;
+    }
+    place.remove().await;
+    let place = fresh("rewind");
+    rewind(&place).await;
+    place.remove().await;
+    for cut in [Cut::Request, Cut::Answer] {
+        for turn in 0.. {
+            let place = fresh(&format!("crash_{cut:?}_{turn}").to_lowercase());
+            let went_through = crash(&place, cut, turn).await;
+            place.remove().await;
+            if went_through {
+                assert!(turn > 0, "a delivery asks the server something");
+                break;
+            }
+        }
+    }
+}
+
+async fn fresh_and_resume(place: &impl Place) {
+    let mut sink = place.open(&place.server()).await;
+    sink.prepare(&columns()).await.unwrap();
+    assert_eq!(sink.take_over(&[at(0), at(1)]).await.unwrap(), [None, None], "nothing was ever delivered");
+    holds(place, vec![], "at first").await;
+    sink.deliver(&delivery(0, 0, 10)).await.unwrap();
+    sink.deliver(&delivery(1, 100, 110)).await.unwrap();
+    sink.deliver(&delivery(0, 10, 13)).await.unwrap();
+    // The filter took every row: the position moves.
+    sink.deliver(&delivery(0, 13, 14)).await.unwrap();
+    let want = [ids(0, 0, 14), ids(1, 100, 110)].concat();
+    holds(place, want.clone(), "after three deliveries").await;
+    drop(sink);
+
+    let (mut sink, next) = resume(place).await;
+    assert_eq!(next, 14, "another process goes on where the last one stood");
+    holds(place, want, "after the resume").await;
+    sink.prepare(&columns()).await.unwrap();
+    sink.deliver(&delivery(0, 14, 20)).await.unwrap();
+    holds(place, [ids(0, 0, 20), ids(1, 100, 110)].concat(), "going on").await;
+}
+
+async fn replay(place: &impl Place) {
+    let (mut sink, _) = start(place, &place.server()).await;
+    for _ in 0..2 {
+        let again = sink.deliver(&delivery(0, 0, 10)).await;
+        assert!(matches!(again, Ok(()) | Err(SinkError::Moved(_))), "{again:?}");
+        holds(place, ids(0, 0, 10), "the same delivery again").await;
+    }
+    sink.deliver(&delivery(0, 10, 20)).await.unwrap();
+    holds(place, ids(0, 0, 20), "the next one").await;
+}
+
+async fn stale_writer(place: &impl Place) {
+    let (mut old, _) = start(place, &place.server()).await;
+    old.deliver(&delivery(0, 0, 10)).await.unwrap();
+    let (mut new, next) = resume(place).await;
+    assert_eq!(next, 10);
+    let late = old.deliver(&delivery(0, 10, 15)).await;
+    assert!(matches!(late, Err(SinkError::Moved(_))), "taken over, though nothing came since: {late:?}");
+    new.deliver(&delivery(0, 10, 20)).await.unwrap();
+    for (from, next) in [(10, 15), (10, 20), (0, 10), (20, 30)] {
+        let late = old.deliver(&delivery(0, from, next)).await;
+        assert!(matches!(late, Err(SinkError::Moved(_))), "{from}..{next}: {late:?}");
+    }
+    holds(place, ids(0, 0, 20), "after the late deliveries").await;
+    new.deliver(&delivery(0, 20, 30)).await.unwrap();
+    holds(place, ids(0, 0, 30), "the newer one goes on").await;
+    let (_, next) = resume(place).await;
+    assert_eq!(next, 30);
+}
+
+async fn gap(place: &impl Place) {
+    let (mut sink, _) = start(place, &place.server()).await;
+    sink.deliver(&delivery(0, 0, 10)).await.unwrap();
+    for (from, next) in [(12, 20), (5, 12), (5, 8)] {
+        let elsewhere = sink.deliver(&delivery(0, from, next)).await;
+        assert!(matches!(elsewhere, Err(SinkError::Moved(_))), "{from}..{next}: {elsewhere:?}");
+    }
+    holds(place, ids(0, 0, 10), "after deliveries that begin elsewhere").await;
+    let (mut sink, next) = resume(place).await;
+    assert_eq!(next, 10);
+    sink.deliver(&delivery(0, 10, 20)).await.unwrap();
+    holds(place, ids(0, 0, 20), "going on").await;
+}
+
+async fn poison_row(place: &impl Place) {
+    let (mut sink, _) = start(place, &place.server()).await;
+    sink.deliver(&delivery(0, 0, 10)).await.unwrap();
+    let poisoned = with_digits(0, 10, 30, |id| if id % 10 == 4 { "none".to_owned() } else { id.to_string() });
+    let poison: Vec<usize> =
+        ids(0, 10, 30).iter().enumerate().filter(|(_, id)| *id % 10 == 4).map(|(i, _)| i).collect();
+    assert_eq!(poison.len(), 2);
+    let SinkError::Refused(rows) = sink.deliver(&poisoned).await.unwrap_err() else { panic!("not refused") };
+    assert_eq!(rows.iter().map(|r| r.row).collect::<Vec<_>>(), poison);
+    assert!(rows.iter().all(|r| r.detail.contains("digits")), "the column is named: {rows:?}");
+    holds(place, ids(0, 0, 10), "nothing was done").await;
+
+    let keep: arrow_array::BooleanArray = (0..poisoned.rows.num_rows()).map(|i| Some(!poison.contains(&i))).collect();
+    let mut rest = poisoned;
+    rest.rows = arrow_select::filter::filter_record_batch(&rest.rows, &keep).unwrap();
+    rest.origins =
+        rest.origins.map(|o| o.into_iter().enumerate().filter(|(i, _)| !poison.contains(i)).map(|(_, o)| o).collect());
+    sink.deliver(&rest).await.unwrap();
+    let want = ids(0, 0, 30).into_iter().filter(|id| *id < 10 || id % 10 != 4).collect();
+    holds(place, want, "the rest went").await;
+}
+
+async fn rewind(place: &impl Place) {
+    let (mut old, _) = start(place, &place.server()).await;
+    old.deliver(&delivery(0, 0, 10)).await.unwrap();
+    let mut person = place.open(&place.server()).await;
+    person.prepare(&columns()).await.unwrap();
+    person.rewind(&[(at(0), 5), (at(1), 3)]).await.unwrap();
+    let late = old.deliver(&delivery(0, 10, 20)).await;
+    assert!(matches!(late, Err(SinkError::Moved(_))), "{late:?}");
+
+    let mut sink = place.open(&place.server()).await;
+    sink.prepare(&columns()).await.unwrap();
+    let standing: Vec<_> = sink.take_over(&[at(0), at(1)]).await.unwrap().into_iter().map(Option::unwrap).collect();
+    assert_eq!(standing.iter().map(|s| (s.next, s.until)).collect::<Vec<_>>(), [(5, None), (3, None)]);
+    sink.deliver(&delivery(0, 5, 10)).await.unwrap();
+    sink.deliver(&delivery(0, 10, 20)).await.unwrap();
+    holds(place, [ids(0, 0, 10), ids(0, 5, 20)].concat(), "what was delivered once is delivered again").await;
+}
+
+/// Whether the delivery was done before it came to that turn.
+async fn crash(place: &impl Place, cut: Cut, turn: usize) -> bool {
+    let proxy = Proxy::start(&place.server()).await;
+    let (mut sink, _) = start(place, proxy.address()).await;
+    sink.deliver(&delivery(0, 0, 10)).await.unwrap();
+    proxy.cut_at(cut, turn);
+    let delivered = sink.deliver(&delivery(0, 10, 20)).await;
+    let went_through = !proxy.has_cut();
+    match &delivered {
+        // A client may ask again by itself.
+        Ok(()) => {}
+        Err(SinkError::Unavailable(_)) if !went_through => {}
+        Err(e) => panic!("{cut:?} at {turn}: {e:?}"),
+    }
+    drop((sink, proxy));
+
+    let when = format!("{cut:?} at {turn}");
+    let (mut sink, next) = resume(place).await;
+    assert!(next == 20 || next == 10 && delivered.is_err(), "{when}: goes on at {next}");
+    holds(place, ids(0, 0, next), &when).await;
+    sink.deliver(&delivery(0, next, 30)).await.unwrap();
+    holds(place, ids(0, 0, 30), &when).await;
+    went_through
+}
