@@ -18,6 +18,7 @@ pub mod kafka;
 pub mod lake;
 pub mod layout;
 pub mod naming;
+pub mod period;
 pub mod pipelines;
 pub mod process;
 pub mod registry;
