@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::config::error::Problem;
-use crate::config::period::Period;
 use crate::config::secret::Address;
+use crate::config::period::Period;
 use crate::sink::redis::{Increment, OnNullKey, RedisSettings, Template, TopList, Trim, Write, WriteKind};
 
 /// What is written into one Redis.
@@ -234,5 +234,102 @@ fn scale(field: &str, places: u8) -> Result<u8, Problem> {
     match places <= MOST_SCALE {
         true => Ok(places),
         false => Err(Problem::new(field, format!("{places} is not between 0 and {MOST_SCALE}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    fn settings(writes: &str) -> Result<RedisSettings, String> {
+        let text = format!("url = \"redis://r\"\n{writes}");
+        let config: RedisConfig = toml::from_str(&text).map_err(|e| e.message().to_owned())?;
+        // What is printed reads as the same.
+        let printed = toml::to_string(&config).unwrap();
+        assert_eq!(toml::to_string(&toml::from_str::<RedisConfig>(&printed).unwrap()).unwrap(), printed);
+        config.settings().map_err(|p| format!("{}: {}", p.field, p.message))
+    }
+
+    #[test]
+    fn every_kind_is_read() {
+        let read = settings(
+            r#"
+            on_null_key = "reject"
+            [[writes]]
+            kind = "stream"
+            key = "enriched_events:{content_type}"
+            max_entries = 100000
+            [[writes]]
+            kind = "hash"
+            key = "content_summary:{content_id}"
+            fields = ["content_title"]
+            increments = { events = 1, ms = "duration_ms", percent = { column = "engagement_percent", scale = 2 } }
+            ttl = "7d"
+            [[writes]]
+            kind = "top"
+            key = "top_engaging_content:{content_type}"
+            member = "{content_id}"
+            score = "engagement_percent"
+            time = "event_ts"
+            window = "10m"
+            [[writes]]
+            kind = "sorted_set"
+            key = "newest"
+            member = "{content_id}"
+            score = "n"
+            [[writes]]
+            kind = "string"
+            key = "s:{content_id}"
+            value = "{title}"
+            [[writes]]
+            kind = "json"
+            key = "j:{content_id}"
+            "#,
+        );
+        let read = read.unwrap();
+        assert_eq!(read.on_null_key, OnNullKey::Reject);
+        let kinds: Vec<&str> = read.writes.iter().map(|w| w.kind.name()).collect();
+        assert_eq!(kinds, ["stream", "hash", "top", "sorted_set", "string", "json"]);
+        let increments = BTreeMap::from([
+            ("events".to_owned(), Increment::By(1)),
+            ("ms".to_owned(), Increment::Column { column: "duration_ms".into(), scale: 0 }),
+            ("percent".to_owned(), Increment::Column { column: "engagement_percent".into(), scale: 2 }),
+        ]);
+        let fields = Some(vec!["content_title".to_owned()]);
+        assert_eq!(read.writes[1].kind, WriteKind::Hash { fields, increments, ttl_ms: Some(604_800_000) });
+        let WriteKind::Top(list) = &read.writes[2].kind else { panic!("{read:?}") };
+        assert_eq!((list.window_ms, list.ttl_ms, list.scale), (600_000, 600_000, 2));
+    }
+
+    #[rstest]
+    #[case("writes = []", "writes: nothing to write")]
+    #[case("[[writes]]\nkind = \"list\"\nkey = \"k\"", "unknown variant `list`")]
+    #[case("[[writes]]\nkind = \"stream\"\nkey = \"k{\"", "writes[0].key: `k{` has a `{` without its partner")]
+    #[case("[[writes]]\nkind = \"stream\"\nkey = \"k\"\nwindow = \"1m\"", "writes[0].window: is not for this kind")]
+    #[case("[[writes]]\nkind = \"stream\"\nkey = \"k\"\nttl = \"1m\"", "writes[0].ttl: is not for this kind")]
+    #[case("[[writes]]\nkind = \"stream\"\nkey = \"k\"\nmax_age = \"1m\"\nmax_entries = 5", "writes[0].max_age: give")]
+    #[case("[[writes]]\nkind = \"stream\"\nkey = \"k\"\nmax_age = \"1 minute\"", "`1 minute` is not a span of time")]
+    #[case("[[writes]]\nkind = \"string\"\nkey = \"k\"", "writes[0].value: is missing")]
+    #[case("[[writes]]\nkind = \"json\"\nkey = \"k\"\nttl = \"1s\"", "writes[0].ttl: must be at least")]
+    #[case(
+        "[[writes]]\nkind = \"json\"\nkey = \"k\"\n[[writes]]\nkind = \"hash\"\nkey = \"k\"",
+        "writes[1].key: another write"
+    )]
+    #[case(
+        "[[writes]]\nkind = \"hash\"\nkey = \"k\"\nfields = [\"n\"]\nincrements = { n = 1 }",
+        "writes[0].increments.n: `fields` has it too"
+    )]
+    #[case(
+        "[[writes]]\nkind = \"hash\"\nkey = \"k\"\nincrements = { n = { column = \"n\", scale = 16 } }",
+        "writes[0].increments.n.scale: 16 is not between"
+    )]
+    #[case(
+        "[[writes]]\nkind = \"hash\"\nkey = \"k\"\nincrements = { n = 1.5 }",
+        "a whole number, a column's name, or { column"
+    )]
+    fn mistakes_are_named(#[case] writes: &str, #[case] want: &str) {
+        let got = settings(writes).unwrap_err();
+        assert!(got.contains(want), "{got}");
     }
 }

@@ -4,7 +4,9 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{
+    AsyncConnectionConfig, Cmd, ErrorKind, IntoConnectionInfo, RedisConnectionInfo, RedisError, ServerErrorKind, Value, io::tcp::TcpSettings,
+};
 
 use super::error::explain;
 use crate::sink::SinkError;
@@ -98,18 +100,33 @@ impl Client {
     }
 
     async fn ask(&mut self, command: &Cmd) -> Result<Value, RedisError> {
-        let connection = match &mut self.connection {
+        let connection = match self.connection.take() {
             Some(connection) => connection,
-            none => {
-                let config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(Some(CONNECT_TIMEOUT))
-                    .set_response_timeout(Some(ANSWER_TIMEOUT));
-                let client = redis::Client::open(self.url.as_str())?;
-                self.at = client.get_connection_info().addr().to_string();
-                none.insert(client.get_multiplexed_async_connection_with_config(&config).await?)
-            }
+            None => self.connect().await?,
         };
-        command.query_async(connection).await
+        command.query_async(self.connection.insert(connection)).await
+    }
+
+    /// Logs in by itself: the client crate tells nothing of why a login failed.
+    async fn connect(&mut self) -> Result<MultiplexedConnection, RedisError> {
+        let info = self.url.as_str().into_connection_info()?;
+        self.at = info.addr().to_string();
+        let login = info.redis_settings().clone();
+        // A script's last packet does not wait for the answer to the one before.
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let bare = info.set_redis_settings(RedisConnectionInfo::default()).set_tcp_settings(tcp);
+        let client = redis::Client::open(bare)?;
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(ANSWER_TIMEOUT));
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        if let Some(password) = login.password() {
+            redis::cmd("AUTH").arg(login.username()).arg(password).exec_async(&mut connection).await?;
+        }
+        if login.db() != 0 {
+            redis::cmd("SELECT").arg(login.db()).exec_async(&mut connection).await?;
+        }
+        Ok(connection)
     }
 
     /// After a failure that another server, or this one later, may not have, the next try begins with a new connection: behind the

@@ -19,20 +19,25 @@ const LATER: [&str; 11] = [
     "max number of clients",
 ];
 
+const RIGHTS: &str = "the user lacks a right: firn needs the keys `firn:*` and those of the writes, and the commands \
+                      +@read +@write +@scripting +time +info";
+
 /// What a person has to do.
-const HELP: [(&str, &str); 4] = [
+const HELP: [(&str, &str); 5] = [
     ("NOAUTH", "Redis wants a password: write url = \"redis://user:password@host:port\""),
     ("WRONGPASS", "user or password are wrong"),
-    (
-        "NOPERM",
-        "the user lacks a right: firn needs the keys `firn:*` and those of the writes, and the commands +@read +@write +@scripting +time +info",
-    ),
+    ("NOPERM", RIGHTS),
+    // Redis 7 within a script.
+    ("The user executing the script", RIGHTS),
     ("MOVED", "this is a node of a Redis Cluster, which firn can't write to: name a Redis of its own"),
 ];
 
 /// `at`: host and port.
 pub(super) fn explain(at: &str, error: &RedisError) -> SinkError {
-    let text = error.to_string();
+    let text = match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    };
     by_words(at, &text).unwrap_or_else(|| match error.kind() {
         ErrorKind::AuthenticationFailed
         | ErrorKind::InvalidClientConfig

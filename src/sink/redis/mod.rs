@@ -14,7 +14,8 @@
 //!
 //! # Keys of firn's own
 //! `firn:<id>:positions` is a hash, `topic/partition` to `next epoch generation topic-id` (`-` for none).
-//! `firn:<id>:top:` begins what belongs to the top lists, all of it with a time to live.
+//! `firn:<id>:server` is the Redis process that was met last. `firn:<id>:due`, `firn:<id>:lists` and what begins with `firn:<id>:top:` belong to the top
+//! lists, all of them with a time to live.
 
 mod bind;
 mod client;
@@ -68,6 +69,7 @@ pub struct RedisSink {
 /// The names of what firn keeps for one sink.
 struct OwnKeys {
     positions: String,
+    server: String,
     due: String,
     lists: String,
     /// What the keys of one list begin with.
@@ -95,6 +97,7 @@ impl RedisSink {
     pub fn new(settings: RedisSettings, id: &str) -> Self {
         let keys = OwnKeys {
             positions: format!("firn:{id}:positions"),
+            server: format!("firn:{id}:server"),
             due: format!("firn:{id}:due"),
             lists: format!("firn:{id}:lists"),
             list: format!("firn:{id}:top:"),
@@ -213,10 +216,11 @@ impl Sink for RedisSink {
                 next => Some(Standing { next: next.parse().map_err(unread)?, until: None, topic_id }),
             });
         }
-        match standings.len() == partitions.len() {
-            true => Ok(standings),
-            false => Err(unread("fewer positions than asked for")),
+        if standings.len() != partitions.len() {
+            return Err(unread("fewer positions than asked for"));
         }
+        self.mend_log().await?;
+        Ok(standings)
     }
 
     async fn deliver(&mut self, delivery: &Delivery) -> Result<(), SinkError> {
@@ -251,6 +255,29 @@ impl Sink for RedisSink {
 }
 
 impl RedisSink {
+    /// Has the append-only file written anew once Redis was started anew.
+    ///
+    /// Of a file that a power cut tore within a transaction Redis loads what is before it, but may leave the torn transaction in
+    /// the file (valkey-io/valkey#4342): it would be done at the next start, beside the delivery that replaced it.
+    async fn mend_log(&mut self) -> Result<(), SinkError> {
+        let info = String::from_redis_value(self.server.query(&redis::cmd("INFO")).await?).map_err(unread)?;
+        let (process, has_log) = server::process(&info);
+        let stored = self.server.query(redis::cmd("GET").arg(&self.keys.server)).await?;
+        let stored = Option::<String>::from_redis_value(stored).map_err(unread)?;
+        if stored.as_deref() == Some(process) {
+            return Ok(());
+        }
+        if has_log && stored.is_some() {
+            let asked = self.server.query(&redis::cmd("BGREWRITEAOF")).await;
+            tracing::info!(
+                at = self.server.at(),
+                ?asked,
+                "Redis was started anew: asked it to write its append-only file anew"
+            );
+        }
+        self.server.query(redis::cmd("SET").arg(&self.keys.server).arg(process)).await.map(|_| ())
+    }
+
     async fn deliver_by(&mut self, bound: &Bound, delivery: &Delivery, epoch: &str) -> Result<(), SinkError> {
         let span = &delivery.span;
         let columns = bound.columns(&delivery.rows).map_err(SinkError::Stopped)?;

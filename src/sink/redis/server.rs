@@ -5,14 +5,22 @@ use crate::sink::SinkError;
 /// XTRIM MINID, and scripts that replicate their effects by default.
 const OLDEST: (u32, u32) = (6, 2);
 
+/// The value of a line of INFO's answer, empty where there is none.
+fn value<'a>(info: &'a str, key: &str) -> &'a str {
+    info.lines().find_map(|line| line.trim_end().strip_prefix(key)?.strip_prefix(':')).unwrap_or_default()
+}
+
+/// The server process, and whether it keeps an append-only file.
+pub(super) fn process(info: &str) -> (&str, bool) {
+    (value(info, "run_id"), value(info, "aof_enabled") == "1")
+}
+
 /// Reads what INFO answers. One line about the server for a person.
 ///
 /// # Errors
 /// `Stopped` where firn can't work with it.
 pub(super) fn judge(at: &str, info: &str) -> Result<String, SinkError> {
-    let value = |key: &str| {
-        info.lines().find_map(|line| line.trim_end().strip_prefix(key)?.strip_prefix(':')).unwrap_or_default()
-    };
+    let value = |key: &str| value(info, key);
     let refuse = |why: String| Err(SinkError::Stopped(format!("Redis at {at}: {why}")));
     let version = value("redis_version");
     let mut numbers = version.split('.').map_while(|n| n.parse::<u32>().ok());

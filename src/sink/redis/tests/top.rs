@@ -32,11 +32,11 @@ impl Place {
         self.ask(&["ZREVRANGE", &key, "0", "-1", "WITHSCORES"]).await
     }
 
-    /// What is left of firn's own keys, positions aside.
+    /// What is left of firn's own keys, but those that stay.
     async fn own_keys(&mut self) -> Vec<String> {
         let pattern = format!("firn:{}:*", self.prefix);
         let mut keys: Vec<String> = self.ask(&["KEYS", &pattern]).await;
-        keys.retain(|key| !key.ends_with(":positions"));
+        keys.retain(|key| !key.ends_with(":positions") && !key.ends_with(":server"));
         keys
     }
 }
