@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::config::error::Problem;
-use crate::config::secret::Address;
 use crate::config::period::Period;
+use crate::config::secret::Address;
 use crate::sink::redis::{Increment, OnNullKey, RedisSettings, Template, TopList, Trim, Write, WriteKind};
 
 /// What is written into one Redis.

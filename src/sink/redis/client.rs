@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, IntoConnectionInfo, RedisConnectionInfo, RedisError, ServerErrorKind, Value, io::tcp::TcpSettings,
+    AsyncConnectionConfig, Cmd, ErrorKind, IntoConnectionInfo, RedisConnectionInfo, RedisError, ServerErrorKind, Value,
+    io::tcp::TcpSettings,
 };
 
 use super::error::explain;

@@ -1,5 +1,6 @@
 //! Against a real Redis, where `FIRN_REDIS_URL` names one. Each test has keys of its own.
 
+mod conformance;
 mod own_server;
 mod positions;
 mod refusals;
