@@ -24,7 +24,7 @@ use crate::memory::Memory;
 use crate::position::{Checkpoint, TopicPartition};
 use crate::serve::{ConsumerState, Status, TableState};
 use crate::sink::lake::{LakeTable, Shared};
-use crate::source::kafka::{ClientSettings, Positions, Start, watermarks};
+use crate::source::kafka::{ClientSettings, Positions, Start, has_record, watermarks};
 
 mod handle;
 
@@ -269,12 +269,14 @@ impl Tables {
         let known = checkpoint.and_then(|c| c.topics.get(&at.topic)).map_or(0, |t| t.partition_count);
         if known > 0 && at.partition >= known {
             // A key may have moved here from an older partition: its older changes come first.
+            let kafka = &self.servers.kafka;
             let ends = |partitions: &[TopicPartition]| {
-                watermarks(&self.servers.kafka, partitions)
-                    .map(|w| w.into_iter().map(|(at, _, high)| (at, high)).collect())
+                let logs = watermarks(kafka, partitions).map_err(|e| e.to_string())?;
+                Ok(logs.into_iter().map(|(at, _, high)| (at, high)).collect())
             };
+            let has_record = |at: &TopicPartition, from, to| has_record(kafka, at, from, to).map_err(|e| e.to_string());
             let mut growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
-            return match growth.may_read(at, known, checkpoint, ends) {
+            return match growth.may_read(at, known, checkpoint, ends, has_record) {
                 Ok(true) => Start::Earliest,
                 Ok(false) => {
                     tracing::info!(partition = %at, "new partition waits until the older ones have passed their present end");

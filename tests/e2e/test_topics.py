@@ -9,6 +9,7 @@ from harness.envelopes import Items, item, items
 from harness.lake import checkpoint, positions
 from harness.program import Firn
 from harness.sameness import assert_same
+from harness.topics import Kafka
 from harness.waiting import until
 
 
@@ -101,6 +102,25 @@ def test_added_partitions_keep_the_order_of_each_key(trial: Trial) -> None:
         source.remove(range(0, 700, 9))
         trial.wait_until_committed()
         assert len(stands(trial)) == grown
+        assert_same("Trino", rows(trial), source.expected())
+        assert firn.terminate() == 0, firn.tail()
+
+
+def test_added_partitions_do_not_wait_for_a_transactions_marker(trial: Trial) -> None:
+    """The log of a source that writes in transactions ends with an offset that holds no record: no table gets past it."""
+    trial.kafka.create(trial.topic(), partitions=2)
+    kafka = Kafka(trial.kafka.bootstrap, transactional_id=trial.name)
+    source = Items(kafka, trial.topic())
+
+    def committed() -> bool:
+        return stands(trial) == {p: end - 1 for p, end in kafka.ends(trial.topic()).items() if end > 0}
+
+    source.put(items(range(200)))
+    with trial.firn(trial.config(trial.topic())) as firn:
+        until("the first rows are in the table", committed, 60)
+        kafka.grow(trial.topic(), 4)
+        kafka.send(trial.topic(), [source.changed(item(key, random.Random(key))) for key in range(500, 550)], partition=3)
+        until("those of the new partition are", committed, 60)
         assert_same("Trino", rows(trial), source.expected())
         assert firn.terminate() == 0, firn.tail()
 

@@ -1,5 +1,6 @@
 //! One partition's log, read from here to there, beside the group and without a trace in it.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
@@ -36,7 +37,39 @@ pub fn read_log(
     to: i64,
     mut take: impl FnMut(&Record<'_>),
 ) -> Result<(), LogError> {
-    if from >= to {
+    walk(settings, at, Some(from), to, |record| {
+        take(record);
+        ControlFlow::Continue(())
+    })
+}
+
+/// Whether there is a record in `[from, to)`, or before `to` where no beginning is said. Behind the last one there may be offsets that
+/// no reader meets: markers of transactions, records that were aborted or compacted. Blocks.
+///
+/// # Errors
+/// As [`read_log`].
+pub fn has_record(
+    settings: &ClientSettings,
+    at: &TopicPartition,
+    from: Option<i64>,
+    to: i64,
+) -> Result<bool, LogError> {
+    let mut found = false;
+    walk(settings, at, from, to, |_| {
+        found = true;
+        ControlFlow::Break(())
+    })?;
+    Ok(found)
+}
+
+fn walk(
+    settings: &ClientSettings,
+    at: &TopicPartition,
+    from: Option<i64>,
+    to: i64,
+    mut take: impl FnMut(&Record<'_>) -> ControlFlow<()>,
+) -> Result<(), LogError> {
+    if from.unwrap_or(0) >= to {
         return Ok(());
     }
     let failed = |source| LogError::Kafka { at: at.clone(), source };
@@ -45,6 +78,7 @@ pub fn read_log(
     client.remove("group.instance.id");
     let consumer: BaseConsumer = client.create().map_err(failed)?;
     let (low, _) = consumer.fetch_watermarks(&at.topic, at.partition, BROKER_ANSWER).map_err(failed)?;
+    let from = from.unwrap_or(low);
     if low > from {
         return Err(LogError::Gone { at: at.clone(), low });
     }
@@ -61,7 +95,9 @@ pub fn read_log(
                     break;
                 }
                 next = record.offset + 1;
-                take(&record);
+                if take(&record).is_break() {
+                    break;
+                }
                 heard = Instant::now();
             }
             // What is left up to `to` are markers of transactions.

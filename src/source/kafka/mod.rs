@@ -25,7 +25,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 pub use client::{ClientSettings, settings};
 use context::Context;
-pub use log::{LogError, is_compacted, read_log};
+pub use log::{LogError, has_record, is_compacted, read_log};
 pub use producer::{Producer, SendError};
 pub use reader::{Read, TopicReader};
 pub use topics::{TopicListing, list_topics, offsets_since, partition_count, topic_id, watermarks};

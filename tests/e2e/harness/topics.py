@@ -22,8 +22,10 @@ class Sent(NamedTuple):
 
 
 class Kafka:
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, transactional_id: str | None = None) -> None:
+        """With a `transactional_id` each `send` is a transaction: the partitions that it reaches end with its marker."""
         self.bootstrap = bootstrap
+        self.transactional_id = transactional_id
         self.admin = AdminClient({"bootstrap.servers": bootstrap})
         self.renew_producer()
 
@@ -31,7 +33,10 @@ class Kafka:
         """One that was at work knows the topics as they were: their ids, how many partitions they had, its sequence numbers."""
         # Topics say themselves how large a message they take.
         settings = {"enable.idempotence": True, "linger.ms": 5, "log_level": 3, "message.max.bytes": 64 << 20}
-        self.producer = Producer({"bootstrap.servers": self.bootstrap, **settings})
+        transactional = {"transactional.id": self.transactional_id} if self.transactional_id else {}
+        self.producer = Producer({"bootstrap.servers": self.bootstrap, **settings, **transactional})
+        if transactional:
+            self.producer.init_transactions(30)
 
     def create(self, topic: str, partitions: int = 3, **config: str) -> None:
         """Also right after a deletion, while the old topic is still going. `config` as `max_message_bytes`."""
@@ -80,6 +85,8 @@ class Kafka:
     def send(self, topic: str, messages: Iterable[tuple[bytes | None, bytes | None]], partition: int = -1) -> None:
         """Returns when all are acknowledged. Without `partition` the key decides."""
         failures: list[object] = []
+        if self.transactional_id:
+            self.producer.begin_transaction()
         for key, value in messages:
             while True:
                 try:
@@ -90,6 +97,8 @@ class Kafka:
             self.producer.poll(0)
         left = self.producer.flush(60)
         assert left == 0 and not failures, f"{left} messages not acknowledged, {failures[:3]}"
+        if self.transactional_id:
+            self.producer.commit_transaction(30)
 
     def ends(self, topic: str) -> dict[int, int]:
         """The offset after the last message of each partition."""

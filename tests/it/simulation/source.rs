@@ -146,10 +146,13 @@ impl Kafka {
         0..if self.grown { PARTITIONS } else { self.first_count }
     }
 
-    /// What a consumer gets. A partition that was added is read once the others have passed the end that they had then.
+    /// What a consumer gets. A partition that was added is read once nothing is left of the others before the end that they had then.
     pub fn read(&self, partition: i32, from: i64, most: usize, standing: &Checkpoint) -> (Vec<Record>, i64) {
         let log = &self.logs[&partition];
-        let passed = |old: i32| standing.next(&at(old)).unwrap_or(0) >= self.logs[&old].end_at_growth;
+        let passed = |old: i32| {
+            let (next, log) = (standing.next(&at(old)).unwrap_or(0), &self.logs[&old]);
+            !log.records.iter().any(|record| (next..log.end_at_growth).contains(&record.offset))
+        };
         if partition >= self.first_count && !(0..self.first_count).all(passed) {
             return (vec![], from);
         }

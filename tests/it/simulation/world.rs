@@ -497,7 +497,22 @@ impl World {
                 }
             }
         }
-        panic!("after {LAST_ROUNDS} rounds without a fault the log is not read to its end");
+        panic!("after {LAST_ROUNDS} rounds without a fault the log is not read to its end:\n{}", self.standing());
+    }
+
+    /// Where table, log and processes stand.
+    fn standing(&mut self) -> String {
+        let table = self.load();
+        let covered = table.map(|table| self.others.history.covered(&table)).unwrap_or_default();
+        let logs = self.kafka.logs.iter().map(|(partition, log)| {
+            let (from, to) = (log.start, log.records.last().map_or(0, |last| last.offset + 1));
+            format!("partition {partition}: {from}..{to}, the table at {:?}\n", covered.next(&at(*partition)))
+        });
+        let members = self.members.iter().enumerate().map(|(slot, member)| match &member.process {
+            Some(p) => format!("member {slot} {:?}: {} reads {:?}\n", member.assigned, p.who, p.next),
+            None => format!("member {slot} {:?}: down\n", member.assigned),
+        });
+        logs.chain(members).collect()
     }
 
     fn all_is_read(&mut self) -> bool {
