@@ -66,7 +66,8 @@ impl Plan {
 /// What the writer itself keeps bounded with each commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// Snapshots of main kept at most; the oldest beyond are expired in the same swap (never a tagged or branched one).
+    /// Snapshots of main kept at most; the oldest beyond are expired in the same swap (never a tagged or branched one). More are kept
+    /// where the oldest would be another writer's: up to the planner's own before it.
     pub max_snapshots: usize,
     /// Manifests of one kind above which the small ones are merged (Iceberg's `commit.manifest.min-count-to-merge`).
     pub merge_manifests_above: usize,

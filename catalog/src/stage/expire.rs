@@ -6,6 +6,7 @@ use iceberg::TableUpdate;
 use iceberg::spec::{MAIN_BRANCH, SnapshotRef, SnapshotReference, TableMetadata};
 use serde::Deserialize;
 
+use crate::commit::Plan;
 use crate::{Error, ErrorKind, Result};
 
 /// The new snapshot and its parent always stay: a reader of the parent must not lose its ground.
@@ -20,17 +21,23 @@ pub(crate) struct Expiry {
 }
 
 impl Expiry {
-    /// `metadata` is the table with the new snapshot as main's head. Never takes what a tag or another branch holds, and nothing
-    /// at all with `gc.enabled=false` (files may be shared with another table).
-    pub fn of(metadata: &TableMetadata, max_snapshots: usize) -> Result<Option<Self>> {
-        let max_snapshots = max_snapshots.max(LEAST_KEPT);
+    /// `metadata` is the table with the new snapshot as main's head. The oldest that stays is one whose summary has what the `plan`'s
+    /// says, so that a table rolled back as far as it goes still tells where its planner stood: other writers' snapshots before it may
+    /// stay beyond the bound. Never takes what a tag or another branch holds, and nothing at all with `gc.enabled=false` (files may be
+    /// shared with another table).
+    pub fn of(metadata: &TableMetadata, plan: &Plan) -> Result<Option<Self>> {
+        let max_snapshots = plan.retention.max_snapshots.max(LEAST_KEPT);
         if metadata.snapshots().len() <= max_snapshots
             || metadata.properties().get("gc.enabled").is_some_and(|v| v == "false")
         {
             return Ok(None);
         }
         let chain = chain(metadata, metadata.current_snapshot());
-        let (kept, beyond) = chain.split_at(max_snapshots.min(chain.len()));
+        let tells = |s: &SnapshotRef| {
+            plan.summary.is_empty() || plan.summary.keys().any(|k| s.summary().additional_properties.contains_key(k))
+        };
+        let Some(oldest) = (max_snapshots - 1..chain.len()).find(|n| tells(&chain[*n])) else { return Ok(None) };
+        let (kept, beyond) = chain.split_at(oldest + 1);
         let Some(oldest_kept) = kept.last().filter(|_| !beyond.is_empty()) else { return Ok(None) };
         let held = held(metadata)?;
         let expired: Vec<_> = beyond.iter().filter(|s| !held.contains(&s.snapshot_id())).cloned().collect();

@@ -79,7 +79,7 @@ impl Staging<'_> {
             .unwrap_or_else(|| SnapshotReference::new(self.snapshot_id, SnapshotRetention::branch(None, None, None)));
         updates.push(TableUpdate::AddSnapshot { snapshot });
         updates.push(TableUpdate::SetSnapshotRef { ref_name: MAIN_BRANCH.to_owned(), reference });
-        let expiry = Expiry::of(&built.metadata, self.plan.retention.max_snapshots)?;
+        let expiry = Expiry::of(&built.metadata, self.plan)?;
         updates.extend(expiry.iter().flat_map(|e| e.updates(&built.metadata)));
         Ok(Staged { updates, requirements, manifest_list: Some(manifest_list), expiry })
     }

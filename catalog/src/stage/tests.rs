@@ -223,6 +223,32 @@ async fn manifests_snapshots_metadata_and_files_stay_bounded() {
     assert!(metadata(59) <= metadata(30) + 6, "{} files after 30 commits, {} after 60", metadata(30), metadata(59));
 }
 
+/// Whoever rolls the table back to the oldest snapshot must not meet one that can't tell where the writer stood.
+#[tokio::test]
+async fn the_oldest_snapshot_that_stays_is_one_of_the_writers_own() {
+    let catalog = catalog(FormatVersion::V2).await;
+    let retention = Retention { max_snapshots: 3, merge_manifests_above: 100, max_metadata_files: 100 };
+    let mut own = vec![];
+    for (n, others) in [4, 4, 0].into_iter().enumerate() {
+        let table = upsert(&catalog, n as u64, retention).await;
+        own.push(table.metadata().current_snapshot_id().unwrap());
+        for other in 0..others {
+            let mut batch = Batch::new("other", 0, append(&format!("memory://warehouse/other-{n}-{other}")));
+            (batch.plan.summary, batch.plan.properties) = Default::default();
+            batch.commit(&catalog, &ident("t")).await.unwrap();
+        }
+    }
+    let kept = async || -> HashSet<i64> {
+        catalog.load(&ident("t")).await.unwrap().metadata().snapshots().map(|s| s.snapshot_id()).collect()
+    };
+    assert_eq!(kept().await.len(), 6, "the last, four of another's, and the own one before them");
+    assert!(!kept().await.contains(&own[0]) && kept().await.contains(&own[1]));
+    for n in 3..5 {
+        upsert(&catalog, n, retention).await;
+    }
+    assert_eq!(kept().await.len(), 3, "the bound holds where all are the writer's");
+}
+
 #[tokio::test]
 async fn what_a_tag_or_branch_holds_is_kept_with_its_files() {
     let catalog = catalog(FormatVersion::V2).await;
