@@ -1,7 +1,12 @@
 //! From the configuration to sinks.
 
-use crate::config::{Config, PipelineConfig};
+use std::time::Duration;
+
+use crate::config::sinks::clickhouse::ClickHouseEngine;
+use crate::config::{ClickHouseConfig, Config, PipelineConfig};
 use crate::sink::Sink;
+use crate::sink::clickhouse::{ClickHouseSettings, ClickHouseSink, Engine};
+use crate::sink::redis::RedisSink;
 
 /// A sink under its name.
 pub(super) type Named = (String, Box<dyn Sink>);
@@ -10,6 +15,34 @@ pub(super) type Named = (String, Box<dyn Sink>);
 ///
 /// # Errors
 /// When a setting is wrong.
-pub(super) fn of(_config: &Config, _pipeline: &PipelineConfig) -> Result<Vec<Named>, String> {
-    Ok(Vec::new())
+pub(super) fn of(config: &Config, pipeline: &PipelineConfig) -> Result<Vec<Named>, String> {
+    let id = |name: &str| format!("{}.{}.{name}", config.kafka.group, pipeline.name);
+    let mut sinks: Vec<Named> = Vec::new();
+    for sink in &pipeline.clickhouse {
+        sinks.push((sink.name.clone(), Box::new(ClickHouseSink::new(clickhouse(sink), &id(&sink.name)))));
+    }
+    for sink in &pipeline.redis {
+        let settings = sink.settings().map_err(|p| format!("{}: {}", p.field, p.message))?;
+        sinks.push((sink.name.clone(), Box::new(RedisSink::new(settings, &id(&sink.name)))));
+    }
+    Ok(sinks)
+}
+
+fn clickhouse(sink: &ClickHouseConfig) -> ClickHouseSettings {
+    ClickHouseSettings {
+        nodes: sink.nodes().iter().map(|node| node.as_str().to_owned()).collect(),
+        database: sink.database.clone(),
+        table: sink.table.clone(),
+        engine: match sink.engine {
+            ClickHouseEngine::MergeTree => Engine::MergeTree,
+            ClickHouseEngine::Replacing => Engine::Replacing,
+        },
+        order_by: sink.order_by.clone(),
+        partition_by: sink.partition_by.clone(),
+        version: sink.version.clone(),
+        columns: sink.columns.clone(),
+        origin_columns: sink.origin_columns,
+        timeout: Duration::from_millis(sink.timeout_ms),
+        properties: sink.properties.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+    }
 }

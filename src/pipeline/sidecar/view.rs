@@ -130,7 +130,8 @@ impl View {
         while !*stop.borrow() {
             if Instant::now() >= next_look {
                 match reader.look() {
-                    Ok(()) => next_look = Instant::now() + LOOK,
+                    // A topic that is not there yet may come at any moment.
+                    Ok(()) => next_look = Instant::now() + if reader.next().is_empty() { AGAIN } else { LOOK },
                     Err(e) => {
                         tracing::warn!(view = self.name, "the topic's partitions can't be told, trying again: {e}");
                         next_look = Instant::now() + AGAIN;

@@ -1,0 +1,109 @@
+"""The sidecar: pipelines from PostgreSQL through Debezium into ClickHouse and Redis, against PostgreSQL's own join."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from redis import Redis
+
+from conftest import FULL, Trial
+from harness.clickhouse import ClickHouse
+from harness.engagement import TYPES, Engagement, enriched, summaries, top
+from harness.program import Firn, to_toml
+from harness.redis import NUMBER
+from harness.sameness import assert_same
+from harness.source import Source, connector, database
+from harness.stack import ROOT, stack
+from harness.waiting import until
+
+ROWS = """
+SELECT event_id, toString(content_id), toString(user_id), event_type, toUnixTimestamp64Milli(event_ts), duration_ms, device,
+       engagement_seconds, engagement_percent, content_slug, content_title, content_type, length_seconds, toUnixTimestamp64Milli(publish_ts)
+FROM enriched_engagements ORDER BY event_id
+"""
+
+
+def example(trial: Trial, name: str, clickhouse: ClickHouse) -> Firn:
+    """`examples/NAME/firn.toml` with the test's own topics, group, database; its environment names are what a user would set."""
+    firn = trial.firn({"serve": {"listen": ""}})
+    firn.file.write_text((ROOT / "examples" / name / "firn.toml").read_text() + "\n" + to_toml(firn.config))
+    firn.environment |= {
+        "KAFKA_BOOTSTRAP": trial.stack.kafka,
+        "FIRN_GROUP": trial.name,
+        "TOPIC_CONTENT": f"{trial.name}.public.content",
+        "TOPIC_EVENTS": f"{trial.name}.public.engagement_events",
+        "CLICKHOUSE_URL": clickhouse.url,
+        "CLICKHOUSE_DATABASE": clickhouse.database,
+        "REDIS_HOST": "127.0.0.1",
+        "REDIS_PORT": trial.stack["FIRN_REDIS_PORT"],
+        "REDIS_DB": str(NUMBER),
+    }
+    return firn
+
+
+@contextmanager
+def captured(trial: Trial) -> Iterator[tuple[Source, str]]:
+    with database(trial.stack, trial.name) as source, connector(source, "engagement", trial.name) as name:
+        yield source, name
+
+
+def have(clickhouse: ClickHouse) -> list[list[Any]]:
+    return [[*r[:7], *(None if x is None else float(x) for x in r[7:9]), *r[9:]] for r in clickhouse.rows(ROWS)]
+
+
+def as_rows(hashes: dict[str, dict[str, str]]) -> list[list[Any]]:
+    return [[key, *(f"{k}={v}" for k, v in sorted(fields.items()))] for key, fields in sorted(hashes.items())]
+
+
+def want(source: Source) -> list[list[Any]]:
+    """The model as ClickHouse would print it."""
+
+    def ms(at: Any) -> int | None:
+        return None if at is None else int(at.timestamp() * 1000)
+
+    zero = "00000000-0000-0000-0000-000000000000"
+    number = lambda d: None if d is None else float(d)  # noqa: E731
+    return [
+        [r[0], r[1] or zero, r[2] or zero, r[3], ms(r[4]), r[5], r[6], number(r[7]), number(r[8]), *r[9:13], ms(r[13])] for r in enriched(source)
+    ]
+
+
+def test_engagement_is_enriched_into_clickhouse_and_redis(trial: Trial, clickhouse: ClickHouse, redis: Redis) -> None:
+    contents, events, seconds, kills = (1_000, 100_000, 120, 5) if FULL else (60, 4_000, 15, 2)
+    with captured(trial) as (source, name):
+        load = Engagement(source, contents, events, seconds, seed=5)
+        firn = example(trial, "r2-enrichment", clickhouse)
+        with firn.start():
+            load.start()
+            for n in range(kills):
+                time.sleep(seconds / (kills + 1))
+                firn.kill()
+                if n == 0:
+                    stack("restart", "redis", "clickhouse", within_s=60)
+                firn.start()
+            load.finished()
+            source.wait_until_published(name)
+            total = len(enriched(source))
+
+            def arrived() -> bool:
+                rows = int(clickhouse.rows("SELECT count() FROM enriched_engagements")[0][0])
+                entries = sum(redis.xlen(f"enriched_events:{kind}") for kind in TYPES)
+                return rows >= total and entries >= sum(1 for r in enriched(source) if r[11])
+
+            until("all events are in ClickHouse and Redis", arrived, 120, then=firn.tail)
+            assert_same("ClickHouse", have(clickhouse), want(source))
+            rows = enriched(source)
+            assert_same("hashes", as_rows({k.split(":", 1)[1]: redis.hgetall(k) for k in redis.keys("content_summary:*")}), as_rows(summaries(rows)))
+            for kind in TYPES:
+                seen = sorted(int(fields["event_id"]) for _, fields in redis.xrange(f"enriched_events:{kind}"))
+                assert seen == [r[0] for r in rows if r[11] == kind], kind
+            for kind in TYPES:
+                # The window moves by the minute.
+                now = time.time()
+                scores = {member: int(score) for member, score in redis.zrevrange(f"top_engaging_content:{kind}", 0, -1, withscores=True)}
+                least, most = top(rows, now - 600 + 60).get(kind, {}), top(rows, now - 600 - 60).get(kind, {})
+                assert scores and set(scores) <= set(most), kind
+                for member, score in most.items():
+                    assert least.get(member, 0) <= scores.get(member, 0) <= score, (kind, member)
+            assert firn.terminate() == 0, firn.tail()
