@@ -44,7 +44,7 @@ use crate::serve::{self, Server, Status};
 use crate::source::kafka::{self, ClientSettings, KafkaSource, SourceError};
 use growth::PartitionCount;
 use letters::DeadLetters;
-pub use sidecar::{Preview, preview};
+pub use sidecar::{Preview, preview, probe_sinks};
 use source_tables::SourceTables;
 pub use stored_index::verify_indexes;
 pub use sweep::{SweepError, Swept, sweep};

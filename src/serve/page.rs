@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::status::{ConsumerState, Snapshot, TableState, TableStatus};
+use super::status::{ConsumerState, LastError, SinkStatus, Snapshot, TableState, TableStatus};
 
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color:#1d2733;\
 background:#fff}h1{font-size:1.3rem}table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .6rem;\
@@ -32,22 +32,51 @@ pub(super) fn render(snapshot: &Snapshot, now_ms: i64) -> String {
         row(&mut out, table, now_ms);
     }
     out.push_str("</table>");
-    if snapshot.tables.is_empty() {
+    if !snapshot.sinks.is_empty() {
+        out.push_str(
+            "<table><tr><th>sink<th>state<th class=n>rows<th class=n>lag<th class=n>dead letters<th>last delivery<th>positions</tr>",
+        );
+        snapshot.sinks.iter().for_each(|sink| sink_row(&mut out, sink, now_ms));
+        out.push_str("</table>");
+    }
+    if snapshot.tables.is_empty() && snapshot.sinks.is_empty() {
         out.push_str("<p class=dim>No table yet: none of the configured topics has brought a record.</p>");
     }
     out.push_str("</html>\n");
     out
 }
 
-fn row(out: &mut String, t: &TableStatus, now_ms: i64) {
-    let state = match &t.state {
+fn state_cell(state: &TableState, last_error: Option<&LastError>, now_ms: i64) -> String {
+    let state = match state {
         TableState::Starting => "starting".to_owned(),
         TableState::Running => "running".to_owned(),
         TableState::Stopped { reason } => format!("<span class=bad>stopped: {}</span>", escape(reason)),
     };
-    let error = t.last_error.as_ref().map_or_else(String::new, |e| {
+    let error = last_error.map_or_else(String::new, |e| {
         format!("<br><span class=dim>{}: {}</span>", ago(now_ms - e.at_ms), escape(&e.message))
     });
+    state + &error
+}
+
+fn sink_row(out: &mut String, s: &SinkStatus, now_ms: i64) {
+    let state = state_cell(&s.state, s.last_error.as_ref(), now_ms);
+    let delivery =
+        s.last_delivery_ms.map_or_else(|| "<span class=dim>none yet</span>".to_owned(), |at| ago(now_ms - at));
+    let positions: Vec<String> =
+        s.partitions.iter().map(|(at, p)| format!("{}: {} of {}", escape(at), p.committed, p.end)).collect();
+    let _ = write!(
+        out,
+        "<tr><td>{}<td>{state}<td class=n>{}<td class=n>{}<td class=n>{}<td>{delivery}<td>{}</tr>",
+        escape(&s.sink),
+        s.rows,
+        s.lag_records(),
+        s.rejected,
+        positions.join("<br>"),
+    );
+}
+
+fn row(out: &mut String, t: &TableStatus, now_ms: i64) {
+    let state = state_cell(&t.state, t.last_error.as_ref(), now_ms);
     let commit = t.last_commit.map_or_else(
         || "<span class=dim>none yet</span>".to_owned(),
         |c| {
@@ -64,7 +93,7 @@ fn row(out: &mut String, t: &TableStatus, now_ms: i64) {
         t.partitions.iter().map(|(p, s)| format!("{p}: {} of {}", s.committed, s.end)).collect();
     let _ = write!(
         out,
-        "<tr><td>{}<td>{}<td>{}<td>{state}{error}<td class=n>{}<td class=n>{}<td class=n>{}<td>{commit}<td>{}</tr>",
+        "<tr><td>{}<td>{}<td>{}<td>{state}<td class=n>{}<td class=n>{}<td class=n>{}<td>{commit}<td>{}</tr>",
         escape(&t.table),
         escape(&t.topic),
         escape(&t.mode),

@@ -1,6 +1,6 @@
 //! The judgements of `firn check`: plain data in, findings out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use iceberg::spec::TableMetadata;
 
@@ -19,7 +19,9 @@ pub(super) type Logs = BTreeMap<i32, Watermarks>;
 pub(super) fn topics(config: &Config, cluster: &Cluster) -> Vec<Finding> {
     let mut findings = Vec::new();
     let all = || cluster.topics.keys().map(String::as_str);
-    for name in config.lake.exact_topics() {
+    let of_pipelines = config.pipelines.iter().flat_map(|p| p.sources.iter().chain(&p.views)).map(|t| t.topic.as_str());
+    let named: BTreeSet<&str> = config.lake.exact_topics().into_iter().chain(of_pipelines).collect();
+    for name in named {
         if !cluster.topics.contains_key(name) {
             let hint = nearest(name, all()).map_or_else(String::new, |n| format!("; did you mean {n}?"));
             findings.push(Finding::warn(
@@ -42,7 +44,7 @@ pub(super) fn topics(config: &Config, cluster: &Cluster) -> Vec<Finding> {
             findings.push(Finding::ok(subject, format!("partitions: {}", topic.partitions.len())));
         }
     }
-    if selected.is_empty() && config.lake.exact_topics().is_empty() {
+    if config.lake.is_used() && selected.is_empty() && config.lake.exact_topics().is_empty() {
         let some: Vec<&str> = all().filter(|t| !t.starts_with('_')).take(5).collect();
         let there =
             if some.is_empty() { "there are none yet".to_owned() } else { format!("there are: {}", some.join(", ")) };

@@ -6,6 +6,7 @@ mod connect;
 mod index;
 mod judge;
 mod report;
+mod sinks;
 mod source;
 
 use std::collections::BTreeMap;
@@ -53,6 +54,7 @@ pub(super) async fn run(args: &CheckArgs, output: Output) -> Result<(), Failure>
     report.findings.extend(source::check(&config, &cluster).await);
     report.findings.extend(connect::check(&config).await);
     report.findings.extend(index::check(&config));
+    report.findings.extend(sinks::check(&config).await);
     report.findings.extend(listen(&config).await);
     match output {
         Output::Json => print::json(&report)?,

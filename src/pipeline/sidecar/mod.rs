@@ -44,6 +44,7 @@ use mount::Mount;
 use plan::Plan;
 pub use preview::{Preview, preview};
 use runner::{Input, Parts, Runner};
+pub use sinks::probe as probe_sinks;
 use view::{Tellers, View};
 
 /// What the sidecar needs of the process.

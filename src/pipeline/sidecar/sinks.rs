@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::config::sinks::clickhouse::ClickHouseEngine;
 use crate::config::{ClickHouseConfig, Config, PipelineConfig};
-use crate::sink::Sink;
-use crate::sink::clickhouse::{ClickHouseSettings, ClickHouseSink, Engine};
-use crate::sink::redis::RedisSink;
+use crate::sink::clickhouse::{self, ClickHouseSettings, ClickHouseSink, Engine};
+use crate::sink::redis::{self, RedisSink};
+use crate::sink::{Sink, SinkError};
 
 /// A sink under its name.
 pub(super) type Named = (String, Box<dyn Sink>);
@@ -19,7 +19,7 @@ pub(super) fn of(config: &Config, pipeline: &PipelineConfig) -> Result<Vec<Named
     let id = |name: &str| format!("{}.{}.{name}", config.kafka.group, pipeline.name);
     let mut sinks: Vec<Named> = Vec::new();
     for sink in &pipeline.clickhouse {
-        sinks.push((sink.name.clone(), Box::new(ClickHouseSink::new(clickhouse(sink), &id(&sink.name)))));
+        sinks.push((sink.name.clone(), Box::new(ClickHouseSink::new(clickhouse_settings(sink), &id(&sink.name)))));
     }
     for sink in &pipeline.redis {
         let settings = sink.settings().map_err(|p| format!("{}: {}", p.field, p.message))?;
@@ -28,7 +28,28 @@ pub(super) fn of(config: &Config, pipeline: &PipelineConfig) -> Result<Vec<Named
     Ok(sinks)
 }
 
-fn clickhouse(sink: &ClickHouseConfig) -> ClickHouseSettings {
+/// Asks each sink of each pipeline whether it can be written to; `pipeline.sink` and what it said.
+pub async fn probe(config: &Config) -> Vec<(String, Result<String, SinkError>)> {
+    let mut answers = Vec::new();
+    for pipeline in &config.pipelines {
+        for sink in &pipeline.clickhouse {
+            answers.push((
+                format!("{}.{}", pipeline.name, sink.name),
+                clickhouse::probe(&clickhouse_settings(sink)).await,
+            ));
+        }
+        for sink in &pipeline.redis {
+            let answer = match sink.settings() {
+                Ok(settings) => redis::probe(&settings).await,
+                Err(p) => Err(SinkError::Stopped(format!("{}: {}", p.field, p.message))),
+            };
+            answers.push((format!("{}.{}", pipeline.name, sink.name), answer));
+        }
+    }
+    answers
+}
+
+fn clickhouse_settings(sink: &ClickHouseConfig) -> ClickHouseSettings {
     ClickHouseSettings {
         nodes: sink.nodes().iter().map(|node| node.as_str().to_owned()).collect(),
         database: sink.database.clone(),
