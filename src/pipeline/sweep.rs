@@ -21,15 +21,15 @@ use crate::change::Mode;
 use crate::config::Config;
 use crate::position::{Checkpoint, TopicPartition};
 use crate::sink::lake::{CommitFailure, LakeError, LakeTable, Sweep};
-use crate::source::kafka::{self, ClientSettings, SourceError};
+use crate::source::kafka::{self, ClientSettings, LogError, SourceError};
 use crate::table_event::SourceSnapshot;
 
 /// Wait between tries at a commit of unknown outcome.
 const UNDECIDED_WAIT: Duration = Duration::from_secs(2);
 /// Tries before the outcome is left open: some two minutes with a catalog that is away.
 const UNDECIDED_TRIES: usize = 20;
-/// Fetched by this client: nothing.
-const NO_FETCH: usize = 1 << 20;
+/// Fetched at most by a client that only asks whether a record is there.
+const LITTLE_FETCH: usize = 1 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SweepError {
@@ -40,6 +40,8 @@ pub enum SweepError {
     Lake(#[from] LakeError),
     #[error(transparent)]
     Source(#[from] SourceError),
+    #[error(transparent)]
+    Log(#[from] LogError),
     #[error("whether the sweep was committed is not known yet ({0}): run it again, it does nothing twice")]
     Undecided(firn_catalog::Error),
 }
@@ -137,24 +139,30 @@ async fn limits(
     snapshot: SourceSnapshot,
 ) -> Result<(Sweep, Vec<i32>), SweepError> {
     let settings: ClientSettings =
-        kafka::settings(&config.kafka.bootstrap_servers, config.kafka.properties.iter(), NO_FETCH);
+        kafka::settings(&config.kafka.bootstrap_servers, config.kafka.properties.iter(), LITTLE_FETCH);
     let known = standing.topics.get(topic).map_or(0, |t| t.partition_count);
-    let asked = topic.to_owned();
+    let (asked, standing) = (topic.to_owned(), standing.clone());
     let task = tokio::task::spawn_blocking(move || {
         let listed = kafka::list_topics(&settings)?;
         let count = listed.iter().find(|t| t.name == asked).map_or(0, |t| t.partition_count);
         let partitions: Vec<TopicPartition> = (0..count).map(|p| TopicPartition::new(&asked, p)).collect();
-        let ends = kafka::watermarks(&settings, &partitions)?;
+        let logs = kafka::watermarks(&settings, &partitions)?;
+        let mut ends = BTreeMap::new();
+        for (at, _, high) in &logs {
+            // No table gets past offsets that hold no record: the markers of transactions that a log may end with.
+            let next = standing.next(at);
+            let left = kafka::has_record(&settings, at, next, *high)?;
+            ends.insert(at.partition, if left { *high } else { next.unwrap_or(0) });
+        }
         let since = kafka::offsets_since(&settings, &partitions, snapshot.since_ms)?;
-        Ok::<_, SourceError>((count, ends, since))
+        Ok::<_, SweepError>((count, logs, ends, since))
     });
-    let (count, ends, since) =
+    let (count, logs, ends, since) =
         task.await.map_err(|e| SweepError::Refused(format!("asking Kafka broke off: {e}")))??;
     if count < known {
         return Err(SweepError::Refused(format!("topic {topic} has {count} partitions, the table knows {known}")));
     }
-    let (before, unjudged) = beginnings(&ends, since);
-    let ends: BTreeMap<i32, i64> = ends.into_iter().map(|(at, _, high)| (at.partition, high)).collect();
+    let (before, unjudged) = beginnings(&logs, since);
     Ok((Sweep { topic: topic.to_owned(), snapshot, before, ends }, unjudged))
 }
 

@@ -3,8 +3,12 @@
 import json
 
 from conftest import Trial
+from harness.envelopes import Items, Message, item
+from harness.lake import checkpoint, positions
 from harness.sameness import assert_same
 from harness.source import Source, connector, database
+from harness.topics import Kafka
+from harness.waiting import until
 
 INCLUDE = {"table.include.list": "public.content,public.items"}
 
@@ -74,3 +78,29 @@ def test_a_sweep_says_what_it_waits_for(trial: Trial) -> None:
             source.wait_until_published(name)
             behind = firn.command("table", "sweep", trial.table())
             assert behind.returncode == 1 and "not yet" in behind.stderr and topic in behind.stderr, behind
+
+
+def test_a_sweep_does_not_wait_for_a_transactions_marker(trial: Trial) -> None:
+    """The log of a source that writes in transactions ends with an offset that holds no record: no table gets past it."""
+    topic = trial.topic()
+    trial.kafka.create(topic, partitions=2)
+    kafka = Kafka(trial.kafka.bootstrap, transactional_id=trial.name)
+    source = Items(kafka, topic)
+
+    def of_snapshot(key: int, mark: str) -> Message:
+        at, value = source.changed(item(key))
+        message = json.loads(value or b"")
+        message["payload"]["op"] = "r"
+        message["payload"]["source"] |= {"snapshot": mark, "lsn": 9_000_000}
+        return at, json.dumps(message).encode()
+
+    def committed() -> bool:
+        stands = positions(checkpoint(trial.lake.table(trial.table())), topic)
+        return stands == {partition: end - 1 for partition, end in kafka.ends(topic).items()}
+
+    kafka.send(topic, [of_snapshot(key, "last" if key == 99 else "true") for key in range(100)])
+    with trial.firn(trial.config(topic)) as firn:
+        until("the snapshot is in the table", committed, 60)
+        swept = firn.command("table", "sweep", trial.table())
+        assert swept.returncode == 0 and "nothing to remove" in swept.stdout, swept
+        assert firn.terminate() == 0, firn.tail()
