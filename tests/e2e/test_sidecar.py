@@ -107,3 +107,54 @@ def test_engagement_is_enriched_into_clickhouse_and_redis(trial: Trial, clickhou
                 for member, score in most.items():
                     assert least.get(member, 0) <= scores.get(member, 0) <= score, (kind, member)
             assert firn.terminate() == 0, firn.tail()
+
+
+def test_a_sink_that_is_away_holds_up_no_other(trial: Trial, clickhouse: ClickHouse, redis: Redis) -> None:
+    away_s = 300 if FULL else 10
+    with captured(trial) as (source, name):
+        load = Engagement(source, 20, 1_000, away_s, seed=7)
+        with example(trial, "r2-enrichment", clickhouse).start() as firn:
+            until("Redis has the snapshot", lambda: redis.xlen("enriched_events:podcast") == 1, 60, then=firn.tail)
+            stack("kill", "redis", within_s=60)
+            try:
+                load.start()
+                load.finished()
+                source.wait_until_published(name)
+                until("ClickHouse has it all", lambda: have(clickhouse) == want(source), 60, then=firn.tail)
+                assert firn.says("trying again", "enriched.redis"), firn.tail()
+            finally:
+                stack("up", "redis", within_s=60)
+
+            def caught_up() -> bool:
+                return sum(redis.xlen(f"enriched_events:{kind}") for kind in TYPES) >= sum(1 for r in enriched(source) if r[11])
+
+            until("Redis has caught up", caught_up, 60, then=firn.tail)
+            for kind in TYPES:
+                seen = sorted(int(fields["event_id"]) for _, fields in redis.xrange(f"enriched_events:{kind}"))
+                assert seen == [r[0] for r in enriched(source) if r[11] == kind], kind
+            assert firn.terminate() == 0, firn.tail()
+
+
+def test_only_updates_are_mirrored_and_what_can_be_looked_at_beforehand(trial: Trial, clickhouse: ClickHouse) -> None:
+    with database(trial.stack, trial.name) as source:
+        source.run("CREATE TABLE my_table (id int PRIMARY KEY, name text, created_at timestamp DEFAULT '2024-05-01 10:00:00')")
+        source.run("INSERT INTO my_table (id, name) SELECT n, 'name ' || n FROM generate_series(1, 50) n")
+        with connector(source, "engagement", trial.name, **{"table.include.list": "public.content,public.my_table"}) as name:
+            firn = example(trial, "r4-filtered-mirror", clickhouse)
+            firn.environment["TOPIC"] = trial.topic("my_table")
+            source.wait_until_published(name)
+            checked = firn.command("check")
+            assert checked.returncode == 0 and "sink changes.clickhouse" in checked.stdout, checked.stdout + checked.stderr
+            explained = firn.command("pipeline", "explain", "changes")
+            assert "created_at" in explained.stdout and "each row comes from one change" in explained.stdout, explained.stdout + explained.stderr
+            with firn.start():
+                source.run("UPDATE my_table SET name = upper(name) WHERE id % 5 = 0; DELETE FROM my_table WHERE id = 1; INSERT INTO my_table VALUES (99, 'new')")
+                source.run("UPDATE my_table SET name = NULL WHERE id = 10")
+                source.wait_until_published(name)
+                query = "SELECT id, name, toString(created_at), op FROM changes ORDER BY id, _firn_offset"
+                wanted = [[n, f"NAME {n}", "2024-05-01 10:00:00", "u"] for n in range(5, 51, 5)]
+                wanted.insert(2, [10, None, "2024-05-01 10:00:00", "u"])
+                until("the updates are there", lambda: clickhouse.rows(query) == wanted, 60, then=firn.tail)
+                assert firn.terminate() == 0, firn.tail()
+            preview = firn.command("pipeline", "preview", "changes", "-n", "1000")
+            assert preview.returncode == 0 and preview.stdout.count("NAME") == 10, preview.stdout + preview.stderr
