@@ -32,6 +32,20 @@ end
 
 -- Why a key can not be written; of a hash that is counted up, what its fields hold.
 local function check(key, tag, p)
+  if tag == 'h' and ARGV[p] == '0' and ARGV[p + 2] ~= '0' then
+    local fields = {}
+    for i = 1, tonumber(ARGV[p + 2]) do fields[i] = ARGV[p + 2 + 2 * i] end
+    -- A key of another type tells so by itself, below.
+    local held = redis.pcall('HMGET', key, unpack(fields))
+    if not held.err then
+      for i, value in ipairs(held) do
+        if value and not counts(value) then
+          return 'its field ' .. fields[i] .. ' holds ' .. value:sub(1, 40) .. ', which can not be counted on'
+        end
+      end
+      return nil, held
+    end
+  end
   local kind = redis.call('TYPE', key).ok
   if kind == 'none' then return nil end
   if kind ~= TYPES[tag] then return 'it holds a ' .. kind .. ', not a ' .. TYPES[tag] end
@@ -42,16 +56,6 @@ local function check(key, tag, p)
         return 'its last id is the greatest there is'
       end
     end
-  elseif tag == 'h' and ARGV[p] == '0' and ARGV[p + 2] ~= '0' then
-    local fields = {}
-    for i = 1, tonumber(ARGV[p + 2]) do fields[i] = ARGV[p + 2 + 2 * i] end
-    local held = redis.call('HMGET', key, unpack(fields))
-    for i, value in ipairs(held) do
-      if value and not counts(value) then
-        return 'its field ' .. fields[i] .. ' holds ' .. value:sub(1, 40) .. ', which can not be counted on'
-      end
-    end
-    return nil, held
   end
   return nil
 end

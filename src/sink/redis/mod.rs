@@ -111,22 +111,22 @@ impl RedisSink {
         Arc::clone(&self.skipped)
     }
 
-    /// Sends one part, again while old members of top lists are taken out first.
-    async fn send(&mut self, call: &Call) -> Result<Answer, SinkError> {
-        loop {
-            match answer(self.server.run(call).await?)? {
-                Answer::Again => {}
-                answer => return Ok(answer),
-            }
-        }
-    }
-
     fn note_skipped(&self, skipped: u64) {
         if skipped > 0 && self.skipped.fetch_add(skipped, Ordering::Relaxed) == 0 {
             tracing::warn!(
                 positions = %self.keys.positions,
                 "writes are left out because a column of their key is NULL; they are counted from here on"
             );
+        }
+    }
+}
+
+/// Sends one part, again while old members of top lists are taken out first.
+async fn send(server: &mut Client, call: &Call) -> Result<Answer, SinkError> {
+    loop {
+        match answer(server.run(call).await?)? {
+            Answer::Again => {}
+            answer => return Ok(answer),
         }
     }
 }
@@ -290,11 +290,18 @@ impl RedisSink {
         if !bad.is_empty() {
             return Err(refused(bad));
         }
-        let mut from = span.from.to_string();
+        let begins = |number: usize| match number.checked_sub(1).and_then(|before| parts.get(before)) {
+            Some(before) => before.next,
+            None => span.from,
+        };
+        let build = |number: usize, mode: &str| {
+            let (part, plan) = (parts.get(number)?, plans.get(number)?);
+            let (from, next) = (begins(number).to_string(), part.next.to_string());
+            Some(call(&self.keys, bound, &columns, plan, [&field, epoch, &from, &next, topic_id, mode]))
+        };
+        let mut following = build(0, "write");
         for (number, (part, plan)) in parts.iter().zip(&plans).enumerate() {
-            let next = part.next.to_string();
-            let header = |mode| [field.as_str(), epoch, &from, &next, topic_id, mode];
-            let run = call(&self.keys, bound, &columns, plan, header("write"));
+            let Some(run) = following.take() else { break };
             if run.len() > MOST_ARGUMENTS {
                 return Err(SinkError::Stopped(format!(
                     "{}: {} rows are too many for one script of Redis: set a smaller batch_rows",
@@ -302,12 +309,15 @@ impl RedisSink {
                     part.rows.len()
                 )));
             }
-            match self.send(&run).await? {
+            // The next part is made while Redis is busy with this one.
+            let (answer, next) = tokio::join!(send(&mut self.server, &run), async { build(number + 1, "write") });
+            following = next;
+            match answer? {
                 Answer::Refused(keys) if number == 0 => {
                     let mut bad = rows_of(plan, keys);
-                    for plan in plans.iter().skip(1) {
-                        let check = call(&self.keys, bound, &columns, plan, header("check"));
-                        if let Answer::Refused(keys) = self.send(&check).await? {
+                    for (number, plan) in plans.iter().enumerate().skip(1) {
+                        let Some(check) = build(number, "check") else { break };
+                        if let Answer::Refused(keys) = send(&mut self.server, &check).await? {
                             bad.extend(rows_of(plan, keys));
                         }
                     }
@@ -315,8 +325,9 @@ impl RedisSink {
                 }
                 // The parts before it are done, so the next delivery begins here and is refused as a whole.
                 Answer::Refused(_) => {
+                    let done = begins(number);
                     return Err(SinkError::Moved(format!(
-                        "{}: done up to offset {from}, where a row is refused",
+                        "{}: done up to offset {done}, where a row is refused",
                         span.at
                     )));
                 }
@@ -331,7 +342,6 @@ impl RedisSink {
                 Answer::Done | Answer::Again => {}
             }
             self.note_skipped(plan.skipped);
-            from = next;
         }
         Ok(())
     }
