@@ -71,7 +71,7 @@ pub enum Output {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Bring changes from Kafka into the tables until stopped
-    Run(ConfigFile),
+    Run(run::RunArgs),
     /// Connect to everything the configuration names; say what is wrong and what to do
     Check(check::CheckArgs),
     /// Look at the catalog's tables
@@ -122,10 +122,10 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { output, log_format, verbose, command } = cli;
     let logs = Logs { format: log_format, verbose };
     match command {
-        Command::Run(file) => {
-            let config = file.load()?;
+        Command::Run(args) => {
+            let config = args.load()?;
             logs.init(&config.log)?;
-            run::run(config).await
+            run::run(config, &args).await
         }
         other => {
             // The answer is what counts: logs only when something is wrong, or asked for.

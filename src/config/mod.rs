@@ -128,6 +128,34 @@ impl Config {
         self.log.validate().map_err(|p| p.under("log"))
     }
 
+    /// The configuration with the tables, or these pipelines and sinks alone: `lake`, `NAME`, `NAME.SINK`.
+    ///
+    /// # Errors
+    /// The sentence for a person, when there is nothing of such a name.
+    pub fn only(mut self, names: &[String]) -> Result<Self, String> {
+        let known: Vec<String> = std::iter::once("lake".to_owned())
+            .filter(|_| self.lake.is_used())
+            .chain(self.pipelines.iter().flat_map(|p| {
+                std::iter::once(p.name.clone()).chain(p.sink_names().map(|sink| format!("{}.{sink}", p.name)))
+            }))
+            .collect();
+        if let Some(wrong) = names.iter().find(|name| !known.contains(name)) {
+            return Err(format!("--only {wrong}: there is no such pipeline or sink; there are: {}", known.join(", ")));
+        }
+        if !names.iter().any(|name| name == "lake") {
+            self.lake = LakeConfig::default();
+            self.selection = None;
+        }
+        for pipeline in &mut self.pipelines {
+            let wanted =
+                |sink: &str| names.iter().any(|n| *n == pipeline.name || *n == format!("{}.{sink}", pipeline.name));
+            pipeline.clickhouse.retain(|sink| wanted(&sink.name));
+            pipeline.redis.retain(|sink| wanted(&sink.name));
+        }
+        self.pipelines.retain(|pipeline| pipeline.sink_names().next().is_some());
+        Ok(self)
+    }
+
     /// Whether `topic` is read. The dead-letter topic never is.
     pub fn selects(&self, topic: &str) -> bool {
         self.dead_letters.topic.as_deref() != Some(topic) && self.selection.as_ref().is_some_and(|s| s.matches(topic))

@@ -12,6 +12,7 @@ mod declared;
 mod epoch;
 mod feed;
 mod growth;
+mod idle;
 mod keys;
 mod letters;
 mod lookout;
@@ -90,12 +91,16 @@ pub enum Error {
     WorkerPanicked(usize),
 }
 
-/// Reads and commits until `shutdown` turns true, then commits what it has and returns.
+/// Reads and commits until `shutdown` turns true, or (where that is given) nothing came for so long; then commits what it has and returns.
 ///
 /// # Errors
 /// When nothing can be read or written at all: wrong properties, a catalog that refuses. What concerns one table stops that table
 /// alone and shows in log, metrics and /readyz.
-pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<(), Error> {
+pub async fn run(
+    config: Config,
+    idle_exit: Option<Duration>,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<(), Error> {
     let status = Arc::new(Status::default());
     if let Some(address) = config.serve.address() {
         let metrics = serve::metrics::install().map_err(|e| Error::Metrics(e.to_string()))?;
@@ -152,9 +157,18 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     let (stop, stopping) = watch::channel(false);
     let stop = Arc::new(stop);
     let told = tokio::spawn({
-        let (stop, mut shutdown) = (Arc::clone(&stop), shutdown.clone());
+        let (stop, mut shutdown, status) = (Arc::clone(&stop), shutdown.clone(), Arc::clone(&status));
         async move {
-            let _ = shutdown.wait_for(|stop| *stop).await;
+            let idle = async {
+                match idle_exit {
+                    Some(idle) => idle::wait(&status, idle).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = shutdown.wait_for(|stop| *stop) => {}
+                () = idle => tracing::info!("nothing more came: stopping"),
+            }
             stop.send_replace(true);
         }
     });

@@ -158,3 +158,10 @@ def test_only_updates_are_mirrored_and_what_can_be_looked_at_beforehand(trial: T
                 assert firn.terminate() == 0, firn.tail()
             preview = firn.command("pipeline", "preview", "changes", "-n", "1000")
             assert preview.returncode == 0 and preview.stdout.count("NAME") == 10, preview.stdout + preview.stderr
+            # A run that ends by itself.
+            source.run("UPDATE my_table SET name = 'last' WHERE id = 50")
+            source.wait_until_published(name)
+            ended = firn.command("run", "--only", "changes", "--idle-exit", "3s")
+            assert ended.returncode == 0 and clickhouse.rows(query)[-1] == [50, "last", "2024-05-01 10:00:00", "u"], ended.stdout + ended.stderr
+            refused = firn.command("run", "--only", "chances")
+            assert refused.returncode == 2 and "there are: changes, changes.clickhouse" in refused.stderr, refused.stderr
