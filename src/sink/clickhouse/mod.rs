@@ -73,15 +73,22 @@ pub struct ClickHouseSink {
 
 #[derive(Clone, Debug)]
 struct Held {
-    /// The last change, as it is stored.
-    stored: Intent,
-    /// The range was finished since. Stored with the next range, or by [`Sink::tick`].
+    /// The last change that was offered.
+    last: Intent,
+    /// It is known to be stored.
+    stored: bool,
+    /// Its range was finished since. Stored with the next range, or by [`Sink::tick`].
     finished: bool,
 }
 
 impl Held {
+    fn offered(intent: Intent) -> Self {
+        Self { stored: false, finished: intent.finished, last: intent }
+    }
+
+    /// As it will be stored.
     fn intent(&self) -> Intent {
-        Intent { finished: self.finished, ..self.stored.clone() }
+        Intent { finished: self.finished, ..self.last.clone() }
     }
 }
 
@@ -120,17 +127,21 @@ impl ClickHouseSink {
         }
     }
 
-    /// Stores a change and finds out whether it was taken.
-    async fn change(&mut self, server: &Server, at: &TopicPartition, intent: Intent) -> Result<(), SinkError> {
-        self.intents.offer(server, at, &intent).await?;
-        self.held.insert(at.clone(), Held { finished: intent.finished, stored: intent });
+    /// Stores the last change, unless another process went on from the one before.
+    async fn store(&mut self, server: &Server, at: &TopicPartition) -> Result<(), SinkError> {
+        if let Some(held) = self.held.get(at) {
+            self.intents.offer(server, at, &held.last).await?;
+        }
         self.still_held(server, at).await
     }
 
-    /// Whether the stored intent is the one that this process knows.
+    /// Whether the stored intent is the one that this process offered last.
     async fn still_held(&mut self, server: &Server, at: &TopicPartition) -> Result<(), SinkError> {
         let stored = self.intents.read(server, [at]).await?.remove(at);
-        if self.held.get(at).map(|held| &held.stored) == stored.as_ref() {
+        if let Some(held) = self.held.get_mut(at)
+            && Some(&held.last) == stored.as_ref()
+        {
+            held.stored = true;
             return Ok(());
         }
         self.held.remove(at);
@@ -190,31 +201,35 @@ impl ClickHouseSink {
         let Some(table) = self.table.clone() else {
             return Err(SinkError::Stopped("the sink was not prepared".to_owned()));
         };
-        let Some(held) = self.held.get(at) else {
-            return Err(SinkError::Moved(format!("{at}: not taken over, or lost to another process")));
-        };
         if delivery.span.is_empty() {
             return Ok(());
         }
+        if self.held.get(at).is_some_and(|held| !held.stored) {
+            self.store(&server, at).await?;
+        }
+        let Some(held) = self.held.get(at) else {
+            return Err(SinkError::Moved(format!("{at}: not taken over, or lost to another process")));
+        };
         let empty = delivery.rows.num_rows() == 0;
         let begin = held.intent().begin(&delivery.span, empty, now_ms())?;
         let intent = match &begin {
             Begin::Done => return Ok(()),
-            Begin::Again => held.stored.clone(),
+            Begin::Again if empty => held.last.finish(),
+            Begin::Again => held.last.clone(),
             Begin::New(intent) => intent.clone(),
         };
         if empty {
-            let intent = if begin == Begin::Again { intent.finish() } else { intent };
-            return self.change(&server, at, intent).await;
+            self.held.insert(at.clone(), Held::offered(intent));
+            return self.store(&server, at).await;
         }
         let rows = rows::encode(delivery, &intent, &table.columns)?;
         let parts = match table.partition_key.split(&server, &rows).await {
             Ok(parts) => parts,
             Err(fault) => return Err(refused::find(&server, &rows, &table.columns, fault).await),
         };
-        if let Begin::New(intent) = &begin {
-            self.intents.offer(&server, at, intent).await?;
-            self.held.insert(at.clone(), Held { stored: intent.clone(), finished: false });
+        if let Begin::New(_) = begin {
+            self.held.insert(at.clone(), Held::offered(intent.clone()));
+            self.intents.offer(&server, at, &intent).await?;
         }
         if let Some(fault) = self.send(&server, at, &intent, &parts).await? {
             return Err(refused::find(&server, &rows, &table.columns, fault).await);
@@ -247,11 +262,15 @@ impl Sink for ClickHouseSink {
     async fn take_over(&mut self, partitions: &[TopicPartition]) -> Result<Vec<Option<Standing>>, SinkError> {
         let server = self.server().await?;
         let mut open: Vec<TopicPartition> = partitions.to_vec();
-        for at in partitions {
-            self.held.remove(at);
-        }
+        // What this process finished and did not yet store is not to be sent again.
+        let finished: BTreeMap<_, _> = open.iter().filter_map(|at| Some((at.clone(), self.held.remove(at)?))).collect();
         for _ in 0..TAKE_OVER_ATTEMPTS {
-            let last = self.intents.read(&server, &open).await?;
+            let mut last = self.intents.read(&server, &open).await?;
+            for (at, held) in &finished {
+                if let Some(last) = last.get_mut(at).filter(|last| **last == held.last) {
+                    last.finished = held.finished;
+                }
+            }
             let changes: Vec<_> =
                 open.iter().map(|at| (at.clone(), Intent::taken_over(last.get(at), &self.writer))).collect();
             self.intents.offer_all(&server, &changes).await?;
@@ -259,11 +278,11 @@ impl Sink for ClickHouseSink {
             for (at, offered) in changes {
                 if stored.get(&at) == Some(&offered) {
                     open.retain(|still| *still != at);
-                    self.held.insert(at, Held { finished: offered.finished, stored: offered });
+                    self.held.insert(at, Held { stored: true, ..Held::offered(offered) });
                 }
             }
             if open.is_empty() {
-                return Ok(partitions.iter().map(|at| self.held.get(at)?.stored.standing()).collect());
+                return Ok(partitions.iter().map(|at| self.held.get(at)?.last.standing()).collect());
             }
         }
         let names: Vec<String> = open.iter().map(ToString::to_string).collect();
@@ -296,14 +315,18 @@ impl Sink for ClickHouseSink {
         let open: Vec<TopicPartition> = self
             .held
             .iter()
-            .filter(|(_, held)| held.finished && !held.stored.finished)
+            .filter(|(_, held)| !held.stored || held.finished != held.last.finished)
             .map(|(at, _)| at.clone())
             .collect();
         for at in open {
             let server = self.server().await?;
-            if let Some(held) = self.held.get(&at) {
-                let finish = held.stored.finish();
-                self.change(&server, &at, finish).await?;
+            if let Some(held) = self.held.get_mut(&at).filter(|held| held.stored) {
+                *held = Held::offered(held.last.finish());
+            }
+            match self.store(&server, &at).await {
+                // Whoever has it now has finished it, or will.
+                Ok(()) | Err(SinkError::Moved(_)) => {}
+                Err(e) => return Err(e),
             }
         }
         Ok(())

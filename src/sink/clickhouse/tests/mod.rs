@@ -9,6 +9,12 @@ use super::server::Server;
 use super::*;
 use crate::sink::conformance::{self, Place};
 
+mod late;
+mod nodes;
+mod speed;
+mod tables;
+mod values;
+
 /// The server's address, if one is named.
 fn address() -> Option<String> {
     let address = std::env::var("FIRN_CLICKHOUSE_URL").ok();
@@ -21,7 +27,7 @@ fn address() -> Option<String> {
 fn settings(address: &str, table: &str) -> ClickHouseSettings {
     ClickHouseSettings {
         nodes: vec![address.to_owned()],
-        database: "firn_test".to_owned(),
+        database: format!("firn_{}", uuid::Uuid::new_v4().simple()),
         table: table.to_owned(),
         engine: Engine::MergeTree,
         order_by: vec!["id".to_owned()],
@@ -41,8 +47,7 @@ struct TestTable {
 
 impl TestTable {
     fn new(address: &str, case: &str) -> Self {
-        let table = format!("{case}_{}", uuid::Uuid::new_v4().simple());
-        Self { address: address.to_owned(), settings: settings(address, &table) }
+        Self { address: address.to_owned(), settings: settings(address, case) }
     }
 
     fn server(&self) -> Server {
@@ -66,18 +71,21 @@ impl Place for TestTable {
     }
 
     async fn held(&self) -> Vec<i64> {
-        self.server()
-            .rows::<i64>(&format!("SELECT assumeNotNull(id) FROM {}", self.settings.table_name()))
-            .await
-            .unwrap()
+        let last = if self.overwrites() { "FINAL" } else { "" };
+        let sql = format!("SELECT assumeNotNull(id) FROM {} {last}", self.settings.table_name());
+        self.server().rows::<i64>(&sql).await.unwrap()
     }
 
     fn refuses_poison(&self) -> bool {
         true
     }
 
+    fn overwrites(&self) -> bool {
+        self.settings.engine == Engine::Replacing
+    }
+
     async fn remove(&self) {
-        self.server().execute(&format!("DROP TABLE IF EXISTS {}", self.settings.table_name())).await.unwrap();
+        self.server().execute(&format!("DROP DATABASE IF EXISTS {}", self.settings.database)).await.unwrap();
     }
 }
 
@@ -85,4 +93,30 @@ impl Place for TestTable {
 async fn a_table_of_facts_conforms() {
     let Some(address) = address() else { return };
     conformance::all(|case| TestTable::new(&address, case)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_conforms() {
+    let Some(address) = address() else { return };
+    let place = |case: &str| {
+        let mut place = TestTable::new(&address, case);
+        place.settings.engine = Engine::Replacing;
+        place.settings.partition_by = None;
+        place
+    };
+    conformance::all(place).await;
+}
+
+/// An expression and a type of which only ClickHouse knows what becomes of a value.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_conforms_that_only_clickhouse_understands() {
+    let Some(address) = address() else { return };
+    let place = |case: &str| {
+        let mut place = TestTable::new(&address, case);
+        place.settings.partition_by = Some("(intDiv(id, 4) % 3, toHour(at))".to_owned());
+        let names: Vec<String> = (0..40).chain(1_000_100..1_000_110).map(|id| format!("'{id}'")).collect();
+        place.settings.columns = BTreeMap::from([("digits".to_owned(), format!("Enum16({})", names.join(", ")))]);
+        place
+    };
+    conformance::all(place).await;
 }
