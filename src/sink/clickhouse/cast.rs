@@ -47,11 +47,14 @@ fn is_bytes(of: &DataType) -> bool {
     matches!(of, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
 }
 
+/// `may_be_null` where the column has a default that a NULL stands for.
+///
 /// # Errors
 /// The rows whose value the column `name` can't take.
-pub(super) fn to_wire(name: &str, values: &ArrayRef, to: &str) -> Result<ArrayRef, Vec<RefusedRow>> {
+pub(super) fn to_wire(name: &str, values: &ArrayRef, to: &str, may_be_null: bool) -> Result<ArrayRef, Vec<RefusedRow>> {
     let values = without_null_lists(values);
-    if !takes_null(to) && values.null_count() > 0 && !matches!(values.data_type(), DataType::Struct(_)) {
+    if !may_be_null && !takes_null(to) && values.null_count() > 0 && !matches!(values.data_type(), DataType::Struct(_))
+    {
         let nulls = (0..values.len()).filter(|row| values.is_null(*row));
         let detail = format!("column `{name}`: NULL does not fit {to}");
         return Err(nulls.map(|row| RefusedRow { row, detail: detail.clone() }).collect());
@@ -282,7 +285,7 @@ mod tests {
         #[case] want: &[usize],
     ) {
         assert!(can_send(values.data_type(), to));
-        let refused = to_wire("c", &values, to).err().unwrap_or_default();
+        let refused = to_wire("c", &values, to, false).err().unwrap_or_default();
         assert_eq!(refused.iter().map(|r| r.row).collect::<Vec<_>>(), want);
         assert!(refused.iter().all(|r| r.detail.starts_with("column `c`: ") && r.detail.ends_with(to)), "{refused:?}");
     }
@@ -303,9 +306,9 @@ mod tests {
             Some(vec![Some(1), Some(1 << 40)]),
             None,
         ]));
-        let refused = to_wire("c", &lists, "Array(Int32)").unwrap_err();
+        let refused = to_wire("c", &lists, "Array(Int32)", false).unwrap_err();
         assert_eq!(refused.iter().map(|r| r.row).collect::<Vec<_>>(), [1]);
-        let sent = to_wire("c", &lists, "Array(Int64)").unwrap();
+        let sent = to_wire("c", &lists, "Array(Int64)", false).unwrap();
         assert_eq!(
             (sent.null_count(), sent.as_list::<i32>().value_length(2)),
             (0, 0),
@@ -318,14 +321,14 @@ mod tests {
         let fields = arrow_schema::Fields::from(vec![arrow_schema::Field::new("x", DataType::Int32, true)]);
         let x: ArrayRef = Arc::new(Int32Array::from(vec![1, 2]));
         let values: ArrayRef = Arc::new(StructArray::new(fields, vec![x], Some(vec![true, false].into())));
-        let sent = to_wire("c", &values, "Tuple(x Nullable(Int32))").unwrap();
+        let sent = to_wire("c", &values, "Tuple(x Nullable(Int32))", false).unwrap();
         assert_eq!((sent.null_count(), sent.as_struct().column(0).null_count()), (0, 1));
     }
 
     #[test]
     fn uuids_are_texts_too() {
-        let bytes = to_wire("c", &texts(&[Some(UUID)]), "UUID").unwrap();
-        let text = to_wire("c", &bytes, "String").unwrap();
+        let bytes = to_wire("c", &texts(&[Some(UUID)]), "UUID", false).unwrap();
+        let text = to_wire("c", &bytes, "String", false).unwrap();
         assert_eq!(text.as_string::<i32>().value(0), UUID);
     }
 }

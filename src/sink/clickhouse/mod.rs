@@ -222,7 +222,7 @@ impl ClickHouseSink {
             self.held.insert(at.clone(), Held::offered(intent));
             return self.store(&server, at).await;
         }
-        let rows = rows::encode(delivery, &intent, &table.columns)?;
+        let rows = rows::encode(delivery, &intent, &table)?;
         let parts = match table.partition_key.split(&server, &rows).await {
             Ok(parts) => parts,
             Err(fault) => return Err(refused::find(&server, &rows, &table.columns, fault).await),

@@ -8,6 +8,7 @@ use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{ArrowError, Field, Schema};
 
 use super::cast::to_wire;
+use super::table::Table;
 use crate::sink::intent::Intent;
 use crate::sink::{Delivery, RefusedRow, SinkError};
 
@@ -22,18 +23,16 @@ const VERSION_BITS: u32 = 20;
 
 /// # Errors
 /// [`SinkError::Refused`] with every row that has a value which its column can't take.
-pub(super) fn encode(
-    delivery: &Delivery,
-    intent: &Intent,
-    columns: &BTreeMap<String, String>,
-) -> Result<RecordBatch, SinkError> {
+pub(super) fn encode(delivery: &Delivery, intent: &Intent, table: &Table) -> Result<RecordBatch, SinkError> {
+    let columns = &table.columns;
     let (rows, mut fields, mut arrays) = (&delivery.rows, Vec::new(), Vec::<ArrayRef>::new());
     let mut refused: BTreeMap<usize, String> = BTreeMap::new();
     for (field, values) in rows.schema_ref().fields().iter().zip(rows.columns()) {
         let Some(column_type) = columns.get(field.name()) else {
             return Err(SinkError::Stopped(format!("the table has no column `{}`", field.name())));
         };
-        match to_wire(field.name(), values, column_type) {
+        let may_be_null = table.defaults.contains(field.name());
+        match to_wire(field.name(), values, column_type, may_be_null) {
             Ok(values) => {
                 fields.push(Field::new(field.name(), values.data_type().clone(), true));
                 arrays.push(values);

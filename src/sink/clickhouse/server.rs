@@ -16,7 +16,7 @@ use crate::sink::SinkError;
 ///
 /// - Asynchronous inserts are put together with others' and know no token.
 /// - One insert is one block: nothing of it is written before its end, however many rows it has, and nothing of it is told apart.
-/// - A NULL for a column that has none is an error, not the column's default.
+/// - A NULL stands for a column's declared default; where there is neither room for it nor a default, firn refuses it before.
 /// - A token counts also where an insert selects, and in the views behind the table.
 const SETTINGS: &[(&str, &str)] = &[
     ("async_insert", "0"),
@@ -26,7 +26,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("min_insert_block_size_rows", "100000000"),
     ("min_insert_block_size_bytes", "100000000000"),
     ("max_insert_threads", "1"),
-    ("input_format_null_as_default", "0"),
+    ("input_format_null_as_default", "1"),
     ("insert_null_as_default", "0"),
     ("wait_end_of_query", "1"),
 ];

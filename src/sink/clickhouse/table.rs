@@ -25,6 +25,8 @@ const TOKENS: u64 = 10_000;
 pub(super) struct Table {
     /// Every column that can be inserted into, with its type.
     pub columns: BTreeMap<String, String>,
+    /// Columns that have a value of their own where there is none to be sent: there NULL stands for it.
+    pub defaults: BTreeSet<String>,
     pub partition_key: PartitionKey,
 }
 
@@ -119,7 +121,10 @@ impl Table {
             }
             keys.push((column.clone(), column_type.clone()));
         }
-        Ok(Self { columns, partition_key: PartitionKey { expression, columns: keys, zone } })
+        // Where the partition is found out here, the value has to be known here.
+        let has_default = |c: &&ColumnRow| c.2 == "DEFAULT" && c.3 != 1;
+        let defaults = rows.iter().filter(has_default).map(|c| c.0.clone()).collect();
+        Ok(Self { columns, defaults, partition_key: PartitionKey { expression, columns: keys, zone } })
     }
 }
 

@@ -50,7 +50,7 @@ class Engagement(threading.Thread):
                 "INSERT INTO public.content (id, slug, title, content_type, length_seconds, publish_ts) VALUES %s RETURNING id",
                 rows, template="(gen_random_uuid(), %s, %s, %s, %s, to_timestamp(%s))", fetch=True,
             )  # fmt: skip
-            ids: list[Any] = [row[0] for row in made]
+            ids: list[Any] = [row[0] for row in made] + [None]
             done, began = 0, time.monotonic()
             while done < self.events:
                 n = min(luck.randint(1, max(1, self.events // 50)), self.events - done)
