@@ -10,11 +10,13 @@ mod demo;
 mod exit;
 mod generate;
 mod index;
+mod mirror;
 mod moment;
 mod pipeline;
 mod print;
 mod query;
 mod rewind;
+mod rewind_sink;
 mod run;
 mod sql;
 mod table;
@@ -83,11 +85,14 @@ enum Command {
     /// Look at rejected records, put them into their tables once the cause is mended
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLetterCommand),
-    /// Set a table back in Kafka, or over what Kafka has lost, in one commit
+    /// Set a table back in Kafka, or over what Kafka has lost, in one commit; or a pipeline's sink
     Rewind(rewind::RewindArgs),
     /// Look at what pipelines would deliver
     #[command(subcommand)]
     Pipeline(pipeline::PipelineCommand),
+    /// Look at what pipelines have delivered to ClickHouse
+    #[command(subcommand)]
+    Mirror(mirror::MirrorCommand),
     /// Ask the tables in SQL
     Query(query::QueryArgs),
     /// Write, print or check the configuration
@@ -138,6 +143,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
                 Command::DeadLetters(command) => Box::pin(dead_letters::run(&command, output)).await,
                 Command::Rewind(args) => Box::pin(rewind::run(&args, output)).await,
                 Command::Pipeline(command) => Box::pin(pipeline::run(&command, output)).await,
+                Command::Mirror(command) => mirror::run(&command, output).await,
                 Command::Query(args) => query::run(&args, output).await,
                 Command::Config(command) => config::run(&command, output),
                 Command::Generate(args) => Ok(generate::run(args, output).await?),

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::exit::{Code, Failure, of_catalog};
 use super::moment::moment;
 use super::print::{self, Grid};
-use super::{ConfigFile, Output, table};
+use super::{ConfigFile, Output, rewind_sink, table};
 use crate::change::Mode;
 use crate::pipeline::rewind::{PreparedRewind, RewindError, Target, Wish, prepare};
 use crate::position::Checkpoint;
@@ -31,8 +31,11 @@ pub(super) struct RewindArgs {
     #[command(flatten)]
     config: ConfigFile,
     /// namespace.table
-    #[arg(value_name = "TABLE")]
-    table: String,
+    #[arg(value_name = "TABLE", required_unless_present = "sink")]
+    table: Option<String>,
+    /// A pipeline's sink in place of a table, PIPELINE.SINK, to an offset, a timestamp or the beginning
+    #[arg(long, value_name = "SINK", conflicts_with_all = ["table", "skip_lost", "new_topic", "replay", "accept_compacted"])]
+    sink: Option<String>,
     /// Where it is to go back to; see below
     #[arg(long, value_name = "TARGET", value_parser = target, group = "target")]
     to: Option<Target>,
@@ -106,8 +109,13 @@ struct Moved {
 pub(super) async fn run(args: &RewindArgs, output: Output) -> Result<(), Failure> {
     output.not_csv()?;
     let config = args.config.load()?;
+    if let Some(sink) = &args.sink {
+        let manner = rewind_sink::Manner { dry_run: args.dry_run, yes: args.yes };
+        return rewind_sink::run(&config, sink, args.topic.as_deref(), &args.wish().target, &manner, output).await;
+    }
     let catalog = crate::catalogs::open(&config.catalog).await?;
-    let ident = table::load(catalog.as_ref(), &args.table).await?.identifier().clone();
+    // clap wants it where no sink is named.
+    let ident = table::load(catalog.as_ref(), args.table.as_deref().unwrap_or_default()).await?.identifier().clone();
     let prepared = prepare(&config, catalog, &ident, args.topic.as_deref(), &args.wish()).await?;
     let outlook = shown(&prepared, &prepared.outlook);
     if args.dry_run {
@@ -133,7 +141,7 @@ pub(super) async fn run(args: &RewindArgs, output: Output) -> Result<(), Failure
     }
 }
 
-fn confirm(table: &str) -> Result<(), Failure> {
+pub(super) fn confirm(table: &str) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::usage(
             "nothing was done: say --yes to do it without being asked, or --dry-run to look only",

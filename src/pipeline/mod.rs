@@ -45,7 +45,7 @@ use crate::serve::{self, Server, Status};
 use crate::source::kafka::{self, ClientSettings, KafkaSource, SourceError};
 use growth::PartitionCount;
 use letters::DeadLetters;
-pub use sidecar::{Preview, preview, probe_sinks};
+pub use sidecar::{Preview, SinkRewind, last_rows, prepare_sink_rewind, preview, probe_sinks, rewind_sink};
 use source_tables::SourceTables;
 pub use stored_index::verify_indexes;
 pub use sweep::{SweepError, Swept, sweep};

@@ -40,6 +40,7 @@ pub const SINK_LATENCY_SECONDS: &str = "firn_sink_latency_seconds";
 pub const SINK_SOURCE_LATENCY_SECONDS: &str = "firn_sink_source_latency_seconds";
 pub const SINK_ERRORS_TOTAL: &str = "firn_sink_errors_total";
 pub const SINK_REJECTED_TOTAL: &str = "firn_sink_rejected_total";
+pub const SINK_SKIPPED_WRITES_TOTAL: &str = "firn_sink_skipped_writes_total";
 pub const SINK_STOPPED: &str = "firn_sink_stopped";
 pub const SINK_LAG_RECORDS: &str = "firn_sink_lag_records";
 pub const VIEW_TIMEOUTS_TOTAL: &str = "firn_view_timeouts_total";
@@ -72,7 +73,7 @@ const fn metric(
 }
 
 /// Every metric of firn.
-pub const METRICS: [Metric; 38] = [
+pub const METRICS: [Metric; 39] = [
     metric(RECORDS_TOTAL, Kind::Counter, Unit::Count, &["topic"], "Kafka records read"),
     metric(ROWS_TOTAL, Kind::Counter, Unit::Count, &["table", "op"], "rows committed, by op (c, u, d, r)"),
     metric(SKIPPED_TOTAL, Kind::Counter, Unit::Count, &["topic", "kind"], "records skipped by a rule, by its name"),
@@ -204,6 +205,13 @@ pub const METRICS: [Metric; 38] = [
         "deliveries that failed: unavailable, moved, refused, stopped",
     ),
     metric(SINK_REJECTED_TOTAL, Kind::Counter, Unit::Count, &["sink", "reason"], "records sent to the dead letters"),
+    metric(
+        SINK_SKIPPED_WRITES_TOTAL,
+        Kind::Counter,
+        Unit::Count,
+        &["sink"],
+        "writes to Redis that were left out for a row whose key has a NULL",
+    ),
     metric(SINK_STOPPED, Kind::Gauge, Unit::Count, &["sink"], "1 while the sink is stopped and needs a person"),
     metric(
         SINK_LAG_RECORDS,

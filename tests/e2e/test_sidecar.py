@@ -1,5 +1,6 @@
 """The sidecar: pipelines from PostgreSQL through Debezium into ClickHouse and Redis, against PostgreSQL's own join."""
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -163,5 +164,15 @@ def test_only_updates_are_mirrored_and_what_can_be_looked_at_beforehand(trial: T
             source.wait_until_published(name)
             ended = firn.command("run", "--only", "changes", "--idle-exit", "3s")
             assert ended.returncode == 0 and clickhouse.rows(query)[-1] == [50, "last", "2024-05-01 10:00:00", "u"], ended.stdout + ended.stderr
+            tail = firn.command("mirror", "tail", "changes", "-n", "3", "--output", "json")
+            assert [row["name"] for row in json.loads(tail.stdout)][-1] == "last", tail.stdout + tail.stderr
+            # A facts table that was emptied is filled again from the beginning.
+            clickhouse.run("TRUNCATE TABLE changes")
+            shown = firn.command("rewind", "--sink", "changes.clickhouse", "--to", "beginning", "--dry-run")
+            assert shown.returncode == 0 and "next offset to deliver" in shown.stdout, shown.stdout + shown.stderr
+            rewound = firn.command("rewind", "--sink", "changes.clickhouse", "--to", "beginning", "--yes")
+            assert rewound.returncode == 0, rewound.stdout + rewound.stderr
+            assert firn.command("run", "--idle-exit", "3s").returncode == 0
+            assert clickhouse.rows(query) == [*wanted, [50, "last", "2024-05-01 10:00:00", "u"]]
             refused = firn.command("run", "--only", "chances")
             assert refused.returncode == 2 and "there are: changes, changes.clickhouse" in refused.stderr, refused.stderr

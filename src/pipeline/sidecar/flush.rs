@@ -50,6 +50,13 @@ impl Runner {
         let moved: Vec<TopicPartition> =
             self.slots.iter().filter(|(_, slot)| slot.has_moved()).map(|(at, _)| at.clone()).collect();
         for at in moved {
+            // Its rest is still to come: all of it once more, then.
+            if let Some(slot) = self.slots.get_mut(&at).filter(|slot| slot.is_incomplete()) {
+                slot.start_over();
+                let back = [(at, slot.from)];
+                self.seek(&back);
+                continue;
+            }
             let made = made.remove(&at);
             let Some(slot) = self.slots.get(&at) else { continue };
             let is_empty = made.as_ref().is_none_or(|m| m.rows.num_rows() == 0);
@@ -253,7 +260,7 @@ impl Runner {
                     self.meter.failed(&SinkError::Moved(String::new()));
                     tracing::warn!(sink = self.parts.id, partition = %at, "going on from where the sink stands: {why}");
                     self.trouble(why);
-                    self.place_anew(std::slice::from_ref(at));
+                    self.place_anew(at);
                     return Ok(Flow::On);
                 }
                 Err(e) => {

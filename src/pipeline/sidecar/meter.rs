@@ -60,6 +60,11 @@ impl Meter {
         counter!(names::SINK_REJECTED_TOTAL, "sink" => self.sink.clone(), "reason" => reason).increment(1);
     }
 
+    /// So many writes were left out since the process began.
+    pub(super) fn skipped(&self, writes: u64) {
+        counter!(names::SINK_SKIPPED_WRITES_TOTAL, "sink" => self.sink.clone()).absolute(writes);
+    }
+
     pub(super) fn stopped(&self, stopped: bool) {
         gauge!(names::SINK_STOPPED, "sink" => self.sink.clone()).set(if stopped { 1.0 } else { 0.0 });
     }

@@ -9,7 +9,7 @@
 //! # Layout
 //! - [`runner`], [`flush`]: the thread of a sink. [`slot`]: one partition of it. [`mount`]: the sink itself, also asked by the consumer.
 //! - [`intake`]: records to rows. [`plan`]: rows through the SELECT. [`view`], [`view_rows`]: the tables that are joined.
-//! - [`preview`]: a pipeline tried on what its topics hold. [`sinks`]: from the configuration to sinks.
+//! - [`rewind`]: a sink set back. [`preview`]: a pipeline tried on what its topics hold. [`sinks`]: from the configuration to sinks.
 
 mod flush;
 mod intake;
@@ -17,6 +17,7 @@ mod meter;
 mod mount;
 mod plan;
 mod preview;
+mod rewind;
 mod runner;
 mod sinks;
 mod slot;
@@ -43,8 +44,10 @@ use intake::{Intake, options};
 use mount::Mount;
 use plan::Plan;
 pub use preview::{Preview, preview};
+pub use rewind::{SinkRewind, prepare_sink_rewind, rewind_sink};
 use runner::{Input, Parts, Runner};
-pub use sinks::probe as probe_sinks;
+use sinks::Named;
+pub use sinks::{last_rows, probe as probe_sinks};
 use view::{Tellers, View};
 
 /// What the sidecar needs of the process.
@@ -76,9 +79,9 @@ pub(super) fn start(config: &Config, servers: &Servers) -> Result<Vec<Running>, 
             View::start(topic, &servers.kafka, &tellers, memory, &servers.runtime, stop)
         });
         let views = views.collect::<Result<Vec<_>, _>>().map_err(at)?;
-        for (name, sink) in sinks::of(config, pipeline).map_err(at)? {
-            let id = format!("{}.{name}", pipeline.name);
-            let runner = runner(config, pipeline, servers, &tellers, &views, id.clone(), sink).map_err(at)?;
+        for sink in sinks::of(config, pipeline).map_err(at)? {
+            let id = format!("{}.{}", pipeline.name, sink.name);
+            let runner = runner(config, pipeline, servers, &tellers, &views, sink).map_err(at)?;
             let thread = std::thread::Builder::new().name(format!("firn-{id}"));
             running.push((id, thread.spawn(move || runner.run()).map_err(|e| e.to_string())?));
         }
@@ -92,9 +95,9 @@ fn runner(
     servers: &Servers,
     tellers: &Tellers,
     views: &[Arc<View>],
-    id: String,
-    sink: Box<dyn crate::sink::Sink>,
+    sink: Named,
 ) -> Result<Runner, String> {
+    let id = format!("{}.{}", pipeline.name, sink.name);
     let mut inputs = BTreeMap::new();
     for topic in &pipeline.sources {
         let intake = Intake::new(options(topic, Mode::Append, tellers.told()))?;
@@ -104,7 +107,7 @@ fn runner(
         FromWhere::Earliest => Start::Earliest,
         FromWhere::Latest => Start::Latest,
     };
-    let mount = Arc::new(Mount::new(sink, fresh, servers.runtime.clone()));
+    let mount = Arc::new(Mount::new(sink.sink, fresh, servers.runtime.clone()));
     let group = format!("{}.{id}", config.kafka.group);
     let source = KafkaSource::join(&servers.kafka, &group, 0, Arc::clone(&mount) as _).map_err(|e| e.to_string())?;
     let parts = Parts {
@@ -116,6 +119,7 @@ fn runner(
         tellers: tellers.clone(),
         dead_letters: Arc::clone(&servers.dead_letters),
         status: Arc::clone(&servers.status),
+        skipped: sink.skipped,
         counted: servers.memory.count(Kind::Open),
         batch_rows: pipeline.batch_rows,
         batch_wait: Duration::from_millis(pipeline.batch_wait_ms),

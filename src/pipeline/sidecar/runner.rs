@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -20,7 +21,7 @@ use crate::position::TopicPartition;
 use crate::record::{Record, Rejected};
 use crate::serve::Status;
 use crate::serve::status::{LastError, PartitionStatus, TableState};
-use crate::source::kafka::{Assigned, ClientSettings, Event, KafkaSource, Misplaced, SourceError};
+use crate::source::kafka::{Assigned, ClientSettings, Event, KafkaSource, Misplaced, SourceError, has_record};
 
 /// How long a poll waits while nothing is open.
 const IDLE_POLL: Duration = Duration::from_millis(100);
@@ -28,6 +29,8 @@ const IDLE_POLL: Duration = Duration::from_millis(100);
 const TICK: Duration = Duration::from_secs(1);
 /// How long a partition may go on without a row before its position is stored nevertheless.
 pub(super) const EMPTY_MS: u64 = 5_000;
+/// How long the rest of a range that was begun once may take to come before the log is asked whether there is any.
+const RANGE_MS: u64 = 1_000;
 
 /// One source topic.
 pub(super) struct Input {
@@ -48,6 +51,7 @@ pub(super) struct Parts {
     pub tellers: Tellers,
     pub dead_letters: Arc<DeadLetters>,
     pub status: Arc<Status>,
+    pub skipped: Option<Arc<AtomicU64>>,
     pub counted: Counted,
     pub batch_rows: usize,
     pub batch_wait: Duration,
@@ -141,7 +145,12 @@ impl Runner {
     fn step(&mut self) -> Result<(), SourceError> {
         for kept in std::mem::take(&mut self.kept) {
             match kept {
-                Kept::Assigned(assigned) => self.assigned(assigned),
+                Kept::Assigned(assigned) => {
+                    // Records of them may have come meanwhile.
+                    let at: Vec<_> = assigned.iter().filter_map(|a| Some((a.at.clone(), a.position?))).collect();
+                    self.assigned(assigned);
+                    self.seek(&at);
+                }
                 Kept::Revoked(revoked) => self.revoked(&revoked),
             }
         }
@@ -161,16 +170,13 @@ impl Runner {
                 }
                 if beyond || !take(&mut self.parts, &mut self.letters, &self.meter, &record) {
                     // It comes again: what is open goes first.
-                    let back = (
-                        at,
-                        self.slots
-                            .get(&TopicPartition::new(record.topic, record.partition))
-                            .map_or(record.offset, |s| s.next.max(record.offset)),
-                    );
                     drop(polled);
+                    if let Some(slot) = self.slots.get_mut(&at).filter(|_| beyond) {
+                        slot.complete();
+                    }
                     self.flush()?;
-                    if self.slots.contains_key(&back.0) {
-                        self.seek(&[back]);
+                    if let Some(next) = self.slots.get(&at).map(|slot| slot.next) {
+                        self.seek(&[(at, next)]);
                     }
                     return Ok(());
                 }
@@ -238,7 +244,9 @@ impl Runner {
         self.show_partitions();
     }
 
+    /// What was read of them is given up: the new owner reads it again. So is what was read of the others, since rows are mixed.
     fn revoked(&mut self, revoked: &[TopicPartition]) {
+        self.start_over();
         for at in revoked {
             tracing::info!(sink = self.parts.id, partition = %at, "given up");
             self.held.remove(at);
@@ -247,8 +255,26 @@ impl Runner {
         self.show_partitions();
     }
 
+    /// Gives up the open batch, and reads it again.
+    fn start_over(&mut self) {
+        if self.opened.take().is_none() {
+            return;
+        }
+        self.letters.clear();
+        for input in self.parts.inputs.values_mut() {
+            drop(input.intake.finish());
+        }
+        self.slots.values_mut().for_each(Slot::start_over);
+        let back: Vec<_> = self.slots.iter().map(|(at, slot)| (at.clone(), slot.from)).collect();
+        self.seek(&back);
+    }
+
     fn is_due(&self) -> bool {
         let Some(opened) = self.opened else { return false };
+        // What is left of it stands in the log, and comes soon.
+        if self.slots.values().any(Slot::is_incomplete) {
+            return false;
+        }
         let rows: usize = self.parts.inputs.values().map(|input| input.intake.rows()).sum();
         rows >= self.parts.batch_rows
             || opened.elapsed() >= self.parts.batch_wait
@@ -264,6 +290,9 @@ impl Runner {
             self.meter.failed(&e);
             self.trouble(e.to_string());
         }
+        if let Some(skipped) = &self.parts.skipped {
+            self.meter.skipped(skipped.load(Ordering::Relaxed));
+        }
         self.parts.counted.set(self.parts.inputs.values().map(|input| input.intake.bytes()).sum());
         self.show_partitions();
         self.retry_held();
@@ -277,13 +306,10 @@ impl Runner {
     /// A range that was begun once may end with offsets that hold no record any more: nothing would come that shows it.
     fn finish_ranges(&mut self) -> Result<(), SourceError> {
         let now = self.now();
-        let waiting = |s: &Slot| s.until.filter(|until| *until > s.next && s.delivered_at + EMPTY_MS < now);
+        let waiting = |s: &Slot| s.until.filter(|until| *until > s.next && s.delivered_at + RANGE_MS < now);
         let open: Vec<_> = self.slots.iter().filter_map(|(at, s)| Some((at.clone(), s.next, waiting(s)?))).collect();
         for (at, next, until) in open {
-            let mut records = 0u64;
-            let read = crate::source::kafka::read_log(&self.parts.kafka, &at, next, until, |_| records += 1);
-            if read.is_ok()
-                && records == 0
+            if matches!(has_record(&self.parts.kafka, &at, Some(next), until), Ok(false))
                 && let Some(slot) = self.slots.get_mut(&at)
             {
                 slot.next = until;
@@ -294,7 +320,7 @@ impl Runner {
     }
 
     fn retry_held(&mut self) {
-        let held: Vec<TopicPartition> = self.held.iter().cloned().collect();
+        let held: Vec<TopicPartition> = self.held.iter().filter(|at| !self.is_given_up(at)).cloned().collect();
         if held.is_empty() {
             return;
         }
@@ -307,17 +333,23 @@ impl Runner {
         self.assigned(placed);
     }
 
-    /// Asks the sink anew where it stands in these partitions, and reads on from there.
-    pub(super) fn place_anew(&mut self, partitions: &[TopicPartition]) {
-        for at in partitions {
-            self.slots.remove(at);
-            self.held.insert(at.clone());
-        }
-        self.source.pause(partitions);
-        self.retry_held();
+    /// Whether it was taken away, and that was not looked at yet.
+    fn is_given_up(&self, at: &TopicPartition) -> bool {
+        self.kept.iter().any(|kept| matches!(kept, Kept::Revoked(revoked) if revoked.contains(at)))
     }
 
-    fn seek(&self, positions: &[(TopicPartition, i64)]) {
+    /// Asks the sink anew where it stands in a partition, and reads on from there.
+    pub(super) fn place_anew(&mut self, at: &TopicPartition) {
+        self.slots.remove(at);
+        // To ask is to take over: not from its new owner.
+        if !self.is_given_up(at) {
+            self.held.insert(at.clone());
+            self.source.pause(std::slice::from_ref(at));
+            self.retry_held();
+        }
+    }
+
+    pub(super) fn seek(&self, positions: &[(TopicPartition, i64)]) {
         if let Err(e) = self.source.seek(positions) {
             tracing::warn!(sink = self.parts.id, "seek: {e}");
         }

@@ -1,15 +1,22 @@
 //! From the configuration to sinks.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use crate::config::sinks::clickhouse::ClickHouseEngine;
 use crate::config::{ClickHouseConfig, Config, PipelineConfig};
-use crate::sink::clickhouse::{self, ClickHouseSettings, ClickHouseSink, Engine};
+use crate::sink::clickhouse::{self, ClickHouseSettings, ClickHouseSink, Engine, LastRows};
 use crate::sink::redis::{self, RedisSink};
 use crate::sink::{Sink, SinkError};
 
 /// A sink under its name.
-pub(super) type Named = (String, Box<dyn Sink>);
+pub(super) struct Named {
+    pub name: String,
+    pub sink: Box<dyn Sink>,
+    /// Counts writes that were left out since their key has a NULL, where the sink knows such.
+    pub skipped: Option<Arc<AtomicU64>>,
+}
 
 /// The sinks of a pipeline.
 ///
@@ -19,11 +26,14 @@ pub(super) fn of(config: &Config, pipeline: &PipelineConfig) -> Result<Vec<Named
     let id = |name: &str| format!("{}.{}.{name}", config.kafka.group, pipeline.name);
     let mut sinks: Vec<Named> = Vec::new();
     for sink in &pipeline.clickhouse {
-        sinks.push((sink.name.clone(), Box::new(ClickHouseSink::new(clickhouse_settings(sink), &id(&sink.name)))));
+        let made = ClickHouseSink::new(clickhouse_settings(sink), &id(&sink.name));
+        sinks.push(Named { name: sink.name.clone(), sink: Box::new(made), skipped: None });
     }
     for sink in &pipeline.redis {
         let settings = sink.settings().map_err(|p| format!("{}: {}", p.field, p.message))?;
-        sinks.push((sink.name.clone(), Box::new(RedisSink::new(settings, &id(&sink.name)))));
+        let made = RedisSink::new(settings, &id(&sink.name));
+        let skipped = Some(made.skipped());
+        sinks.push(Named { name: sink.name.clone(), sink: Box::new(made), skipped });
     }
     Ok(sinks)
 }
@@ -47,6 +57,25 @@ pub async fn probe(config: &Config) -> Vec<(String, Result<String, SinkError>)> 
         }
     }
     answers
+}
+
+/// The last rows of a pipeline's table in ClickHouse; `name` is a pipeline or `pipeline.sink`.
+///
+/// # Errors
+/// The sentence for a person: there is no such table, or more than one; the server does not answer.
+pub async fn last_rows(config: &Config, name: &str, count: usize) -> Result<LastRows, String> {
+    let all =
+        config.pipelines.iter().flat_map(|p| p.clickhouse.iter().map(move |s| (format!("{}.{}", p.name, s.name), s)));
+    let all: Vec<(String, &ClickHouseConfig)> = all.collect();
+    let of_name = |id: &String| id == name || id.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+    let found: Vec<_> = all.iter().filter(|(id, _)| of_name(id)).collect();
+    match found[..] {
+        [(_, sink)] => clickhouse::tail(&clickhouse_settings(sink), count).await.map_err(|e| e.to_string()),
+        _ => {
+            let there: Vec<&str> = all.iter().map(|(id, _)| id.as_str()).collect();
+            Err(format!("`{name}` names {} tables in ClickHouse; there are: {}", found.len(), there.join(", ")))
+        }
+    }
 }
 
 fn clickhouse_settings(sink: &ClickHouseConfig) -> ClickHouseSettings {

@@ -58,6 +58,22 @@ impl Slot {
         self.until == Some(self.next)
     }
 
+    /// Whether a range that was begun once is still to be read to its end.
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.until.is_some_and(|until| self.next < until)
+    }
+
+    /// The range that was begun once has no record any more up to its end.
+    pub(super) fn complete(&mut self) {
+        self.next = self.until.unwrap_or(self.next);
+    }
+
+    /// Nothing was read since the sink was last told.
+    pub(super) fn start_over(&mut self) {
+        self.next = self.from;
+        self.oldest_ms = None;
+    }
+
     pub(super) fn span(&self, at: &TopicPartition) -> Span {
         Span {
             timestamp_ms: self.last_ms,
@@ -72,5 +88,41 @@ impl Slot {
         self.until = None;
         self.oldest_ms = None;
         self.delivered_at = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(position: i64, until: Option<i64>) -> Slot {
+        let at = TopicPartition::new("t", 0);
+        let (topic_id, misplaced) = (None, None);
+        let assigned = Assigned { at, position: Some(position), high: 100, topic_id, partition_count: 1, misplaced };
+        Slot::new(&assigned, position, Some(&Standing { next: position, until, topic_id: None }), 0)
+    }
+
+    #[test]
+    fn a_range_that_was_begun_ends_where_it_was_to_end() {
+        let mut slot = slot(5, Some(9));
+        slot.took(5, Some(70));
+        slot.took(7, Some(60));
+        assert!(slot.is_incomplete() && !slot.is_complete() && slot.is_beyond(9) && !slot.is_beyond(8));
+        // A record behind the end came: 8 holds none.
+        slot.complete();
+        let span = slot.span(&TopicPartition::new("t", 0));
+        assert!(slot.is_complete());
+        assert_eq!((span.from, span.next, span.timestamp_ms, slot.oldest_ms), (5, 9, Some(60), Some(60)));
+        slot.delivered(3);
+        assert!(!slot.has_moved() && !slot.is_beyond(100) && slot.until.is_none());
+    }
+
+    #[test]
+    fn what_is_given_up_is_read_again() {
+        let mut slot = slot(5, None);
+        slot.took(6, Some(1));
+        slot.start_over();
+        assert_eq!((slot.next, slot.oldest_ms, slot.has_moved()), (5, None, false));
+        assert_eq!(self::slot(5, Some(5)).until, None, "nothing was begun");
     }
 }

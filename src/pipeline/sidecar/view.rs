@@ -19,13 +19,16 @@ use crate::memory::{Counted, Kind, Memory};
 use crate::pipeline::source_tables::SourceTables;
 use crate::pipeline::told::Told;
 use crate::pipeline::writer_schemas::WriterSchemas;
-use crate::source::kafka::{ClientSettings, Read, SourceError, TopicReader};
+use crate::position::TopicPartition;
+use crate::source::kafka::{ClientSettings, Read, SourceError, TopicReader, has_record};
 
 const POLL: Duration = Duration::from_millis(20);
 /// How often new partitions are looked for.
 const LOOK: Duration = Duration::from_secs(10);
 /// Wait before a broker or registry that does not answer is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long a partition stands still before its log is asked whether there is more.
+const STANDS_STILL: Duration = Duration::from_millis(150);
 /// Rows after which they are applied, whether more wait or not.
 const APPLIED_ROWS: usize = 20_000;
 
@@ -60,7 +63,7 @@ struct State {
     next: BTreeMap<i32, i64>,
     /// Whether it has been where its topic ended once.
     loaded: bool,
-    /// Where the topic ends, as last told.
+    /// Where the topic was when it was asked for last, by whoever waits, too.
     ends: BTreeMap<i32, i64>,
     ended: bool,
     counted: Option<Counted>,
@@ -95,11 +98,11 @@ impl View {
             moved: Condvar::new(),
         });
         view.show(&mut intake)?;
-        let (shared, tellers, runtime) = (Arc::clone(&view), tellers.clone(), runtime.clone());
+        let (shared, tellers, runtime, kafka) = (Arc::clone(&view), tellers.clone(), runtime.clone(), kafka.clone());
         let run = move || {
             // What a record does not say is asked for on the runtime.
             let _runtime = runtime.enter();
-            if let Err(e) = shared.run(reader, intake, &tellers, &stop) {
+            if let Err(e) = shared.run(&kafka, reader, intake, &tellers, &stop) {
                 tracing::error!(
                     view = shared.name,
                     topic = shared.topic,
@@ -120,12 +123,14 @@ impl View {
 
     fn run(
         &self,
+        kafka: &ClientSettings,
         mut reader: TopicReader,
         mut intake: Intake,
         tellers: &Tellers,
         stop: &watch::Receiver<bool>,
     ) -> Result<(), SourceError> {
         let mut next_look = Instant::now();
+        let mut gaps = Gaps { next_look, stood: BTreeMap::new() };
         let mut rejected = 0u64;
         while !*stop.borrow() {
             if Instant::now() >= next_look {
@@ -138,7 +143,7 @@ impl View {
                     }
                 }
                 if let Ok(ends) = reader.ends() {
-                    self.state().ends = ends;
+                    self.expect(&ends);
                 }
             }
             let idle = match reader.poll(POLL)? {
@@ -174,6 +179,8 @@ impl View {
             };
             if idle || intake.rows() >= APPLIED_ROWS {
                 self.apply(&mut intake);
+                let ends = self.state().ends.clone();
+                gaps.pass(kafka, &self.topic, &mut reader, &ends);
                 self.arrived(&reader);
             }
         }
@@ -229,6 +236,14 @@ impl View {
         self.moved.notify_all();
     }
 
+    fn expect(&self, ends: &BTreeMap<i32, i64>) {
+        let mut state = self.state();
+        for (partition, end) in ends {
+            let known = state.ends.entry(*partition).or_insert(*end);
+            *known = *end.max(known);
+        }
+    }
+
     pub(super) fn topic(&self) -> &str {
         &self.topic
     }
@@ -245,6 +260,7 @@ impl View {
 
     /// Waits until it has everything below `ends`; whether it has.
     pub(super) fn wait_for(&self, ends: &BTreeMap<i32, i64>, timeout: Duration) -> bool {
+        self.expect(ends);
         let state = self.state();
         let behind = |s: &mut State| !s.ended && !reaches(&s.next, ends);
         let (state, _) = self.moved.wait_timeout_while(state, timeout, behind).unwrap_or_else(PoisonError::into_inner);
@@ -266,6 +282,34 @@ impl View {
         let rows = state.rows.as_mut()?;
         let columns = Arc::clone(rows.columns());
         Some(Shown { version: now, columns, rows: rows.scan().ok()? })
+    }
+}
+
+/// Offsets at the end of a log that hold no record: markers of transactions, what was aborted or compacted. No reader meets them.
+struct Gaps {
+    next_look: Instant,
+    /// Where each partition stood at the last look.
+    stood: BTreeMap<i32, i64>,
+}
+
+impl Gaps {
+    /// Passes those before `ends` in partitions that stand still.
+    fn pass(&mut self, kafka: &ClientSettings, topic: &str, reader: &mut TopicReader, ends: &BTreeMap<i32, i64>) {
+        if Instant::now() < self.next_look {
+            return;
+        }
+        let behind = reader.next().iter().filter(|(p, next)| ends.get(p).is_some_and(|end| *next < end));
+        let behind: BTreeMap<i32, i64> = behind.map(|(p, next)| (*p, *next)).collect();
+        for (partition, next) in behind.iter().filter(|(p, next)| self.stood.get(p) == Some(next)) {
+            let at = TopicPartition::new(topic, *partition);
+            if let Some(end) = ends.get(partition)
+                && matches!(has_record(kafka, &at, Some(*next), *end), Ok(false))
+            {
+                reader.passed(*partition, *end);
+            }
+        }
+        self.stood = behind;
+        self.next_look = Instant::now() + STANDS_STILL;
     }
 }
 

@@ -10,7 +10,7 @@
 //! - [`settings`]: what the sink is told. [`server`]: one node. [`nodes`]: which of several. [`fault`]: what its answers mean. [`sql`]: quoting.
 //! - [`table`], [`types`]: the table as the SELECT needs it.
 //! - [`intents`]: where the sink stands. [`rows`], [`cast`], [`split`], [`calendar`], [`refused`]: a delivery as it is sent.
-//! - [`probe`]: whether it can work at all.
+//! - [`probe`]: whether it can work at all. [`tail`](mod@tail): the last rows, for people.
 
 mod calendar;
 mod cast;
@@ -25,6 +25,7 @@ mod settings;
 mod split;
 mod sql;
 mod table;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -45,6 +46,7 @@ use self::server::{OpenInsert, Server};
 pub use self::settings::{ClickHouseSettings, Engine};
 use self::split::Part;
 use self::table::Table;
+pub use self::tail::{LastRows, tail};
 use super::intent::{Begin, Intent};
 use super::{Delivery, Sink, SinkError, Standing};
 use crate::position::TopicPartition;

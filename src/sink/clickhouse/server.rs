@@ -116,6 +116,15 @@ impl Server {
         self.in_time(self.client.query_raw(query).with_setting("max_query_size", length).fetch_all()).await
     }
 
+    /// An answer in one of ClickHouse's own formats.
+    pub(super) async fn text(&self, query: &str, format: &str) -> Result<String, Fault> {
+        let answer = async {
+            let mut cursor = self.client.query_raw(query).fetch_bytes(format)?;
+            cursor.collect().await
+        };
+        Ok(String::from_utf8_lossy(&self.in_time(answer).await?).into_owned())
+    }
+
     /// Sends an Arrow stream but for its end.
     pub(super) async fn open_insert(&self, statement: &str, token: &str, stream: Bytes) -> Result<OpenInsert, Fault> {
         let mut insert = self

@@ -7,15 +7,13 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::topics::{cached_high, partition_counts};
+use super::topics::partition_counts;
 use super::{BROKER_ANSWER, ClientSettings, PolledRecord, SourceError};
-use crate::position::TopicPartition;
 
 /// What a poll of a [`TopicReader`] brings.
 #[derive(Debug)]
 pub enum Read<'a> {
     Record(PolledRecord<'a>),
-    /// Nothing came; the positions may have moved over markers.
     Idle,
     Trouble(String),
 }
@@ -40,7 +38,6 @@ impl TopicReader {
     /// When the client's properties are refused.
     pub fn new(settings: &ClientSettings, topic: &str) -> Result<Self, SourceError> {
         let mut client = settings.consumer("firn.views", 0);
-        client.set("enable.partition.eof", "true");
         client.remove("group.instance.id");
         let consumer = client.create().map_err(SourceError::Client)?;
         Ok(Self { consumer, topic: topic.to_owned(), next: BTreeMap::new() })
@@ -74,7 +71,12 @@ impl TopicReader {
         &self.next
     }
 
-    /// Where the log of each partition ends now.
+    /// Goes on behind offsets that hold no record.
+    pub fn passed(&mut self, partition: i32, next: i64) {
+        self.next.entry(partition).and_modify(|have| *have = next.max(*have));
+    }
+
+    /// Where the log of each partition ends now, for a reader of what is committed.
     ///
     /// # Errors
     /// When the broker does not answer.
@@ -98,14 +100,6 @@ impl TopicReader {
                 let record = polled.record();
                 self.next.insert(record.partition, record.offset + 1);
                 Ok(Read::Record(polled))
-            }
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                // What was left up to the end are markers of transactions.
-                if let Some(end) = cached_high(self.consumer.client(), &TopicPartition::new(&self.topic, partition)) {
-                    let next = self.next.entry(partition).or_insert(end);
-                    *next = end.max(*next);
-                }
-                Ok(Read::Idle)
             }
             Some(Err(e @ KafkaError::MessageConsumptionFatal(_))) => Err(SourceError::Fatal(e)),
             Some(Err(e)) => Ok(Read::Trouble(e.to_string())),
