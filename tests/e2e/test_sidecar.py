@@ -75,6 +75,8 @@ def test_engagement_is_enriched_into_clickhouse_and_redis(trial: Trial, clickhou
     with captured(trial) as (source, name):
         load = Engagement(source, contents, events, seconds, seed=5)
         firn = example(trial, "r2-enrichment", clickhouse)
+        # Of topics that are being made one may show an event before the other shows its content.
+        source.wait_until_published(name)
         with firn.start():
             load.start()
             for n in range(kills):
