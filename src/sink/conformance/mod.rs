@@ -54,6 +54,9 @@ pub fn columns() -> SchemaRef {
     Arc::new(arrow_schema::Schema::new(columns.iter().map(Column::arrow).collect::<Vec<_>>()))
 }
 
+/// What a row has for `digits` that a sink refuses.
+pub const NO_DIGITS: &str = "no digits at all";
+
 pub fn at(partition: i32) -> TopicPartition {
     TopicPartition::new("server.public.events", partition)
 }
@@ -223,7 +226,7 @@ async fn poison_row(place: &impl Place) {
     let (mut sink, _) = start(place, &place.server()).await;
     sink.deliver(&delivery(0, 0, 10)).await.unwrap();
     let poisoned =
-        with_digits(0, 10, 30, |id| if id % 10 == 4 { "no digits at all".to_owned() } else { id.to_string() });
+        with_digits(0, 10, 30, |id| if id % 10 == 4 { NO_DIGITS.to_owned() } else { id.to_string() });
     let poison: Vec<usize> =
         ids(0, 10, 30).iter().enumerate().filter(|(_, id)| *id % 10 == 4).map(|(i, _)| i).collect();
     assert_eq!(poison.len(), 2);

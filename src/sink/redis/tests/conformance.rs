@@ -25,7 +25,7 @@ impl conformance::Place for Keys {
 
     async fn open(&self, server: &str) -> Box<dyn Sink> {
         let mut place = self.place().await;
-        let taken = place.key("digits:none");
+        let taken = place.key(&format!("digits:{}", conformance::NO_DIGITS));
         place.ask::<i64>(&["SADD", &taken, "somebody's"]).await;
         let number = WriteKind::Text { value: "{id}".parse().unwrap(), ttl_ms: None };
         let writes = vec![place.stream(), write(place.key("digits:{digits}"), number)];
