@@ -13,7 +13,7 @@
 //! # Layout
 //! - [`Sink`], [`Standing`], [`Delivery`], [`SinkError`]: the contract.
 //! - [`lake`], [`clickhouse`], [`redis`]: the sinks. None knows another.
-//! - [`intent`]: what the sinks of that kind have in common. `conformance`: what each has to prove.
+//! - [`intent`]: what the sinks of that kind have in common. `text`: values as text and JSON. `conformance`: what each has to prove.
 
 pub mod clickhouse;
 #[cfg(test)]
@@ -21,6 +21,7 @@ pub mod conformance;
 pub mod intent;
 pub mod lake;
 pub mod redis;
+mod text;
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;

@@ -8,7 +8,7 @@ use arrow_schema::{DataType, SchemaRef};
 use super::number;
 use super::settings::{Increment, OnNullKey, RedisSettings, TopList, Trim, Write, WriteKind};
 use super::template::{Part, Template};
-use super::text;
+use crate::sink::text;
 
 /// What the script is to do, in columns.
 #[derive(Debug)]

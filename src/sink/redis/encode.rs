@@ -5,7 +5,7 @@ use arrow_array::ArrayRef;
 use super::bind::{Bound, BoundKind, Field};
 use super::plan::{Change, KeyPlan};
 use super::settings::Trim;
-use super::text;
+use crate::sink::text;
 
 /// Arguments one after the other: a delivery has hundreds of thousands.
 #[derive(Debug, Default)]

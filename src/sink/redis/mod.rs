@@ -8,7 +8,7 @@
 //!
 //! # Layout
 //! - [`RedisSettings`], [`Template`]: what a person chose. `bind`: the same in the columns of the SELECT.
-//! - `plan`: what rows do to each key; `text` and `number`: their values; `encode`: the script's arguments; `parts`: how much goes into one script.
+//! - `plan`: what rows do to each key; `number`: their values; `encode`: the script's arguments; `parts`: how much goes into one script.
 //! - `deliver.lua` writes, `take_over.lua` and `rewind.lua` move positions, `tick.lua` keeps the top lists of `top.lua` by the clock.
 //! - `client` runs them; `error`: what becomes of Redis' errors; `server`, `trial.lua`: whether a server will do.
 //!
@@ -27,7 +27,6 @@ mod plan;
 mod server;
 mod settings;
 mod template;
-mod text;
 
 pub use settings::{Increment, OnNullKey, RedisSettings, TopList, Trim, Write, WriteKind};
 pub use template::{Template, TemplateError};

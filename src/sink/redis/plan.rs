@@ -11,7 +11,7 @@ use arrow_schema::{DataType, TimeUnit};
 use super::bind::{Bound, BoundIncrement, BoundKind, By};
 use super::number::units;
 use super::settings::OnNullKey;
-use super::text;
+use crate::sink::text;
 use crate::sink::{Delivery, RefusedRow};
 
 /// What one increment may add, or one script's worth of them: of 18 digits and a value of 18 digits Redis can take the sum.

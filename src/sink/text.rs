@@ -1,4 +1,4 @@
-//! A column's value as text: in keys, members and fields, and inside JSON.
+//! A column's value as text, and as JSON.
 //!
 //! | value | text |
 //! |---|---|
