@@ -1,18 +1,21 @@
 //! `firn config init|show|validate`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
 use serde_json::json;
 
 use super::{ConfigFile, Failure, Output, print};
 use crate::config::Config;
+use crate::config::env::Origin;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
     /// Write a commented configuration to start from
     Init(InitArgs),
-    /// Print every value in effect, defaults filled in, secrets as ***
+    /// Print every value in effect, defaults filled in, secrets as ***, and which came from the environment or files
     Show(ConfigFile),
     /// Check the file without connecting to anything
     Validate(ConfigFile),
@@ -75,10 +78,27 @@ fn init(args: &InitArgs, output: Output) -> Result<(), Failure> {
 }
 
 fn show(config: &Config, output: Output) -> Result<(), Failure> {
-    match output {
-        Output::Json => print::json(config),
-        _ => print::text(&config.to_toml().map_err(|e| Failure::failed(e.to_string()))?),
+    let origins: BTreeMap<&str, &[Origin]> = config.origins().collect();
+    if output == Output::Json {
+        return print::json(&Shown { config, origins });
     }
+    let mut text = config.to_toml().map_err(|e| Failure::failed(e.to_string()))?;
+    if !origins.is_empty() {
+        text += "\n# From elsewhere:\n";
+    }
+    for (key, origins) in origins {
+        let origins: Vec<String> = origins.iter().map(ToString::to_string).collect();
+        text += &format!("# {key}: {}\n", origins.join(", "));
+    }
+    print::text(&text)
+}
+
+/// Every value in effect, and where those came from that the file does not hold itself.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    config: &'a Config,
+    origins: BTreeMap<&'a str, &'a [Origin]>,
 }
 
 fn validate(file: &ConfigFile, output: Output) -> Result<(), Failure> {

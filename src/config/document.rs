@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::env::{Lookup, has_placeholder};
+use super::env::{Lookup, Origin, has_placeholder};
 use super::error::{Problem, friendly};
 use super::secret::{is_secret, password_in};
 
@@ -38,26 +38,30 @@ impl Lines {
     }
 }
 
+/// Where values came from that the text does not hold itself, by their keys.
+pub(super) type Origins = BTreeMap<String, Vec<Origin>>;
+
 /// # Errors
 /// On TOML syntax, an unset variable, a secret written literally, an unknown key or a value of the wrong type.
-pub(super) fn read<T: DeserializeOwned>(text: &str, lookup: &Lookup) -> Result<(T, Lines), AtLine> {
+pub(super) fn read<T: DeserializeOwned>(text: &str, lookup: &Lookup) -> Result<(T, Lines, Origins), AtLine> {
     let line_at = |offset: usize| text.get(..offset).map_or(1, |before| before.matches('\n').count() + 1);
     let located = |e: &toml::de::Error| AtLine {
         line: e.span().map_or(1, |span| line_at(span.start)),
         message: friendly(e.message()),
     };
     let mut document = DeTable::parse(text).map_err(|e| located(&e))?;
-    let mut walk = Walk { lookup, line_at: &line_at, lines: Lines::default() };
+    let mut walk = Walk { lookup, line_at: &line_at, lines: Lines::default(), origins: Origins::new() };
     walk.table("", document.get_mut())?;
-    let lines = walk.lines;
+    let Walk { lines, origins, .. } = walk;
     let typed = T::deserialize(toml::Deserializer::from(document)).map_err(|e| located(&e))?;
-    Ok((typed, lines))
+    Ok((typed, lines, origins))
 }
 
 struct Walk<'a> {
     lookup: &'a Lookup,
     line_at: &'a dyn Fn(usize) -> usize,
     lines: Lines,
+    origins: Origins,
 }
 
 impl Walk<'_> {
@@ -95,7 +99,11 @@ impl Walk<'_> {
                         .to_owned()));
                 }
                 if has_placeholder(text) || text.contains("$${") {
-                    *text = self.lookup.interpolate(text).map_err(at)?.into();
+                    let (value, origins) = self.lookup.interpolate(text).map_err(at)?;
+                    *text = value.into();
+                    if !origins.is_empty() {
+                        self.origins.insert(path.to_owned(), origins);
+                    }
                 }
                 Ok(())
             }

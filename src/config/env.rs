@@ -1,7 +1,41 @@
 //! `${NAME}`, `${NAME:-default}` and `${file:/path}` in values, and the `.env` file beside the configuration.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+/// Where a placeholder's value was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    Environment,
+    #[serde(rename = ".env")]
+    DotEnv,
+    /// The variable is not set, or empty: the default that stands behind its name.
+    Default,
+    File,
+}
+
+/// A placeholder of a value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Origin {
+    /// The variable, or the file's path.
+    pub name: String,
+    pub place: Place,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.place {
+            Place::Environment => write!(f, "{} of the environment", self.name),
+            Place::DotEnv => write!(f, "{} of .env", self.name),
+            Place::Default => write!(f, "the default, as {} is not set", self.name),
+            Place::File => write!(f, "file {}", self.name),
+        }
+    }
+}
 
 /// Where placeholders are looked up. The process environment wins over the `.env` file.
 #[derive(Clone, Debug, Default)]
@@ -31,16 +65,19 @@ impl Lookup {
         Ok(Self { env, dotenv, dir: dir.to_owned() })
     }
 
-    fn variable(&self, name: &str) -> Option<&str> {
-        self.env.get(name).or_else(|| self.dotenv.get(name)).map(String::as_str)
+    fn variable(&self, name: &str) -> Option<(&str, Place)> {
+        let of_process = self.env.get(name).map(|value| (value, Place::Environment));
+        let of_file = || self.dotenv.get(name).map(|value| (value, Place::DotEnv));
+        of_process.or_else(of_file).map(|(value, place)| (value.as_str(), place))
     }
 
-    /// Replaces every placeholder in `text`. `$${` stands for a literal `${`.
+    /// Replaces every placeholder in `text`, and says where each got its value. `$${` stands for a literal `${`.
     ///
     /// # Errors
     /// The sentence for a person: which variable is not set, which file can't be read.
-    pub fn interpolate(&self, text: &str) -> Result<String, String> {
+    pub fn interpolate(&self, text: &str) -> Result<(String, Vec<Origin>), String> {
         let mut out = String::with_capacity(text.len());
+        let mut origins = Vec::new();
         let mut rest = text;
         while let Some(at) = rest.find("${") {
             let (before, after) = rest.split_at(at);
@@ -55,29 +92,37 @@ impl Lookup {
             let Some((name, tail)) = inside.split_once('}') else {
                 return Err(format!("`{text}` has a `${{` without its `}}`"));
             };
-            out.push_str(&self.resolve(name)?);
+            let (value, origin) = self.resolve(name)?;
+            out.push_str(&value);
+            origins.push(origin);
             rest = tail;
         }
         out.push_str(rest);
-        Ok(out)
+        Ok((out, origins))
     }
 
-    fn resolve(&self, name: &str) -> Result<String, String> {
+    fn resolve(&self, name: &str) -> Result<(String, Origin), String> {
         if let Some(path) = name.strip_prefix("file:") {
             let path = self.dir.join(path);
-            return std::fs::read_to_string(&path)
-                .map(|text| text.trim_end_matches(['\n', '\r']).to_owned())
-                .map_err(|e| format!("can't read {}: {e}", path.display()));
+            let text = std::fs::read_to_string(&path).map_err(|e| format!("can't read {}: {e}", path.display()))?;
+            let origin = Origin { name: path.display().to_string(), place: Place::File };
+            return Ok((text.trim_end_matches(['\n', '\r']).to_owned(), origin));
         }
         let (name, default) = match name.split_once(":-") {
             Some((name, default)) => (name, Some(default)),
             None => (name, None),
         };
-        self.variable(name)
-            .filter(|v| default.is_none() || !v.is_empty())
-            .or(default)
-            .map(str::to_owned)
-            .ok_or_else(|| format!("environment variable {name} is not set (nor in .env)"))
+        let (value, place) = self
+            .variable(name)
+            .filter(|(value, _)| default.is_none() || !value.is_empty())
+            .or(default.map(|default| (default, Place::Default)))
+            .ok_or_else(|| {
+                format!(
+                    "environment variable {name} is not set, and {} does not set it either; `${{{name}:-text}}` gives it a default",
+                    self.dir.join(".env").display()
+                )
+            })?;
+        Ok((value.to_owned(), Origin { name: name.to_owned(), place }))
     }
 }
 
@@ -130,10 +175,25 @@ mod tests {
     #[case("${file:pw}", Err("/nowhere/pw"))]
     fn placeholders(#[case] text: &str, #[case] want: Result<&str, &str>) {
         match (lookup().interpolate(text), want) {
-            (Ok(got), Ok(want)) => assert_eq!(got, want),
+            (Ok((got, _)), Ok(want)) => assert_eq!(got, want),
             (Err(got), Err(want)) => assert!(got.contains(want), "{got}"),
             (got, want) => panic!("{got:?} instead of {want:?}"),
         }
+    }
+
+    #[test]
+    fn each_placeholder_says_where_its_value_was_found() {
+        let (_, origins) = lookup().interpolate("${A}${B}${NONE:-x}${EMPTY:-y}").unwrap();
+        let said: Vec<String> = origins.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            said,
+            [
+                "A of the environment",
+                "B of .env",
+                "the default, as NONE is not set",
+                "the default, as EMPTY is not set"
+            ]
+        );
     }
 
     #[test]
@@ -141,6 +201,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("pw"), "s3cret\n").unwrap();
         let lookup = Lookup { dir: dir.path().to_owned(), ..Lookup::default() };
-        assert_eq!(lookup.interpolate("${file:pw}").unwrap(), "s3cret");
+        let (text, origins) = lookup.interpolate("${file:pw}").unwrap();
+        assert_eq!((text.as_str(), origins[0].place), ("s3cret", Place::File));
     }
 }

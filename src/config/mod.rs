@@ -78,6 +78,8 @@ pub struct Config {
     pub log: LogConfig,
     #[serde(skip)]
     selection: Option<Selection>,
+    #[serde(skip)]
+    origins: document::Origins,
 }
 
 impl Config {
@@ -100,11 +102,12 @@ impl Config {
     /// See [`ConfigError`].
     pub fn parse(text: &str, path: &Path, lookup: &env::Lookup) -> Result<Self, ConfigError> {
         let at = |e: document::AtLine| ConfigError::At { path: path.to_owned(), line: e.line, message: e.message };
-        let (mut config, lines) = document::read::<Self>(text, lookup).map_err(at)?;
+        let (mut config, lines, origins) = document::read::<Self>(text, lookup).map_err(at)?;
         config.validate().map_err(|p| at(lines.locate(p)))?;
         config.catalog.resolve_paths(&lookup.dir);
         config.index.resolve_paths(&lookup.dir);
         config.selection = config.lake.selection().ok();
+        config.origins = origins;
         config.check_collisions(config.lake.exact_topics())?;
         Ok(config)
     }
@@ -190,6 +193,11 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Where values came from that the file does not hold itself, by their keys (`kafka.start`, `pipelines[0].sql`).
+    pub fn origins(&self) -> impl Iterator<Item = (&str, &[env::Origin])> {
+        self.origins.iter().map(|(key, origins)| (key.as_str(), origins.as_slice()))
     }
 
     /// The effective configuration as TOML, defaults filled in, secrets as `***`.

@@ -153,6 +153,56 @@ partition_by = ['bucket(z, 4)']
     assert_eq!(again.to_toml().unwrap(), shown);
 }
 
+/// The names that pipelines of Python scripts and Spark jobs read, all in strings of the file.
+#[test]
+fn the_environment_names_of_a_pipeline_come_from_the_environment_or_dotenv_or_have_defaults() {
+    let text = r#"
+[kafka]
+bootstrap_servers = "${KAFKA_BOOTSTRAP:-localhost:9092}"
+start = "${STARTING_OFFSETS:-latest}"
+[[pipelines]]
+name = "enriched"
+sql = "SELECT * FROM events"
+[[pipelines.sources]]
+topic = "${TOPIC_EVENTS:-postgres.public.engagement_events}"
+name = "events"
+[[pipelines.redis]]
+url = "redis://${REDIS_HOST:-localhost}:${REDIS_PORT:-6379}"
+[[pipelines.redis.writes]]
+kind = "stream"
+key = "enriched_events"
+"#;
+    let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let lookup = Lookup {
+        env: pairs(&[("STARTING_OFFSETS", "earliest"), ("REDIS_HOST", "cache")]),
+        dotenv: pairs(&[("REDIS_HOST", "never"), ("REDIS_PORT", "6380"), ("KAFKA_BOOTSTRAP", "broker:1")]),
+        ..lookup()
+    };
+    let config = Config::parse(text, Path::new("firn.toml"), &lookup).unwrap();
+    assert_eq!((config.kafka.bootstrap_servers.as_str(), config.kafka.start), ("broker:1", Start::Earliest));
+    assert_eq!(config.pipelines[0].redis[0].url.as_str(), "redis://cache:6380");
+    assert_eq!(config.pipelines[0].sources[0].topic, "postgres.public.engagement_events");
+    let said: Vec<String> = config.origins().map(|(key, of)| format!("{key}: {} {:?}", of[0], of.len())).collect();
+    assert_eq!(
+        said,
+        [
+            "kafka.bootstrap_servers: KAFKA_BOOTSTRAP of .env 1",
+            "kafka.start: STARTING_OFFSETS of the environment 1",
+            "pipelines[0].redis[0].url: REDIS_HOST of the environment 2",
+            "pipelines[0].sources[0].topic: the default, as TOPIC_EVENTS is not set 1",
+        ]
+    );
+    let unset = text.replace(":-localhost}:", "}:");
+    let message = Config::parse(&unset, Path::new("firn.toml"), &self::lookup()).unwrap_err().to_string();
+    assert!(
+        message.starts_with("firn.toml:12: pipelines[0].redis[0].url: environment variable REDIS_HOST"),
+        "{message}"
+    );
+    let wrong = Lookup { env: pairs(&[("STARTING_OFFSETS", "newest")]), ..self::lookup() };
+    let message = Config::parse(text, Path::new("firn.toml"), &wrong).unwrap_err().to_string();
+    assert!(message.starts_with("firn.toml:4: ") && message.contains("earliest, latest"), "{message}");
+}
+
 #[test]
 fn a_table_takes_the_defaults_and_what_its_rule_says() {
     let text = format!(
