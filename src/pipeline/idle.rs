@@ -1,6 +1,5 @@
 //! When a run that is to end by itself has nothing more to do.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::serve::Status;
@@ -13,7 +12,7 @@ pub(super) async fn wait(status: &Status, idle: Duration) {
     let (mut seen, mut since) = (None, Instant::now());
     while since.elapsed() < idle {
         tokio::time::sleep(LOOK).await;
-        let now = Arc::new(status.snapshot());
+        let now = status.snapshot();
         let shown = Some(moves(&now));
         if shown != seen || !is_well(&now) {
             (seen, since) = (shown, Instant::now());
@@ -51,6 +50,8 @@ fn is_well(now: &Snapshot) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[tokio::test]

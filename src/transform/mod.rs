@@ -13,7 +13,7 @@ mod table;
 mod tests;
 mod trace;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -60,6 +60,9 @@ pub struct FailedRow {
     pub row: usize,
     pub detail: String,
 }
+
+/// Rows of one batch that may fail before the SELECT itself counts as wrong.
+const MOST_FAILING: usize = 1_000;
 
 /// One SELECT over tables of these columns.
 pub struct Transform {
@@ -140,9 +143,9 @@ impl Transform {
         let rows = match self.run_all(source, changes).await {
             Ok(rows) => rows,
             Err(_) => {
-                self.find_failing(source, changes, &mut failed).await;
-                let keep: BooleanArray =
-                    (0..changes.num_rows()).map(|row| Some(!failed.iter().any(|f| f.row == row))).collect();
+                self.find_failing(source, changes, &mut failed).await?;
+                let rows: BTreeSet<usize> = failed.iter().map(|f| f.row).collect();
+                let keep: BooleanArray = (0..changes.num_rows()).map(|row| Some(!rows.contains(&row))).collect();
                 let left = filter_record_batch(changes, &keep).map_err(|e| TransformError::Run(e.to_string()))?;
                 self.run_all(source, &left).await?
             }
@@ -167,7 +170,15 @@ impl Transform {
     }
 
     /// Halves what fails until the rows are found.
-    async fn find_failing(&self, source: &str, changes: &RecordBatch, failed: &mut Vec<FailedRow>) {
+    ///
+    /// # Errors
+    /// When there are so many that it is the SELECT's fault.
+    async fn find_failing(
+        &self,
+        source: &str,
+        changes: &RecordBatch,
+        failed: &mut Vec<FailedRow>,
+    ) -> Result<(), TransformError> {
         let mut parts = vec![(0, changes.num_rows())];
         while let Some((from, to)) = parts.pop() {
             let Err(e) = self.run_all(source, &changes.slice(from, to - from)).await else { continue };
@@ -177,7 +188,12 @@ impl Transform {
                 let middle = from + (to - from) / 2;
                 parts.extend([(middle, to), (from, middle)]);
             }
+            if failed.len() > MOST_FAILING {
+                let why = format!("more than {MOST_FAILING} rows of one batch fail, the last of them: {e}");
+                return Err(TransformError::Run(why));
+            }
         }
+        Ok(())
     }
 
     /// Takes off the columns that trace rows, and puts the rows into the order of their changes.

@@ -1,3 +1,5 @@
+//! The SELECT over batches of changes.
+
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -119,6 +121,16 @@ async fn a_row_that_the_select_fails_on_is_named_and_the_others_go_on() {
     assert_eq!(output.rows.column(0).as_primitive::<Int64Type>().values(), &[1, 2, 4]);
     assert_eq!(output.failed.iter().map(|f| f.row).collect::<Vec<_>>(), [2, 4]);
     assert!(output.failed[0].detail.contains("three"), "{}", output.failed[0].detail);
+}
+
+#[tokio::test]
+async fn a_select_that_fails_on_all_rows_is_wrong_itself() {
+    let transform = over_products("SELECT CAST(after.name AS BIGINT) AS n FROM products").await.unwrap();
+    let rows: Vec<_> = (0..1_200).map(|_| (Op::Create, 1, "one", 1.0, None)).collect();
+    let few = transform.run("products", &changes(0, &rows[..MOST_FAILING])).await.unwrap();
+    assert_eq!((few.rows.num_rows(), few.failed.len()), (0, MOST_FAILING));
+    let e = transform.run("products", &changes(0, &rows)).await.unwrap_err().to_string();
+    assert!(e.contains("more than 1000 rows of one batch fail") && e.contains("one"), "{e}");
 }
 
 #[tokio::test]

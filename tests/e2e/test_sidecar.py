@@ -25,9 +25,9 @@ FROM enriched_engagements ORDER BY event_id
 """
 
 
-def example(trial: Trial, name: str, clickhouse: ClickHouse) -> Firn:
+def example(trial: Trial, name: str, clickhouse: ClickHouse, process: str = "firn") -> Firn:
     """`examples/NAME/firn.toml` with the test's own topics, group, database; its environment names are what a user would set."""
-    firn = trial.firn({"serve": {"listen": ""}})
+    firn = trial.firn({"serve": {"listen": ""}}, process)
     firn.file.write_text((ROOT / "examples" / name / "firn.toml").read_text() + "\n" + to_toml(firn.config))
     firn.environment |= {
         "KAFKA_BOOTSTRAP": trial.stack.kafka,
@@ -70,6 +70,12 @@ def want(source: Source) -> list[list[Any]]:
     ]
 
 
+def assert_streams(redis: Redis, source: Source) -> None:
+    for kind in TYPES:
+        seen = sorted(int(fields["event_id"]) for _, fields in redis.xrange(f"enriched_events:{kind}"))
+        assert seen == [r[0] for r in enriched(source) if r[11] == kind], kind
+
+
 def test_engagement_is_enriched_into_clickhouse_and_redis(trial: Trial, clickhouse: ClickHouse, redis: Redis) -> None:
     contents, events, seconds, kills = (1_000, 100_000, 120, 5) if FULL else (60, 4_000, 15, 2)
     with captured(trial) as (source, name):
@@ -98,9 +104,7 @@ def test_engagement_is_enriched_into_clickhouse_and_redis(trial: Trial, clickhou
             assert_same("ClickHouse", have(clickhouse), want(source))
             rows = enriched(source)
             assert_same("hashes", as_rows({k.split(":", 1)[1]: redis.hgetall(k) for k in redis.keys("content_summary:*")}), as_rows(summaries(rows)))
-            for kind in TYPES:
-                seen = sorted(int(fields["event_id"]) for _, fields in redis.xrange(f"enriched_events:{kind}"))
-                assert seen == [r[0] for r in rows if r[11] == kind], kind
+            assert_streams(redis, source)
             for kind in TYPES:
                 # The window moves by the minute.
                 now = time.time()
@@ -132,10 +136,39 @@ def test_a_sink_that_is_away_holds_up_no_other(trial: Trial, clickhouse: ClickHo
                 return sum(redis.xlen(f"enriched_events:{kind}") for kind in TYPES) >= sum(1 for r in enriched(source) if r[11])
 
             until("Redis has caught up", caught_up, 60, then=firn.tail)
-            for kind in TYPES:
-                seen = sorted(int(fields["event_id"]) for _, fields in redis.xrange(f"enriched_events:{kind}"))
-                assert seen == [r[0] for r in enriched(source) if r[11] == kind], kind
+            assert_streams(redis, source)
             assert firn.terminate() == 0, firn.tail()
+
+
+def test_partitions_that_move_between_processes_are_delivered_once(trial: Trial, clickhouse: ClickHouse, redis: Redis) -> None:
+    with captured(trial) as (source, name):
+        source.wait_until_published(name)
+        load = Engagement(source, 20, 12_000, 24, seed=11)
+        first, second = (example(trial, "r2-enrichment", clickhouse, n) for n in ("first", "second"))
+        for firn in (first, second):
+            # So that a batch is open when partitions move.
+            firn.file.write_text(firn.file.read_text().replace('name = "enriched"', 'name = "enriched"\nbatch_wait_ms = 1500'))
+        with first.start():
+            load.start()
+            for _ in range(3):
+                time.sleep(3)
+                second.start()
+                second.wait_until_it_says("reading", "enriched.", within_s=30)
+                time.sleep(2)
+                # Its last batch goes out, and its partitions go back.
+                assert second.terminate() == 0, second.tail()
+            load.finished()
+            source.wait_until_published(name)
+
+            def arrived() -> bool:
+                entries = sum(redis.xlen(f"enriched_events:{kind}") for kind in TYPES)
+                return len(have(clickhouse)) >= load.events + 3 and entries >= sum(1 for r in enriched(source) if r[11])
+
+            until("all events are in ClickHouse and Redis", arrived, 60, then=first.tail)
+            assert first.says("given up", "enriched."), "no partition moved"
+            assert_same("ClickHouse", have(clickhouse), want(source))
+            assert_streams(redis, source)
+            assert first.terminate() == 0, first.tail()
 
 
 def test_only_updates_are_mirrored_and_what_can_be_looked_at_beforehand(trial: Trial, clickhouse: ClickHouse) -> None:

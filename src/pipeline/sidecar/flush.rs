@@ -1,6 +1,6 @@
 //! The open batch goes to the sink: letters first, then one delivery a partition, however long it takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use arrow_array::cast::AsArray;
@@ -15,7 +15,7 @@ use crate::batch::ChangeBatch;
 use crate::change::origin;
 use crate::pipeline::tables::epoch_ms;
 use crate::position::TopicPartition;
-use crate::record::Rejected;
+use crate::record::{Record, Rejected};
 use crate::sink::{Delivery, RefusedRow, SinkError};
 use crate::source::kafka::{SourceError, read_log};
 
@@ -141,10 +141,13 @@ impl Runner {
         loop {
             match runtime.block_on(self.parts.plan.run(name, batch)) {
                 Ok(outcome) => {
-                    let failing = outcome.failing.into_iter();
-                    let failing: Vec<_> =
-                        failing.map(|f| (TopicPartition::new(topic, f.partition), f.offset, f.detail)).collect();
-                    self.reject("sql_failed", &failing);
+                    let mut failing: BTreeMap<i32, BTreeMap<i64, String>> = BTreeMap::new();
+                    for f in outcome.failing {
+                        failing.entry(f.partition).or_default().insert(f.offset, f.detail);
+                    }
+                    for (partition, failing) in failing {
+                        self.reject("sql_failed", &TopicPartition::new(topic, partition), failing);
+                    }
                     made.extend(outcome.made.into_iter().map(|(p, m)| (TopicPartition::new(topic, p), m)));
                     return Ok(Flow::On);
                 }
@@ -194,41 +197,44 @@ impl Runner {
         Ok(Flow::On)
     }
 
-    /// Notes records, by partition, offset and sentence, as dead letters. Their bytes are read again.
-    fn reject(&mut self, reason: &'static str, failing: &[(TopicPartition, i64, String)]) {
-        for (at, offset, detail) in failing {
-            tracing::warn!(sink = self.parts.id, record = %format!("{at}@{offset}"), reason, "rejected: {detail}");
-            self.meter.rejected(reason);
-            self.parts.status.update_sink(&self.parts.id, |s| s.rejected += 1);
-            let mut letter = None;
-            let read = read_log(&self.parts.kafka, at, *offset, offset + 1, |record| {
-                letter = Some(Rejected::new(record, reason, detail.clone(), epoch_ms()));
-            });
-            if let Err(e) = read {
-                tracing::warn!(
-                    sink = self.parts.id,
-                    "the rejected record can't be read again, its letter has no bytes: {e}"
-                );
+    /// Notes records of one partition, by offset and sentence, as dead letters. Their bytes are read again.
+    fn reject(&mut self, reason: &'static str, at: &TopicPartition, failing: BTreeMap<i64, String>) {
+        let (Some((first, _)), Some((last, _))) = (failing.first_key_value(), failing.last_key_value()) else { return };
+        let mut bytes = BTreeMap::new();
+        let read = read_log(&self.parts.kafka, at, *first, *last + 1, |record| {
+            if let Some(detail) = failing.get(&record.offset) {
+                bytes.insert(record.offset, Rejected::new(record, reason, detail.clone(), epoch_ms()));
             }
-            let record = crate::record::Record {
-                topic: &at.topic,
-                partition: at.partition,
-                offset: *offset,
-                ..Default::default()
-            };
-            self.letters.push(letter.unwrap_or_else(|| Rejected::new(&record, reason, detail.clone(), epoch_ms())));
+        });
+        if let Err(e) = read {
+            tracing::warn!(
+                sink = self.parts.id,
+                "rejected records can't be read again, their letters have no bytes: {e}"
+            );
+        }
+        for (offset, detail) in failing {
+            let record = Record { topic: &at.topic, partition: at.partition, offset, ..Default::default() };
+            let letter = bytes.remove(&offset);
+            let letter = letter.unwrap_or_else(|| Rejected::new(&record, reason, detail, epoch_ms()));
+            self.rejects.push(letter, &self.meter);
         }
     }
 
     fn write_letters(&mut self) -> Result<Flow, SourceError> {
-        for letter in &mut self.letters {
+        // Before they are written: after a restart the same records are read again.
+        if let Some(why) = self.rejects.too_many().map(str::to_owned) {
+            self.stop(&why);
+            while self.rest(STOPPED_AGAIN)? == Flow::On {}
+            return Ok(Flow::Shutdown);
+        }
+        for letter in &mut self.rejects.letters {
             letter.topic_id = self.slots.get(&letter.origin.at).and_then(|slot| slot.topic_id.clone());
         }
         let mut wait = AGAIN.0;
-        while !self.letters.is_empty() {
+        while !self.rejects.letters.is_empty() {
             let runtime = self.parts.runtime.clone();
-            match runtime.block_on(self.parts.dead_letters.write(&self.parts.id, &self.letters)) {
-                Ok(()) => self.letters.clear(),
+            match runtime.block_on(self.parts.dead_letters.write(&self.parts.id, &self.rejects.letters)) {
+                Ok(()) => self.rejects.letters.clear(),
                 Err(e) => {
                     let e = SinkError::Unavailable(format!("dead letters: {e}"));
                     if self.failed(&e, &mut wait)? == Flow::Shutdown {
@@ -260,7 +266,7 @@ impl Runner {
                     self.meter.failed(&SinkError::Moved(String::new()));
                     tracing::warn!(sink = self.parts.id, partition = %at, "going on from where the sink stands: {why}");
                     self.trouble(why);
-                    self.place_anew(at);
+                    self.place_anew(at)?;
                     return Ok(Flow::On);
                 }
                 Err(e) => {
@@ -293,10 +299,10 @@ impl Runner {
     /// Takes the refused rows out of the delivery, into the dead letters.
     fn refuse(&mut self, at: &TopicPartition, delivery: &mut Delivery, rows: &[RefusedRow]) {
         let Some(origins) = delivery.origins.take() else { return };
-        let failing: Vec<_> =
-            rows.iter().filter_map(|r| Some((at.clone(), origins.get(r.row)?.offset, r.detail.clone()))).collect();
-        self.reject("sink_refused", &failing);
-        let keep = |row: &usize| !rows.iter().any(|r| r.row == *row);
+        let failing = rows.iter().filter_map(|r| Some((origins.get(r.row)?.offset, r.detail.clone()))).collect();
+        self.reject("sink_refused", at, failing);
+        let refused: BTreeSet<usize> = rows.iter().map(|r| r.row).collect();
+        let keep = |row: &usize| !refused.contains(row);
         let kept: BooleanArray = (0..origins.len()).map(|row| Some(keep(&row))).collect();
         if let Ok(left) = filter_record_batch(&delivery.rows, &kept) {
             delivery.rows = left;

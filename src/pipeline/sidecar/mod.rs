@@ -7,7 +7,7 @@
 //! A sink that is slow, full or away holds up nobody but itself.
 //!
 //! # Layout
-//! - [`runner`], [`flush`]: the thread of a sink. [`slot`]: one partition of it. [`mount`]: the sink itself, also asked by the consumer.
+//! - [`runner`], [`flush`]: the thread of a sink. [`placing`]: which partitions it reads, from where. [`slot`]: one of them. [`rejects`]: bad records. [`mount`]: the sink itself, also asked by the consumer.
 //! - [`intake`]: records to rows. [`plan`]: rows through the SELECT. [`view`], [`view_rows`]: the tables that are joined.
 //! - [`rewind`]: a sink set back. [`preview`]: a pipeline tried on what its topics hold. [`sinks`]: from the configuration to sinks.
 
@@ -15,8 +15,10 @@ mod flush;
 mod intake;
 mod meter;
 mod mount;
+mod placing;
 mod plan;
 mod preview;
+mod rejects;
 mod rewind;
 mod runner;
 mod sinks;
@@ -33,6 +35,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::letters::DeadLetters;
+use super::share::Limits;
 use super::source_tables::SourceTables;
 use super::writer_schemas::WriterSchemas;
 use crate::change::Mode;
@@ -120,6 +123,7 @@ fn runner(
         dead_letters: Arc::clone(&servers.dead_letters),
         status: Arc::clone(&servers.status),
         skipped: sink.skipped,
+        limits: Limits { max_share: config.dead_letters.max_share, min_rows: config.dead_letters.min_rows },
         counted: servers.memory.count(Kind::Open),
         batch_rows: pipeline.batch_rows,
         batch_wait: Duration::from_millis(pipeline.batch_wait_ms),

@@ -225,8 +225,7 @@ async fn gap(place: &impl Place) {
 async fn poison_row(place: &impl Place) {
     let (mut sink, _) = start(place, &place.server()).await;
     sink.deliver(&delivery(0, 0, 10)).await.unwrap();
-    let poisoned =
-        with_digits(0, 10, 30, |id| if id % 10 == 4 { NO_DIGITS.to_owned() } else { id.to_string() });
+    let poisoned = with_digits(0, 10, 30, |id| if id % 10 == 4 { NO_DIGITS.to_owned() } else { id.to_string() });
     let poison: Vec<usize> =
         ids(0, 10, 30).iter().enumerate().filter(|(_, id)| *id % 10 == 4).map(|(i, _)| i).collect();
     assert_eq!(poison.len(), 2);

@@ -1,3 +1,5 @@
+//! Values as text, in every type.
+
 use super::*;
 use arrow_array::builder::{ListBuilder, MapBuilder, StringBuilder};
 use arrow_array::*;

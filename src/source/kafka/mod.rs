@@ -11,7 +11,7 @@ mod producer;
 mod reader;
 mod topics;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -232,6 +232,15 @@ impl KafkaSource {
             }),
             other => Ok(Event::Trouble(other.to_string())),
         }
+    }
+
+    /// The partitions that are this member's now, whatever was told of them.
+    ///
+    /// # Errors
+    /// When the client is of no more use.
+    pub fn assignment(&self) -> Result<BTreeSet<TopicPartition>, SourceError> {
+        let assigned = self.consumer.assignment().map_err(SourceError::Fatal)?;
+        Ok(assigned.elements().iter().map(|e| TopicPartition::new(e.topic(), e.partition())).collect())
     }
 
     /// Stops fetching from these partitions until [`resume`](Self::resume); what was fetched ahead is dropped and fetched again.

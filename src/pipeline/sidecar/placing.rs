@@ -1,0 +1,187 @@
+//! Which partitions are read, and from where: assignments, revocations, and what the client or the sink has given up.
+
+use std::time::Instant;
+
+use crate::position::TopicPartition;
+use crate::source::kafka::{Assigned, Misplaced, SourceError, has_record};
+
+use super::runner::Runner;
+use super::slot::Slot;
+
+/// How long the rest of a range that was begun once may take to come before the log is asked whether there is any.
+const RANGE_MS: u64 = 1_000;
+
+impl Runner {
+    /// Takes note of partitions that came, or were asked for again.
+    pub(super) fn assigned(&mut self, assigned: Vec<Assigned>) {
+        if let Some(e) = self.parts.mount.take_trouble() {
+            self.meter.failed(&e);
+            tracing::warn!(sink = self.parts.id, "the sink does not say where it stands, trying again: {e}");
+            self.trouble(e.to_string());
+        }
+        for a in assigned {
+            let standing = self.parts.mount.standing(&a.at);
+            let known = standing.as_ref().and_then(|s| s.topic_id.as_ref());
+            let anew = known.zip(a.topic_id.as_ref()).is_some_and(|(had, has)| had != has);
+            match (&a.misplaced, a.position) {
+                _ if anew => {
+                    let why = format!(
+                        "topic {} was made anew: the sink's offsets belong to another topic id; `firn rewind --sink {} --to beginning` \
+                         delivers the new one from its beginning",
+                        a.at.topic, self.parts.id
+                    );
+                    self.hold(a.at, Some(why));
+                }
+                (Some(m), _) => {
+                    let why = misplaced(&self.parts.id, &a.at, m);
+                    match m {
+                        Misplaced::Unknown { .. } => {
+                            tracing::warn!(sink = self.parts.id, "held: {why}");
+                            self.hold(a.at, None);
+                        }
+                        _ => self.hold(a.at, Some(why)),
+                    }
+                }
+                (None, None) => self.hold(a.at, None),
+                (None, Some(position)) => {
+                    self.held.remove(&a.at);
+                    tracing::info!(sink = self.parts.id, partition = %a.at, position, high = a.high, "reading");
+                    let now = self.now();
+                    self.slots.insert(a.at.clone(), Slot::new(&a, position, standing.as_ref(), now));
+                }
+            }
+        }
+        self.show_partitions();
+    }
+
+    /// As above, where the client may stand elsewhere by now.
+    pub(super) fn assigned_again(&mut self, assigned: Vec<Assigned>) {
+        let at: Vec<_> = assigned.iter().map(|a| a.at.clone()).collect();
+        self.assigned(assigned);
+        let go: Vec<_> = at.into_iter().filter_map(|at| Some((at.clone(), self.slots.get(&at)?.from))).collect();
+        if !go.is_empty() {
+            self.seek(&go);
+            self.goes_on();
+        }
+    }
+
+    /// Reads nothing of it until the sink says where it stands. With a reason the sink counts as stopped.
+    fn hold(&mut self, at: TopicPartition, why: Option<String>) {
+        // What was read of it must not stand in the batch beside what is read of it again.
+        if self.slots.remove(&at).is_some_and(|slot| slot.has_moved()) {
+            self.start_over();
+        }
+        self.source.pause(std::slice::from_ref(&at));
+        if let Some(why) = &why {
+            self.stop(why);
+        }
+        self.held.insert(at, why);
+    }
+
+    /// What was read of them is given up: the new owner reads it again. So is what was read of the others, since rows are mixed.
+    pub(super) fn revoked(&mut self, revoked: &[TopicPartition]) {
+        for at in revoked {
+            tracing::info!(sink = self.parts.id, partition = %at, "given up");
+            self.slots.remove(at);
+            if let Some(Some(_)) = self.held.remove(at) {
+                self.goes_on();
+            }
+        }
+        self.start_over();
+        self.show_partitions();
+    }
+
+    /// Gives up the open batch, and reads it again.
+    fn start_over(&mut self) {
+        if self.opened.take().is_none() {
+            return;
+        }
+        self.rejects.letters.clear();
+        for input in self.parts.inputs.values_mut() {
+            drop(input.intake.finish());
+        }
+        self.slots.values_mut().for_each(Slot::start_over);
+        let back: Vec<_> = self.slots.iter().map(|(at, slot)| (at.clone(), slot.from)).collect();
+        self.seek(&back);
+    }
+
+    /// A range that was begun once may end with offsets that hold no record any more: nothing would come that shows it.
+    pub(super) fn finish_ranges(&mut self) -> Result<(), SourceError> {
+        let now = self.now();
+        let waiting = |s: &Slot| s.until.filter(|until| *until > s.next && s.delivered_at + RANGE_MS < now);
+        let open: Vec<_> = self.slots.iter().filter_map(|(at, s)| Some((at.clone(), s.next, waiting(s)?))).collect();
+        for (at, next, until) in open {
+            if matches!(has_record(&self.parts.kafka, &at, Some(next), until), Ok(false))
+                && let Some(slot) = self.slots.get_mut(&at)
+            {
+                slot.next = until;
+                self.opened.get_or_insert_with(Instant::now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the sink anew where it stands in what is held. To ask is to take over: not from a new owner.
+    pub(super) fn retry_held(&mut self) -> Result<(), SourceError> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let assigned = self.source.assignment()?;
+        self.held.retain(|at, _| assigned.contains(at));
+        let held: Vec<TopicPartition> = self.held.keys().cloned().collect();
+        if !held.is_empty() {
+            let placed = self.source.place(&held);
+            self.assigned_again(placed);
+        }
+        Ok(())
+    }
+
+    /// The sink stands elsewhere in a partition: reads on from there.
+    pub(super) fn place_anew(&mut self, at: &TopicPartition) -> Result<(), SourceError> {
+        self.hold(at.clone(), None);
+        self.retry_held()
+    }
+
+    /// Goes on at other positions. A partition that was taken away meanwhile is read no more, so that no gap can come of it.
+    pub(super) fn seek(&mut self, positions: &[(TopicPartition, i64)]) {
+        if positions.is_empty() || self.source.seek(positions).is_ok() {
+            return;
+        }
+        // One that is no longer assigned is refused with all others.
+        for position in positions {
+            if let Err(e) = self.source.seek(std::slice::from_ref(position)) {
+                tracing::info!(sink = self.parts.id, partition = %position.0, "no longer read: {e}");
+                self.hold(position.0.clone(), None);
+            }
+        }
+    }
+
+    /// The client has given up a partition, and does not say which.
+    pub(super) fn verify_positions(&mut self) {
+        let positions: Vec<_> = self.slots.iter().map(|(at, slot)| (at.clone(), slot.next)).collect();
+        for (at, _, m) in self.source.check_positions(&positions) {
+            if let Some(m) = m.filter(|m| !matches!(m, Misplaced::Unknown { .. })) {
+                let why = misplaced(&self.parts.id, &at, &m);
+                self.hold(at, Some(why));
+            }
+        }
+        let back: Vec<_> = positions.into_iter().filter(|(at, _)| self.slots.contains_key(at)).collect();
+        self.seek(&back);
+    }
+}
+
+fn misplaced(sink: &str, at: &TopicPartition, misplaced: &Misplaced) -> String {
+    match misplaced {
+        Misplaced::BehindLog { position, low } => format!(
+            "{at}: offsets gone: the sink stands at offset {position}, but Kafka's log begins only at {low}. Restore them, or accept \
+             the loss: `firn rewind --sink {sink} --to beginning` goes on at {low}"
+        ),
+        Misplaced::AheadOfLog { position, high } => format!(
+            "{at}: the sink's offset {position} is ahead of Kafka's log, which ends at {high}; the topic was made anew, or this is \
+             another cluster. `firn rewind --sink {sink} --to beginning` delivers it from its beginning"
+        ),
+        Misplaced::Unknown { detail } => {
+            format!("{at}: the broker does not say where the log begins and ends: {detail}")
+        }
+    }
+}
