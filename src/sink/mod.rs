@@ -13,13 +13,15 @@
 //! # Layout
 //! - [`Sink`], [`Standing`], [`Delivery`], [`SinkError`]: the contract.
 //! - [`lake`], [`clickhouse`], [`redis`]: the sinks. None knows another.
-//! - [`intent`]: what the sinks of that kind have in common. `text`: values as text and JSON. `conformance`: what each has to prove.
+//! - [`intent`]: what the sinks of that kind have in common. [`ledger`]: positions in Kafka. `text`: values as text and JSON.
+//!   `conformance`: what each has to prove.
 
 pub mod clickhouse;
 #[cfg(test)]
 pub mod conformance;
 pub mod intent;
 pub mod lake;
+pub mod ledger;
 pub mod redis;
 mod text;
 

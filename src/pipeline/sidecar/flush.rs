@@ -11,6 +11,7 @@ use arrow_select::filter::filter_record_batch;
 use super::meter;
 use super::plan::{Made, Unfit};
 use super::runner::{EMPTY_MS, Flow, Runner};
+use super::sinks::GroupOffsets;
 use crate::batch::ChangeBatch;
 use crate::change::origin;
 use crate::pipeline::tables::epoch_ms;
@@ -293,7 +294,9 @@ impl Runner {
         if let Some(slot) = self.slots.get_mut(at) {
             slot.delivered(now);
         }
-        self.source.report(&[(at.clone(), delivery.span.next)]);
+        if self.parts.offsets == GroupOffsets::Reported {
+            self.source.report(&[(at.clone(), delivery.span.next)]);
+        }
     }
 
     /// Takes the refused rows out of the delivery, into the dead letters.

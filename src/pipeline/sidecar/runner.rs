@@ -13,6 +13,7 @@ use super::meter::Meter;
 use super::mount::Mount;
 use super::plan::Plan;
 use super::rejects::Rejects;
+use super::sinks::GroupOffsets;
 use super::slot::Slot;
 use super::view::Tellers;
 use crate::memory::Counted;
@@ -51,6 +52,7 @@ pub(super) struct Parts {
     pub tellers: Tellers,
     pub dead_letters: Arc<DeadLetters>,
     pub status: Arc<Status>,
+    pub offsets: GroupOffsets,
     pub skipped: Option<Arc<AtomicU64>>,
     pub limits: Limits,
     pub counted: Counted,

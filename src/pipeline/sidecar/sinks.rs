@@ -14,8 +14,19 @@ use crate::sink::{Sink, SinkError};
 pub(super) struct Named {
     pub name: String,
     pub sink: Box<dyn Sink>,
+    pub offsets: GroupOffsets,
     /// Counts writes that were left out since their key has a NULL, where the sink knows such.
     pub skipped: Option<Arc<AtomicU64>>,
+}
+
+/// What the offsets of a sink's consumer group are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GroupOffsets {
+    /// For lag tools alone: the sink itself knows where it stands.
+    Reported,
+    #[allow(dead_code)] // until the first such sink
+    /// The sink's positions, which its transactions move and nothing else may.
+    Positions,
 }
 
 /// The sinks of a pipeline.
@@ -27,13 +38,15 @@ pub(super) fn of(config: &Config, pipeline: &PipelineConfig) -> Result<Vec<Named
     let mut sinks: Vec<Named> = Vec::new();
     for sink in &pipeline.clickhouse {
         let made = ClickHouseSink::new(clickhouse_settings(sink), &id(&sink.name));
-        sinks.push(Named { name: sink.name.clone(), sink: Box::new(made), skipped: None });
+        let (name, offsets) = (sink.name.clone(), GroupOffsets::Reported);
+        sinks.push(Named { name, sink: Box::new(made), offsets, skipped: None });
     }
     for sink in &pipeline.redis {
         let settings = sink.settings().map_err(|p| format!("{}: {}", p.field, p.message))?;
         let made = RedisSink::new(settings, &id(&sink.name));
         let skipped = Some(made.skipped());
-        sinks.push(Named { name: sink.name.clone(), sink: Box::new(made), skipped });
+        let (name, offsets) = (sink.name.clone(), GroupOffsets::Reported);
+        sinks.push(Named { name, sink: Box::new(made), offsets, skipped });
     }
     Ok(sinks)
 }

@@ -39,6 +39,12 @@ impl ClientSettings {
         self.base.get("bootstrap.servers").unwrap_or_default()
     }
 
+    /// Whether what is produced becomes smaller on its way.
+    pub(super) fn compresses(&self) -> bool {
+        let set = |key| self.base.get(key).is_some_and(|codec| codec != "none");
+        set("compression.codec") || set("compression.type")
+    }
+
     /// A client that belongs to no group, for questions.
     pub(super) fn plain(&self) -> ClientConfig {
         self.base.clone()

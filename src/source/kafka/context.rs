@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
@@ -115,18 +116,23 @@ fn passed(consumer: &BaseConsumer<Context>, at: &[TopicPartition], starts: &[Sta
     }
 }
 
-impl ClientContext for Context {
-    fn log(&self, level: rdkafka::config::RDKafkaLogLevel, fac: &str, message: &str) {
-        use rdkafka::config::RDKafkaLogLevel as L;
-        match level {
-            L::Emerg | L::Alert | L::Critical | L::Error => tracing::error!(target: "kafka", fac, "{message}"),
-            // The group's offsets are for lag tools only; around a rebalance some are refused, and the next report makes up for it.
-            L::Warning if message.contains("Offset commit (manual) failed") => {
-                tracing::debug!(target: "kafka", fac, "{message}")
-            }
-            L::Warning => tracing::warn!(target: "kafka", fac, "{message}"),
-            _ => tracing::debug!(target: "kafka", fac, "{message}"),
+/// The client's words among firn's.
+pub(super) fn log(level: RDKafkaLogLevel, fac: &str, message: &str) {
+    use RDKafkaLogLevel as L;
+    match level {
+        L::Emerg | L::Alert | L::Critical | L::Error => tracing::error!(target: "kafka", fac, "{message}"),
+        // The group's offsets are for lag tools only; around a rebalance some are refused, and the next report makes up for it.
+        L::Warning if message.contains("Offset commit (manual) failed") => {
+            tracing::debug!(target: "kafka", fac, "{message}")
         }
+        L::Warning => tracing::warn!(target: "kafka", fac, "{message}"),
+        _ => tracing::debug!(target: "kafka", fac, "{message}"),
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
+        log(level, fac, message);
     }
 
     fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {

@@ -5,11 +5,13 @@
 
 mod client;
 mod context;
+mod create;
 pub mod inspect;
 mod log;
 mod producer;
 mod reader;
 mod topics;
+mod transactions;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -25,10 +27,12 @@ use rdkafka::{Offset, TopicPartitionList};
 
 pub use client::{ClientSettings, settings};
 use context::Context;
+pub use create::ensure_topic;
 pub use log::{LogError, has_record, is_compacted, read_log};
 pub use producer::{Producer, SendError};
 pub use reader::{Read, TopicReader};
 pub use topics::{TopicListing, list_topics, offsets_since, partition_count, topic_id, watermarks};
+pub use transactions::{Noted, Outgoing, TransactionError, Transactions};
 
 use crate::position::TopicPartition;
 use crate::record::{Headers, Record};

@@ -14,7 +14,7 @@ const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(30);
 
 /// What a record may have at most here, so that the brokers' own bound (`max.message.bytes`) decides: librdkafka's is 1 MB, and a record
 /// that came through Kafka has to go back with its headers. As much as librdkafka takes.
-const MAX_RECORD_BYTES: &str = "1000000000";
+pub(super) const MAX_RECORD_BYTES: &str = "1000000000";
 
 /// Why a record is not in its topic, or not for sure.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,15 +31,20 @@ pub enum SendError {
 }
 
 impl SendError {
-    fn of(topic: &str, e: &KafkaError) -> Self {
+    pub(super) fn of(topic: &str, e: &KafkaError) -> Self {
+        Self::by_code(e.rdkafka_error_code(), format!("topic {topic}: {e}"))
+    }
+
+    pub(super) fn by_code(code: Option<RDKafkaErrorCode>, told: String) -> Self {
         use RDKafkaErrorCode as K;
-        let told = format!("topic {topic}: {e}");
-        match e.rdkafka_error_code() {
+        match code {
             Some(K::MessageSizeTooLarge) => SendError::TooLarge(told),
             Some(
                 K::InvalidTopic
                 | K::InvalidRecord
                 | K::PolicyViolation
+                | K::InvalidPartitions
+                | K::InvalidReplicationFactor
                 | K::TopicAuthorizationFailed
                 | K::ClusterAuthorizationFailed,
             ) => SendError::Refused(told),
