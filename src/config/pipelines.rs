@@ -8,7 +8,7 @@ use super::columns::{DeclaredColumns, Encoding};
 use super::error::Problem;
 use super::lake::{LakeConfig, TableRule};
 use super::naming::{TopicParts, fold};
-use super::sinks::{ClickHouseConfig, RedisConfig};
+use super::sinks::{ClickHouseConfig, HttpConfig, LogSinkConfig, RedisConfig};
 use super::table::{Format, TableConfig};
 use crate::change::Infinity;
 
@@ -38,6 +38,10 @@ pub struct PipelineConfig {
     pub clickhouse: Vec<ClickHouseConfig>,
     #[serde(default)]
     pub redis: Vec<RedisConfig>,
+    #[serde(default)]
+    pub http: Vec<HttpConfig>,
+    #[serde(default)]
+    pub log: Vec<LogSinkConfig>,
 }
 
 /// `[[pipelines.sources]]`, `[[pipelines.views]]`
@@ -111,7 +115,9 @@ impl PipelineTopic {
 impl PipelineConfig {
     /// The names of its sinks, each once.
     pub fn sink_names(&self) -> impl Iterator<Item = &str> {
-        self.clickhouse.iter().map(|s| s.name.as_str()).chain(self.redis.iter().map(|s| s.name.as_str()))
+        let stores = self.clickhouse.iter().map(|s| &s.name).chain(self.redis.iter().map(|s| &s.name));
+        let others = self.http.iter().map(|s| &s.name).chain(self.log.iter().map(|s| &s.name));
+        stores.chain(others).map(String::as_str)
     }
 
     fn validate(&self) -> Result<(), Problem> {
@@ -149,13 +155,19 @@ impl PipelineConfig {
             }
         }
         if names.is_empty() {
-            return Err(Problem::new("", "has no sink: write [[pipelines.clickhouse]] or [[pipelines.redis]]"));
+            return Err(Problem::new(
+                "",
+                "has no sink: write [[pipelines.clickhouse]], [[pipelines.redis]], [[pipelines.http]] or [[pipelines.log]]",
+            ));
         }
         for (i, sink) in self.clickhouse.iter().enumerate() {
             sink.validate().map_err(|p| p.under(&format!("clickhouse[{i}]")))?;
         }
         for (i, sink) in self.redis.iter().enumerate() {
             sink.validate().map_err(|p| p.under(&format!("redis[{i}]")))?;
+        }
+        for (i, sink) in self.http.iter().enumerate() {
+            sink.validate().map_err(|p| p.under(&format!("http[{i}]")))?;
         }
         Ok(())
     }

@@ -12,16 +12,20 @@
 //!
 //! # Layout
 //! - [`Sink`], [`Standing`], [`Delivery`], [`SinkError`]: the contract.
-//! - [`lake`], [`clickhouse`], [`redis`]: the sinks. None knows another.
-//! - [`intent`]: what the sinks of that kind have in common. [`ledger`]: positions in Kafka. `text`: values as text and JSON.
+//! - [`lake`], [`clickhouse`], [`redis`], [`http`], [`log`]: the sinks. None knows another.
+//! - [`ledger`]: positions in Kafka, for sinks that have no store of their own; `note`: what they note beside them.
+//! - [`intent`]: what the sinks with an own store of intents have in common. `text`: values as text and JSON.
 //!   `conformance`: what each has to prove.
 
 pub mod clickhouse;
 #[cfg(test)]
 pub mod conformance;
+pub mod http;
 pub mod intent;
 pub mod lake;
 pub mod ledger;
+pub mod log;
+mod note;
 pub mod redis;
 mod text;
 
@@ -80,9 +84,12 @@ pub enum SinkError {
     /// Another process goes on from here, or the sink lost its last second: nothing was done; ask it where it stands.
     #[error("{0}")]
     Moved(String),
-    /// It can't take these rows, and would take the others: nothing was done.
+    /// It can't take these rows, and would take the others: nothing was done, or nothing that the same delivery without them would do again.
     #[error("{} row(s) refused; the first: {}", .0.len(), .0.first().map_or("", |r| r.detail.as_str()))]
     Refused(Vec<RefusedRow>),
+    /// It takes longer than one call may: the same again at once. What is done is not done again.
+    #[error("not all of it is done yet")]
+    Unfinished,
     /// A person has to do something first: a wrong password, a table of another shape.
     #[error("{0}")]
     Stopped(String),

@@ -12,6 +12,7 @@ from conftest import FULL, Trial
 from harness.clickhouse import ClickHouse
 from harness.engagement import TYPES, Engagement, enriched, summaries, top
 from harness.program import Firn, to_toml
+from harness.receiver import receiver
 from harness.redis import NUMBER
 from harness.sameness import assert_same
 from harness.source import Source, connector, database
@@ -39,6 +40,8 @@ def example(trial: Trial, name: str, clickhouse: ClickHouse, process: str = "fir
         "REDIS_HOST": "127.0.0.1",
         "REDIS_PORT": trial.stack["FIRN_REDIS_PORT"],
         "REDIS_DB": str(NUMBER),
+        # Nobody is there, unless a test says who.
+        "HTTP_URL": "http://127.0.0.1:9/rows",
     }
     return firn
 
@@ -78,9 +81,10 @@ def assert_streams(redis: Redis, source: Source) -> None:
 
 def test_engagement_is_enriched_into_clickhouse_and_redis(trial: Trial, clickhouse: ClickHouse, redis: Redis) -> None:
     contents, events, seconds, kills = (1_000, 100_000, 120, 5) if FULL else (60, 4_000, 15, 2)
-    with captured(trial) as (source, name):
+    with captured(trial) as (source, name), receiver(secret="whsec") as hook:
         load = Engagement(source, contents, events, seconds, seed=5)
         firn = example(trial, "r2-enrichment", clickhouse)
+        firn.environment |= {"HTTP_URL": hook.url, "HTTP_SECRET": "whsec"}
         # Of topics that are being made one may show an event before the other shows its content.
         source.wait_until_published(name)
         with firn.start():
@@ -96,6 +100,8 @@ def test_engagement_is_enriched_into_clickhouse_and_redis(trial: Trial, clickhou
             total = len(enriched(source))
 
             def arrived() -> bool:
+                if len(hook.rows()) < total:
+                    return False
                 rows = int(clickhouse.rows("SELECT count() FROM enriched_engagements")[0][0])
                 entries = sum(redis.xlen(f"enriched_events:{kind}") for kind in TYPES)
                 return rows >= total and entries >= sum(1 for r in enriched(source) if r[11])
@@ -103,6 +109,8 @@ def test_engagement_is_enriched_into_clickhouse_and_redis(trial: Trial, clickhou
             until("all events are in ClickHouse and Redis", arrived, 120, then=firn.tail)
             assert_same("ClickHouse", have(clickhouse), want(source))
             rows = enriched(source)
+            assert sorted(row["event_id"] for row in hook.rows()) == [r[0] for r in rows], f"of {hook.requests} requests the receiver took {len(hook.taken)}"
+            assert {r["event_id"]: r["content_title"] for r in hook.rows()} == {r[0]: r[10] for r in rows}
             assert_same("hashes", as_rows({k.split(":", 1)[1]: redis.hgetall(k) for k in redis.keys("content_summary:*")}), as_rows(summaries(rows)))
             assert_streams(redis, source)
             for kind in TYPES:

@@ -1,7 +1,12 @@
-//! `[[pipelines.clickhouse]]`, `[[pipelines.redis]]`: where a pipeline's rows go. A struct a kind, each in its own file.
+//! `[[pipelines.clickhouse]]`, `[[pipelines.redis]]`, `[[pipelines.http]]`, `[[pipelines.log]]`: where a pipeline's rows go. A struct a kind, each in
+//! its own file.
 
 pub mod clickhouse;
+pub mod http;
+pub mod log;
 pub mod redis;
 
 pub use clickhouse::{ClickHouseConfig, ClickHouseEngine};
+pub use http::HttpConfig;
+pub use log::{LogLevel, LogSinkConfig};
 pub use redis::RedisConfig;

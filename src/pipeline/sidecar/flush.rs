@@ -263,6 +263,12 @@ impl Runner {
                         return Ok(Flow::Shutdown);
                     }
                 }
+                Err(SinkError::Unfinished) => {
+                    self.goes_on();
+                    if self.rest(Duration::from_millis(1))? == Flow::Shutdown {
+                        return Ok(Flow::Shutdown);
+                    }
+                }
                 Err(SinkError::Moved(why)) => {
                     self.meter.failed(&SinkError::Moved(String::new()));
                     tracing::warn!(sink = self.parts.id, partition = %at, "going on from where the sink stands: {why}");
@@ -325,7 +331,7 @@ impl Runner {
                 self.stop(&e.to_string());
                 self.rest(STOPPED_AGAIN)
             }
-            SinkError::Unavailable(_) | SinkError::Moved(_) => {
+            SinkError::Unavailable(_) | SinkError::Moved(_) | SinkError::Unfinished => {
                 tracing::warn!(sink = self.parts.id, "trying again in {} ms: {e}", wait.as_millis());
                 self.trouble(e.to_string());
                 let flow = self.rest(*wait);

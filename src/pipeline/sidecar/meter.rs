@@ -48,7 +48,7 @@ impl Meter {
 
     pub(super) fn failed(&self, error: &SinkError) {
         let kind = match error {
-            SinkError::Unavailable(_) => "unavailable",
+            SinkError::Unavailable(_) | SinkError::Unfinished => "unavailable",
             SinkError::Moved(_) => "moved",
             SinkError::Refused(_) => "refused",
             SinkError::Stopped(_) => "stopped",

@@ -4,11 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use super::ledger::GroupLedger;
 use crate::config::sinks::clickhouse::ClickHouseEngine;
+use crate::config::sinks::log::LogLevel;
 use crate::config::{ClickHouseConfig, Config, PipelineConfig};
 use crate::sink::clickhouse::{self, ClickHouseSettings, ClickHouseSink, Engine, LastRows};
+use crate::sink::http::{self, HttpSink};
+use crate::sink::log::LogSink;
 use crate::sink::redis::{self, RedisSink};
 use crate::sink::{Sink, SinkError};
+use crate::source::kafka;
 
 /// A sink under its name.
 pub(super) struct Named {
@@ -24,7 +29,6 @@ pub(super) struct Named {
 pub(super) enum GroupOffsets {
     /// For lag tools alone: the sink itself knows where it stands.
     Reported,
-    #[allow(dead_code)] // until the first such sink
     /// The sink's positions, which its transactions move and nothing else may.
     Positions,
 }
@@ -48,6 +52,26 @@ pub(super) fn of(config: &Config, pipeline: &PipelineConfig) -> Result<Vec<Named
         let (name, offsets) = (sink.name.clone(), GroupOffsets::Reported);
         sinks.push(Named { name, sink: Box::new(made), offsets, skipped });
     }
+    // The sink's consumer group, whose offsets are its positions.
+    let ledger = |name: &str| {
+        let settings = kafka::settings(&config.kafka.bootstrap_servers, config.kafka.properties.iter(), 1 << 20);
+        Box::new(GroupLedger::new(settings, &id(name)))
+    };
+    for sink in &pipeline.http {
+        let made = HttpSink::new(sink.settings(), &id(&sink.name), ledger(&sink.name));
+        let (name, offsets) = (sink.name.clone(), GroupOffsets::Positions);
+        sinks.push(Named { name, sink: Box::new(made), offsets, skipped: None });
+    }
+    for sink in &pipeline.log {
+        let level = match sink.level {
+            LogLevel::Info => tracing::Level::INFO,
+            LogLevel::Warn => tracing::Level::WARN,
+            LogLevel::Error => tracing::Level::ERROR,
+        };
+        let made = LogSink::new(level, &format!("{}.{}", pipeline.name, sink.name), ledger(&sink.name));
+        let (name, offsets) = (sink.name.clone(), GroupOffsets::Positions);
+        sinks.push(Named { name, sink: Box::new(made), offsets, skipped: None });
+    }
     Ok(sinks)
 }
 
@@ -67,6 +91,9 @@ pub async fn probe(config: &Config) -> Vec<(String, Result<String, SinkError>)> 
                 Err(p) => Err(SinkError::Stopped(format!("{}: {}", p.field, p.message))),
             };
             answers.push((format!("{}.{}", pipeline.name, sink.name), answer));
+        }
+        for sink in &pipeline.http {
+            answers.push((format!("{}.{}", pipeline.name, sink.name), http::probe(&sink.settings()).await));
         }
     }
     answers

@@ -10,6 +10,7 @@
 //! | poison row | the refusal names exactly the rows; the others then go |
 //! | rewind | what was delivered once is delivered again, by the new generation alone |
 
+pub mod ledger;
 mod proxy;
 
 use std::sync::Arc;

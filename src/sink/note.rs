@@ -1,0 +1,105 @@
+//! What sinks that keep their positions in a ledger note beside each: the generation, the topic, and the range that was begun.
+//!
+//! Knows nothing of what is sent, and where to.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::ledger::{Entry, Ledger};
+use super::{SinkError, Standing};
+use crate::position::{Span, TopicPartition};
+
+/// The note of an entry, as JSON.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Note {
+    /// Counts rewinds: what is delivered again is not taken for a repetition.
+    #[serde(default)]
+    pub generation: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<Begun>,
+}
+
+/// A range that begins at the entry's `next`, and is sent again with the same bounds until it is finished.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Begun {
+    pub until: i64,
+    /// Among how many lanes its rows are divided.
+    pub lanes: u32,
+    /// The lanes whose rows go one by one.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub alone: BTreeSet<u32>,
+}
+
+impl Note {
+    /// What the note of a stored entry says. An entry without one is of a person's hand: `kafka-consumer-groups --reset-offsets`.
+    pub(super) fn of(at: &TopicPartition, entry: Option<&Entry>) -> Result<Self, SinkError> {
+        match entry.map(|entry| entry.note.as_str()) {
+            None | Some("") => Ok(Self::default()),
+            Some(note) => serde_json::from_str(note).map_err(|e| {
+                SinkError::Stopped(format!(
+                    "{at}: the note beside the stored offset is none of this version of firn ({e}); \
+                     `firn rewind --sink` sets the position anew"
+                ))
+            }),
+        }
+    }
+
+    pub(super) fn entry(&self, next: i64) -> Entry {
+        // Numbers, texts and lists of them: JSON can say that.
+        Entry { next, note: serde_json::to_string(self).unwrap_or_default() }
+    }
+
+    pub(super) fn standing(&self, next: i64) -> Standing {
+        Standing { next, until: self.begun.as_ref().map(|begun| begun.until), topic_id: self.topic_id.clone() }
+    }
+
+    /// Whether the offsets of `span` are of the topic that the stored ones belong to.
+    ///
+    /// # Errors
+    /// [`SinkError::Stopped`] where it was made anew.
+    pub(super) fn same_topic(&self, span: &Span) -> Result<(), SinkError> {
+        match (&self.topic_id, &span.topic_id) {
+            (Some(stored), Some(read)) if stored != read => Err(SinkError::Stopped(format!(
+                "topic {} was made anew: the stored offsets belong to topic id {stored}, Kafka now has {read}; \
+                 `firn rewind --sink` sets the sink to an offset of the new topic",
+                span.at.topic
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Sets positions by a person's will, in a new generation.
+pub(super) async fn rewind(ledger: &mut dyn Ledger, to: &[(TopicPartition, i64)]) -> Result<(), SinkError> {
+    for (at, next) in to {
+        let stored = ledger.take_over(at).await?;
+        // What can't be read is what a person wants to be rid of.
+        let generation = Note::of(at, stored.as_ref()).map_or(0, |note| note.generation);
+        let note = Note { generation: generation + 1, ..Note::default() };
+        ledger.commit(at, &note.entry(*next), &[]).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_short_and_reads_back() {
+        let begun = Begun { until: i64::MAX, lanes: 64, alone: (0..64).collect() };
+        let note =
+            Note { generation: 3, topic_id: Some("b3hYtWuPTCGt2xjXNg1qXg".to_owned()), begun: Some(begun.clone()) };
+        let entry = note.entry(7);
+        assert!(entry.note.len() < 512, "{}", entry.note.len());
+        let at = TopicPartition::new("t", 0);
+        assert_eq!(Note::of(&at, Some(&entry)), Ok(note.clone()));
+        assert_eq!(note.standing(7).until, Some(i64::MAX));
+        assert_eq!(Note::of(&at, Some(&Entry { next: 7, note: String::new() })), Ok(Note::default()));
+        let foreign = Note::of(&at, Some(&Entry { next: 7, note: "somebody's".to_owned() }));
+        assert!(matches!(foreign, Err(SinkError::Stopped(why)) if why.contains("firn rewind")));
+    }
+}
