@@ -8,6 +8,7 @@ use super::columns::{DeclaredColumns, Encoding};
 use super::error::Problem;
 use super::lake::{LakeConfig, TableRule};
 use super::naming::{TopicParts, fold};
+use super::period::Period;
 use super::sinks::{ClickHouseConfig, HttpConfig, LogSinkConfig, RedisConfig};
 use super::table::{Format, TableConfig};
 use crate::change::Infinity;
@@ -66,6 +67,12 @@ pub struct PipelineTopic {
     /// What becomes of infinite dates and timestamps.
     #[serde(default)]
     pub infinity: Infinity,
+    /// Of a view: how long the former versions of a row are there to be joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<Period>,
+    /// Of a view: rows whose last change is older leave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<Period>,
 }
 
 fn default_batch_rows() -> usize {
@@ -141,6 +148,10 @@ impl PipelineConfig {
         for (list, topics) in [("sources", &self.sources), ("views", &self.views)] {
             for (i, topic) in topics.iter().enumerate() {
                 topic.validate().map_err(|p| p.under(&format!("{list}[{i}]")))?;
+                let of_view = [("history", topic.history), ("keep", topic.keep)];
+                if let Some((key, _)) = of_view.iter().find(|(_, period)| list == "sources" && period.is_some()) {
+                    return Err(Problem::new(format!("{list}[{i}].{key}"), "is a key of [[pipelines.views]]"));
+                }
                 if !tables.insert(topic.table_name()) {
                     let problem = format!("`{}` is the name of another source or view too", topic.table_name());
                     return Err(Problem::new(format!("{list}[{i}].name"), problem));

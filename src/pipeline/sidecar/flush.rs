@@ -180,6 +180,10 @@ impl Runner {
                 Ok(ends) => {
                     let ends = partitions.into_iter().zip(ends).collect();
                     if !view.wait_for(&ends, self.parts.view_wait) {
+                        // The view was stopped, too: what is open is read again at the next start.
+                        if self.is_shutdown() {
+                            return Ok(Flow::Shutdown);
+                        }
                         meter::view_timed_out(&view.name);
                         tracing::warn!(
                             sink = self.parts.id,

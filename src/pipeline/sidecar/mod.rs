@@ -8,7 +8,7 @@
 //!
 //! # Layout
 //! - [`runner`], [`flush`]: the thread of a sink. [`placing`]: which partitions it reads, from where. [`slot`]: one of them. [`rejects`]: bad records. [`mount`]: the sink itself, also asked by the consumer.
-//! - [`intake`]: records to rows. [`plan`]: rows through the SELECT. [`view`], [`view_rows`]: the tables that are joined.
+//! - [`intake`]: records to rows. [`plan`]: rows through the SELECT. [`view`]: the tables that are joined.
 //! - [`rewind`]: a sink set back. [`preview`]: a pipeline tried on what its topics hold. [`sinks`]: from the configuration to sinks.
 //!   [`ledger`]: positions of sinks that have no store of their own.
 
@@ -27,7 +27,6 @@ mod runner;
 mod sinks;
 mod slot;
 mod view;
-mod view_rows;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

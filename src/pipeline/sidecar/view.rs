@@ -2,6 +2,11 @@
 //!
 //! Topics are not ordered against each other. Who joins asks where the view's topic ends, and waits until the view is there.
 
+mod history;
+mod keep;
+mod rows;
+mod table;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,8 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::intake::{Intake, Taken, options};
-use super::view_rows::ViewRows;
-use crate::change::{Mode, RowSchema};
+use crate::change::Mode;
 use crate::config::PipelineTopic;
 use crate::memory::{Counted, Kind, Memory};
 use crate::pipeline::source_tables::SourceTables;
@@ -21,6 +25,7 @@ use crate::pipeline::told::Told;
 use crate::pipeline::writer_schemas::WriterSchemas;
 use crate::position::TopicPartition;
 use crate::source::kafka::{ClientSettings, Read, SourceError, TopicReader, has_record};
+use table::ViewTable;
 
 const POLL: Duration = Duration::from_millis(20);
 /// How often new partitions are looked for.
@@ -51,13 +56,14 @@ pub(super) struct View {
     /// The table's name in the SQL.
     pub name: String,
     topic: String,
+    settings: PipelineTopic,
     state: Mutex<State>,
     moved: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    rows: Option<ViewRows>,
+    rows: Option<ViewTable>,
     /// Counts changes of rows and columns.
     version: u64,
     next: BTreeMap<i32, i64>,
@@ -94,6 +100,7 @@ impl View {
         let view = Arc::new(Self {
             name: topic.table_name(),
             topic: topic.topic.clone(),
+            settings: topic.clone(),
             state: Mutex::new(State { counted: Some(memory.count(Kind::Views)), ..State::default() }),
             moved: Condvar::new(),
         });
@@ -198,14 +205,10 @@ impl View {
         let Some(columns) = intake.columns().cloned() else { return Ok(()) };
         let batch = intake.finish();
         let mut state = self.state();
-        let shown: SchemaRef = Arc::new(nullable(&columns));
-        if state.rows.as_ref().is_none_or(|rows| rows.columns() != &shown) {
-            let former = state.rows.take();
-            let mut rows = ViewRows::new(shown, columns.key_indices()).map_err(|e| e.to_string())?;
-            if let Some(mut former) = former {
-                for piece in former.scan().map_err(|e| e.to_string())? {
-                    rows.adopt(&piece).map_err(|e| e.to_string())?;
-                }
+        if state.rows.as_ref().is_none_or(|rows| !rows.is_of(&columns)) {
+            let mut rows = ViewTable::new(&columns, &self.settings).map_err(|e| e.to_string())?;
+            if let Some(former) = state.rows.take() {
+                rows.adopt(former).map_err(|e| e.to_string())?;
             }
             state.rows = Some(rows);
             state.version += 1;
@@ -229,7 +232,7 @@ impl View {
         state.next.clone_from(reader.next());
         if !state.loaded && !state.ends.is_empty() && reaches(&state.next, &state.ends) {
             state.loaded = true;
-            let rows = state.rows.as_ref().map_or(0, ViewRows::len);
+            let rows = state.rows.as_ref().map_or(0, ViewTable::len);
             tracing::info!(view = self.name, topic = self.topic, rows, "loaded");
         }
         drop(state);
@@ -315,10 +318,4 @@ impl Gaps {
 
 fn reaches(next: &BTreeMap<i32, i64>, ends: &BTreeMap<i32, i64>) -> bool {
     ends.iter().all(|(partition, end)| next.get(partition).is_some_and(|next| next >= end))
-}
-
-/// In a view every column may be null: a join's may.
-fn nullable(columns: &RowSchema) -> arrow_schema::Schema {
-    let field = |f: &Arc<arrow_schema::Field>| f.as_ref().clone().with_nullable(true);
-    arrow_schema::Schema::new(columns.arrow().fields().iter().map(field).collect::<Vec<_>>())
 }

@@ -13,17 +13,25 @@ from .source import Source
 
 TYPES = ["podcast", "newsletter", "video"]
 
-ENRICHED = """
+CONTENT = ["slug", "title", "content_type", "length_seconds", "publish_ts"]
+
+# Events that the load did not insert have the content of now.
+ENRICHED = f"""
 SELECT e.id, e.content_id::text, e.user_id::text, e.event_type, e.event_ts, e.duration_ms, e.device,
        round(e.duration_ms / 1000.0, 3), round(e.duration_ms / 1000.0 / nullif(c.length_seconds, 0) * 100, 2),
-       c.slug, c.title, c.content_type, c.length_seconds, c.publish_ts
-FROM public.engagement_events e LEFT JOIN public.content c ON c.id = e.content_id ORDER BY e.id
+       {", ".join(f"c.{name}" for name in CONTENT)}
+FROM public.engagement_events e LEFT JOIN LATERAL (
+    SELECT {", ".join(CONTENT)} FROM public.as_of a WHERE a.event_id = e.id
+    UNION ALL
+    SELECT {", ".join(CONTENT)} FROM public.content c
+    WHERE c.id = e.content_id AND NOT EXISTS (SELECT FROM public.as_of a WHERE a.event_id = e.id)
+) c ON true ORDER BY e.id
 """
-"""The model of the enriched events: PostgreSQL's own join."""
+"""The model of the enriched events: PostgreSQL's own join, when the event was inserted."""
 
 
 class Engagement(threading.Thread):
-    """Inserts contents, then events in small transactions, over about `seconds`."""
+    """Inserts contents, then events in small transactions, over about `seconds`, while contents change."""
 
     def __init__(self, source: Source, contents: int, events: int, seconds: float, seed: int) -> None:
         super().__init__(name="engagement", daemon=True)
@@ -41,6 +49,8 @@ class Engagement(threading.Thread):
         opened = self.source.connect()
         luck = self.luck
         with opened.cursor() as cursor:
+            cursor.execute(f"CREATE TABLE public.as_of AS SELECT 0::bigint AS event_id, {', '.join(CONTENT)} FROM public.content WHERE false")
+            cursor.execute("ALTER TABLE public.as_of ADD PRIMARY KEY (event_id)")
             rows = [
                 (f"c-{n}", f"Title {n}", luck.choice([*TYPES, None]), luck.choice([None, 0, *range(60, 3600, 7)]), 1_700_000_000 + n)
                 for n in range(self.contents)
@@ -60,10 +70,16 @@ class Engagement(threading.Thread):
                 ]
                 execute_values(
                     cursor,
-                    "INSERT INTO public.engagement_events (content_id, user_id, event_type, duration_ms, device, event_ts) VALUES %s",
-                    events, template="(%s, gen_random_uuid(), %s, %s, %s, now() - %s * interval '1 second')",
+                    "WITH e AS (INSERT INTO public.engagement_events (content_id, user_id, event_type, duration_ms, device, event_ts)"
+                    " VALUES %s RETURNING id, content_id)"
+                    f" INSERT INTO public.as_of SELECT e.id, {', '.join(CONTENT)} FROM e LEFT JOIN public.content c ON c.id = e.content_id",
+                    events, template="(%s, gen_random_uuid(), %s, %s, %s, now() - %s * interval '1 second')", page_size=len(events),
                 )  # fmt: skip
                 done += n
+                cursor.execute(
+                    "UPDATE public.content SET title = title || '.', length_seconds = %s WHERE id = ANY(%s::uuid[])",
+                    (luck.choice([None, 0, *range(60, 3600, 7)]), luck.choices(ids[:-1], k=3)),
+                )
                 time.sleep(max(0.0, began + self.seconds * done / self.events - time.monotonic()))
         opened.close()
 
@@ -77,21 +93,19 @@ def enriched(source: Source) -> list[tuple[Any, ...]]:
     return source.run(ENRICHED)
 
 
-def summaries(rows: list[tuple[Any, ...]]) -> dict[str, dict[str, str]]:
-    """`content_summary:{content_id}` as hashes; of events whose content is named."""
+def summaries(source: Source, rows: list[tuple[Any, ...]]) -> dict[str, dict[str, str]]:
+    """`content_summary:{content_id}` as hashes: contents as they are, with their events counted."""
     counts: Counter[str] = Counter()
     seconds: defaultdict[str, Decimal] = defaultdict(Decimal)
-    fields: dict[str, dict[str, str]] = {}
     for row in rows:
-        if (content := row[1]) is None:
-            continue
-        counts[content] += 1
-        seconds[content] += row[7] or 0
-        named = dict(zip(["content_slug", "content_title", "content_type", "length_seconds"], [*row[9:12], row[12]], strict=True))
-        fields[content] = {k: str(v) for k, v in named.items() if v is not None}
-    return {
-        content: {**fields[content], "events": str(n), "engagement_seconds": str(int(seconds[content] * 1000))} for content, n in counts.items()
-    }
+        if (content := row[1]) is not None:
+            counts[content] += 1
+            seconds[content] += row[7] or 0
+    names = ["content_slug", "content_title", "content_type", "length_seconds"]
+    contents = source.run("SELECT id::text, slug, title, content_type, length_seconds FROM public.content")
+    fields = {c[0]: {k: str(v) for k, v in zip(names, c[1:], strict=True) if v is not None} for c in contents}
+    counted = {c: {"events": str(n), "engagement_seconds": str(int(seconds[c] * 1000))} for c, n in counts.items()}
+    return {content: named | counted.get(content, {}) for content, named in fields.items()}
 
 
 def top(rows: list[tuple[Any, ...]], since: float) -> dict[str, dict[str, int]]:

@@ -6,9 +6,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow_array::{BooleanArray, RecordBatch, new_null_array};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Int64Type, TimestampMicrosecondType};
+use arrow_array::{Array, BooleanArray, RecordBatch, new_null_array};
 use arrow_row::{RowConverter, SortField};
-use arrow_schema::{ArrowError, Field, SchemaRef};
+use arrow_schema::{ArrowError, Field, Schema, SchemaRef};
 use arrow_select::concat::concat_batches;
 use arrow_select::filter::filter_record_batch;
 use xxhash_rust::xxh3::xxh3_128;
@@ -21,11 +23,37 @@ const CHUNK_ROWS: usize = 1 << 16;
 
 pub(super) struct ViewRows {
     columns: SchemaRef,
-    keys: Vec<usize>,
-    converter: RowConverter,
+    keys: Keys,
     chunks: Vec<Chunk>,
-    /// Where each key's row stands: chunk and row.
-    places: HashMap<u128, (u32, u32)>,
+    /// Where each key's row stands.
+    places: HashMap<u128, Place>,
+}
+
+/// Chunk and row.
+pub(super) type Place = (u32, u32);
+
+/// Columns by which rows are told apart.
+pub(super) struct Keys {
+    columns: Vec<usize>,
+    converter: RowConverter,
+}
+
+impl Keys {
+    /// # Errors
+    /// When a column has a type that can't be compared.
+    pub(super) fn new(schema: &Schema, columns: Vec<usize>) -> Result<Self, ArrowError> {
+        let fields = columns.iter().map(|at| SortField::new(schema.field(*at).data_type().clone())).collect();
+        Ok(Self { columns, converter: RowConverter::new(fields)? })
+    }
+
+    /// Of each row a number that is its key's alone.
+    ///
+    /// # Errors
+    /// Never, as long as the rows keep to their schema.
+    pub(super) fn hashes(&self, rows: &RecordBatch) -> Result<Vec<u128>, ArrowError> {
+        let columns: Vec<_> = self.columns.iter().map(|at| Arc::clone(rows.column(*at))).collect();
+        Ok(self.converter.convert_columns(&columns)?.iter().map(|row| xxh3_128(row.as_ref())).collect())
+    }
 }
 
 struct Chunk {
@@ -73,8 +101,7 @@ impl ViewRows {
     /// # Errors
     /// When a key column has a type that can't be compared.
     pub(super) fn new(columns: SchemaRef, keys: Vec<usize>) -> Result<Self, ArrowError> {
-        let fields = keys.iter().map(|at| SortField::new(columns.field(*at).data_type().clone())).collect();
-        Ok(Self { converter: RowConverter::new(fields)?, columns, keys, chunks: Vec::new(), places: HashMap::new() })
+        Ok(Self { keys: Keys::new(&columns, keys)?, columns, chunks: Vec::new(), places: HashMap::new() })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -103,6 +130,42 @@ impl ViewRows {
         self.chunks.iter_mut().map(|chunk| chunk.live().cloned()).collect()
     }
 
+    /// As [`Keys::hashes`].
+    ///
+    /// # Errors
+    /// Never, as long as the rows keep to their schema.
+    pub(super) fn hashes(&self, rows: &RecordBatch) -> Result<Vec<u128>, ArrowError> {
+        self.keys.hashes(rows)
+    }
+
+    /// The row of a key; its place is good until the next change.
+    pub(super) fn find(&self, key: u128) -> Option<Place> {
+        self.places.get(&key).copied()
+    }
+
+    /// The number in a column of whole numbers or times.
+    pub(super) fn number(&self, (chunk, row): Place, column: &str) -> Option<i64> {
+        let rows = &self.chunks.get(chunk as usize)?.rows;
+        let (column, row) = (rows.column_by_name(column)?, row as usize);
+        let numbers = column.as_primitive_opt::<Int64Type>().map(|c| c.values());
+        let numbers = numbers.or_else(|| column.as_primitive_opt::<TimestampMicrosecondType>().map(|c| c.values()))?;
+        column.is_valid(row).then(|| numbers.get(row).copied()).flatten()
+    }
+
+    /// All rows, dead ones too, by chunk.
+    pub(super) fn chunks(&self) -> Vec<&RecordBatch> {
+        self.chunks.iter().map(|chunk| &chunk.rows).collect()
+    }
+
+    /// Takes the row of a key out. No other changes its place.
+    pub(super) fn remove(&mut self, key: u128) {
+        if let Some((chunk, row)) = self.places.remove(&key)
+            && let Some(chunk) = self.chunks.get_mut(chunk as usize)
+        {
+            chunk.kill(row as usize);
+        }
+    }
+
     /// Takes rows of former columns, each the only one of its key; columns that they lack are null.
     ///
     /// # Errors
@@ -123,9 +186,7 @@ impl ViewRows {
     /// # Errors
     /// Never, as long as batches keep to their schema.
     pub(super) fn apply(&mut self, batch: &ChangeBatch) -> Result<(), ArrowError> {
-        let key_columns: Vec<_> = self.keys.iter().map(|at| batch.rows.column(*at).clone()).collect();
-        let rows = self.converter.convert_columns(&key_columns)?;
-        let keys: Vec<u128> = rows.iter().map(|row| xxh3_128(row.as_ref())).collect();
+        let keys = self.hashes(&batch.rows)?;
         let number = self.chunks.len() as u32;
         let rows = RecordBatch::try_new(Arc::clone(&self.columns), batch.rows.columns().to_vec())?;
         let mut chunk = Chunk::new(rows, keys);
