@@ -179,6 +179,78 @@ def test_partitions_that_move_between_processes_are_delivered_once(trial: Trial,
             assert first.terminate() == 0, first.tail()
 
 
+AGAIN = """
+[[pipelines]]
+name = "{name}"
+sql = '''
+{sql}
+'''
+
+[[pipelines.sources]]
+topic = "{source}"
+
+[[pipelines.views]]
+topic = "{view}"
+{settings}
+
+[[pipelines.clickhouse]]
+url = "{clickhouse.url}"
+database = "{clickhouse.database}"
+table = "titles"
+engine = "replacing"
+version = "version"
+order_by = ["event_id"]
+[pipelines.clickhouse.columns]
+version = "UInt64"
+"""
+
+
+def test_events_are_enriched_again_when_their_content_comes_or_changes(trial: Trial, clickhouse: ClickHouse) -> None:
+    with captured(trial) as (source, name):
+        source.run("ALTER TABLE public.engagement_events DROP CONSTRAINT engagement_events_content_id_fkey")
+        source.wait_until_published(name)
+        firn = trial.firn({"serve": {"listen": ""}})
+        contents, events = (f"{trial.name}.public.{table}" for table in ("content", "engagement_events"))
+        version = "CAST(greatest({}) AS BIGINT UNSIGNED) AS version"
+        event = AGAIN.format(
+            name="events", source=events, view=contents, settings="", clickhouse=clickhouse,
+            sql="SELECT e.after.id AS event_id, e.after.content_id, c.title, " + version.format("e.source.lsn, c._firn_source_lsn")
+            + " FROM engagement_events e LEFT JOIN content c ON c.id = e.after.content_id",
+        )  # fmt: skip
+        again = AGAIN.format(
+            name="again", source=contents, view=events, settings='keep = "7d"', clickhouse=clickhouse,
+            sql="SELECT e.id AS event_id, e.content_id, c.after.title, " + version.format("e._firn_source_lsn, c.source.lsn")
+            + " FROM content c JOIN engagement_events e ON e.content_id = c.after.id",
+        )  # fmt: skip
+        kafka = {"kafka": {"bootstrap_servers": trial.stack.kafka, "group": trial.name}}
+        firn.file.write_text(to_toml(firn.config | kafka) + event + again)
+        model = "SELECT e.id, e.content_id::text, c.title FROM public.engagement_events e LEFT JOIN public.content c ON c.id = e.content_id ORDER BY e.id"
+        seen = "SELECT event_id, toString(content_id), title FROM titles FINAL ORDER BY event_id"
+
+        def same() -> bool:
+            return clickhouse.rows_of("titles", seen) == [list(row) for row in source.run(model)]
+
+        with firn.start():
+            source.run(
+                "INSERT INTO public.engagement_events (content_id, event_type, event_ts) SELECT"
+                " ('00000000-0000-0000-0000-0000000000' || (10 + n % 10))::uuid, 'play', now() FROM generate_series(1, 300) n"
+            )
+            until("events are there without their content", same, 60, then=firn.tail)
+            assert sum(row[2] is None for row in clickhouse.rows(seen)) == 300
+            source.run(
+                "INSERT INTO public.content (id, slug, title, publish_ts) SELECT"
+                " ('00000000-0000-0000-0000-0000000000' || n)::uuid, 's-' || n, 'title ' || n, now() FROM generate_series(10, 18) n"
+            )
+            until("they have the content that came", same, 60, then=firn.tail)
+            firn.kill()
+            source.run("UPDATE public.content SET title = upper(title)")
+            source.run("INSERT INTO public.engagement_events (content_id, event_type, event_ts) SELECT id, 'click', now() FROM public.content")
+            firn.start()
+            until("they have the content as it is", same, 60, then=firn.tail)
+            assert sum(row[2] is None for row in clickhouse.rows(seen)) == 30
+            assert firn.terminate() == 0, firn.tail()
+
+
 def test_only_updates_are_mirrored_and_what_can_be_looked_at_beforehand(trial: Trial, clickhouse: ClickHouse) -> None:
     with database(trial.stack, trial.name) as source:
         source.run("CREATE TABLE my_table (id int PRIMARY KEY, name text, created_at timestamp DEFAULT '2024-05-01 10:00:00')")
@@ -198,7 +270,7 @@ def test_only_updates_are_mirrored_and_what_can_be_looked_at_beforehand(trial: T
                 query = "SELECT id, name, toString(created_at), op FROM changes ORDER BY id, _firn_offset"
                 wanted = [[n, f"NAME {n}", "2024-05-01 10:00:00", "u"] for n in range(5, 51, 5)]
                 wanted.insert(2, [10, None, "2024-05-01 10:00:00", "u"])
-                until("the updates are there", lambda: clickhouse.rows(query) == wanted, 60, then=firn.tail)
+                until("the updates are there", lambda: clickhouse.rows_of("changes", query) == wanted, 60, then=firn.tail)
                 assert firn.terminate() == 0, firn.tail()
             preview = firn.command("pipeline", "preview", "changes", "-n", "1000")
             assert preview.returncode == 0 and preview.stdout.count("NAME") == 10, preview.stdout + preview.stderr

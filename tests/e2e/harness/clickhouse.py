@@ -38,5 +38,9 @@ class ClickHouse:
         except urllib.error.HTTPError as refused:
             raise Refused(int(refused.headers.get("X-ClickHouse-Exception-Code", 0)), refused.read().decode().strip()) from None
 
+    def rows_of(self, table: str, query: str) -> list[list[Any]]:
+        """Of a table that may not be made yet."""
+        return self.rows(query) if self.rows(f"EXISTS {table}") == [[1]] else []
+
     def rows(self, query: str, **settings: str | int) -> list[list[Any]]:
         return [json.loads(line) for line in self.run(query, **ROWS, **settings).splitlines()]
