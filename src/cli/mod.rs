@@ -19,6 +19,7 @@ mod rewind;
 mod rewind_sink;
 mod run;
 mod sql;
+mod status;
 mod table;
 
 use std::path::PathBuf;
@@ -76,6 +77,8 @@ enum Command {
     Run(run::RunArgs),
     /// Connect to everything the configuration names; say what is wrong and what to do
     Check(check::CheckArgs),
+    /// Ask a firn that runs how its tables and sinks do; ends with 1 when something is stopped
+    Status(status::StatusArgs),
     /// Look at the catalog's tables
     #[command(subcommand)]
     Table(table::TableCommand),
@@ -138,6 +141,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             match other {
                 Command::Run(_) => Ok(()),
                 Command::Check(args) => check::run(&args, output).await,
+                Command::Status(args) => status::run(&args, output).await,
                 Command::Table(command) => table::run(&command, output).await,
                 Command::Index(command) => index::run(&command, output).await,
                 Command::DeadLetters(command) => Box::pin(dead_letters::run(&command, output)).await,

@@ -27,6 +27,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+pub use page::ago;
 pub use status::{ConsumerState, LastCommit, LastError, PartitionStatus, Status, TableState, TableStatus};
 
 /// The address can't be listened on.

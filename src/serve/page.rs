@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::status::{ConsumerState, LastError, SinkStatus, Snapshot, TableState, TableStatus};
+use super::status::{ConsumerState, LastError, Quantiles, SinkStatus, Snapshot, TableState, TableStatus};
 
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color:#1d2733;\
 background:#fff}h1{font-size:1.3rem}table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .6rem;\
@@ -34,7 +34,8 @@ pub(super) fn render(snapshot: &Snapshot, now_ms: i64) -> String {
     out.push_str("</table>");
     if !snapshot.sinks.is_empty() {
         out.push_str(
-            "<table><tr><th>sink<th>state<th class=n>rows<th class=n>lag<th class=n>dead letters<th>last delivery<th>positions</tr>",
+            "<table><tr><th>sink<th>state<th class=n>rows<th class=n>lag<th class=n>dead letters<th>last \
+             delivery<th>latency p50 / p99<th>since the source<th>positions</tr>",
         );
         snapshot.sinks.iter().for_each(|sink| sink_row(&mut out, sink, now_ms));
         out.push_str("</table>");
@@ -66,13 +67,19 @@ fn sink_row(out: &mut String, s: &SinkStatus, now_ms: i64) {
         s.partitions.iter().map(|(at, p)| format!("{}: {} of {}", escape(at), p.committed, p.end)).collect();
     let _ = write!(
         out,
-        "<tr><td>{}<td>{state}<td class=n>{}<td class=n>{}<td class=n>{}<td>{delivery}<td>{}</tr>",
+        "<tr><td>{}<td>{state}<td class=n>{}<td class=n>{}<td class=n>{}<td>{delivery}<td>{}<td>{}<td>{}</tr>",
         escape(&s.sink),
         s.rows,
         s.lag_records(),
         s.rejected,
+        quantiles(s.latency),
+        quantiles(s.source_latency),
         positions.join("<br>"),
     );
+}
+
+fn quantiles(of: Option<Quantiles>) -> String {
+    of.map_or_else(String::new, |q| format!("{} / {} ms", q.p50_ms, q.p99_ms))
 }
 
 fn row(out: &mut String, t: &TableStatus, now_ms: i64) {
@@ -104,7 +111,8 @@ fn row(out: &mut String, t: &TableStatus, now_ms: i64) {
     );
 }
 
-fn ago(ms: i64) -> String {
+/// For people: how long something is past.
+pub fn ago(ms: i64) -> String {
     match ms / 1000 {
         s if s < 0 => "now".to_owned(),
         s @ 0..120 => format!("{s} s ago"),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The registry that the pipeline updates and the server shows.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ struct Inner {
 }
 
 /// Where the consumer stands with its group.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum ConsumerState {
     #[default]
@@ -36,7 +36,7 @@ pub enum ConsumerState {
 }
 
 /// One topic's table.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct TableStatus {
     pub topic: String,
     /// `namespace.table`.
@@ -57,7 +57,7 @@ pub struct TableStatus {
     pub partitions: BTreeMap<i32, PartitionStatus>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum TableState {
     #[default]
@@ -69,7 +69,7 @@ pub enum TableState {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 pub struct LastCommit {
     pub snapshot_id: i64,
     /// Since the epoch.
@@ -80,14 +80,14 @@ pub struct LastCommit {
     pub attempts: usize,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct LastError {
     /// Since the epoch.
     pub at_ms: i64,
     pub message: String,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct PartitionStatus {
     /// The next offset to read according to the table: everything below is committed.
     pub committed: i64,
@@ -108,7 +108,7 @@ impl TableStatus {
 }
 
 /// One sink of a pipeline.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct SinkStatus {
     /// `pipeline.sink`.
     pub sink: String,
@@ -123,6 +123,17 @@ pub struct SinkStatus {
     pub last_error: Option<LastError>,
     /// Of the partitions that this process owns, by `topic/partition`.
     pub partitions: BTreeMap<String, PartitionStatus>,
+    /// From the record's time in Kafka until it is visible in the sink.
+    pub latency: Option<Quantiles>,
+    /// From the commit in the source until it is visible in the sink.
+    pub source_latency: Option<Quantiles>,
+}
+
+/// Of the rows that were delivered last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Quantiles {
+    pub p50_ms: u64,
+    pub p99_ms: u64,
 }
 
 impl SinkStatus {
@@ -132,12 +143,32 @@ impl SinkStatus {
 }
 
 /// A copy for one answer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Snapshot {
-    pub version: &'static str,
+    pub version: String,
     pub consumer: ConsumerState,
     pub tables: Vec<TableStatus>,
     pub sinks: Vec<SinkStatus>,
+}
+
+impl Snapshot {
+    /// Why the process is not ready, one sentence each; empty when it is. A process without partitions is ready: others of
+    /// its group have them.
+    pub fn not_ready(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        match &self.consumer {
+            ConsumerState::Connecting => reasons.push("the consumer has no partitions assigned yet".to_owned()),
+            ConsumerState::Lost { error } => reasons.push(format!("the consumer lost its group: {error}")),
+            ConsumerState::Assigned { .. } => {}
+        }
+        let tables = self.tables.iter().map(|t| (&t.table, &t.state));
+        for (name, state) in tables.chain(self.sinks.iter().map(|s| (&s.sink, &s.state))) {
+            if let TableState::Stopped { reason } = state {
+                reasons.push(format!("{name}: {reason}"));
+            }
+        }
+        reasons
+    }
 }
 
 impl Status {
@@ -183,33 +214,14 @@ impl Status {
         }
     }
 
-    /// Why this process is not ready, one sentence each; empty when it is. A process without partitions is ready: others of
-    /// its group have them.
     pub fn not_ready(&self) -> Vec<String> {
-        let inner = self.inner();
-        let mut reasons = Vec::new();
-        match &inner.consumer {
-            ConsumerState::Connecting => reasons.push("the consumer has no partitions assigned yet".to_owned()),
-            ConsumerState::Lost { error } => reasons.push(format!("the consumer lost its group: {error}")),
-            ConsumerState::Assigned { .. } => {}
-        }
-        for t in inner.tables.values() {
-            if let TableState::Stopped { reason } = &t.state {
-                reasons.push(format!("{}: {reason}", t.table));
-            }
-        }
-        for s in inner.sinks.values() {
-            if let TableState::Stopped { reason } = &s.state {
-                reasons.push(format!("{}: {reason}", s.sink));
-            }
-        }
-        reasons
+        self.snapshot().not_ready()
     }
 
     pub fn snapshot(&self) -> Snapshot {
         let inner = self.inner();
         Snapshot {
-            version: env!("CARGO_PKG_VERSION"),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             consumer: inner.consumer.clone(),
             tables: inner.tables.values().cloned().collect(),
             sinks: inner.sinks.values().cloned().collect(),

@@ -2,8 +2,10 @@
 
 use metrics::{Counter, Histogram, counter, gauge, histogram};
 
+use super::latency::Latency;
 use crate::position::TopicPartition;
 use crate::serve::metrics as names;
+use crate::serve::status::Quantiles;
 use crate::sink::SinkError;
 
 pub(super) struct Meter {
@@ -12,6 +14,8 @@ pub(super) struct Meter {
     delivery: Histogram,
     latency: Histogram,
     source_latency: Histogram,
+    recent: Latency,
+    recent_source: Latency,
 }
 
 impl Meter {
@@ -22,13 +26,15 @@ impl Meter {
             delivery: histogram!(names::SINK_DELIVERY_SECONDS, "sink" => sink()),
             latency: histogram!(names::SINK_LATENCY_SECONDS, "sink" => sink()),
             source_latency: histogram!(names::SINK_SOURCE_LATENCY_SECONDS, "sink" => sink()),
+            recent: Latency::default(),
+            recent_source: Latency::default(),
             sink: sink(),
         }
     }
 
     /// That many rows are visible now; the oldest came to Kafka, and was committed in its source, at these times.
     pub(super) fn delivered(
-        &self,
+        &mut self,
         rows: usize,
         seconds: f64,
         now_ms: i64,
@@ -37,13 +43,20 @@ impl Meter {
     ) {
         self.rows.increment(rows as u64);
         self.delivery.record(seconds);
-        let since = |ms: i64| (now_ms - ms).max(0) as f64 / 1000.0;
+        let since = |ms: i64| (now_ms - ms).max(0) as u64;
         if let Some(ms) = kafka_ms {
-            self.latency.record_many(since(ms), rows);
+            self.latency.record_many(since(ms) as f64 / 1000.0, rows);
+            self.recent.delivered(since(ms), rows);
         }
         if let Some(ms) = source_ms {
-            self.source_latency.record_many(since(ms), rows);
+            self.source_latency.record_many(since(ms) as f64 / 1000.0, rows);
+            self.recent_source.delivered(since(ms), rows);
         }
+    }
+
+    /// Of the last rows: since Kafka, since the source.
+    pub(super) fn recent(&self) -> (Option<Quantiles>, Option<Quantiles>) {
+        (self.recent.quantiles(), self.recent_source.quantiles())
     }
 
     pub(super) fn failed(&self, error: &SinkError) {

@@ -15,6 +15,7 @@
 mod flush;
 mod intake;
 #[allow(dead_code)] // until the first sink that has its positions there
+mod latency;
 mod ledger;
 mod meter;
 mod mount;

@@ -229,6 +229,8 @@ impl Runner {
         }
         self.parts.counted.set(self.parts.inputs.values().map(|input| input.intake.bytes()).sum());
         self.show_partitions();
+        let (latency, source_latency) = self.meter.recent();
+        self.parts.status.update_sink(&self.parts.id, |s| (s.latency, s.source_latency) = (latency, source_latency));
         self.retry_held()?;
         let now = self.now();
         if self.slots.values().any(|slot| slot.has_moved() && slot.delivered_at + EMPTY_MS <= now) {
