@@ -273,6 +273,8 @@ fn every_block_of_the_documentation_is_valid() {
         "AWS_SECRET_ACCESS_KEY",
         "PGPASSWORD",
         "SOURCE_PASSWORD",
+        "HOOK_SECRET",
+        "HOOK_KEY",
     ];
     let env = variables.map(|name| (name.to_owned(), "x".to_owned())).into();
     let lookup = Lookup { env, ..lookup() };
