@@ -4,6 +4,7 @@
 //! - [`position`], [`record`], [`change`], [`lineage`], [`batch`], [`letter`], [`table_event`], [`memory`]: the words. Pure types, no clients.
 //! - [`config`]: what a person sets. [`cli`]: what a person types. [`serve`], [`logging`]: what a running process shows.
 //! - [`catalogs`]: from the configuration to a catalog. [`registry`]: schemas by id. [`database`]: columns by the source database.
+//! - [`outbox`]: from a table to a topic.
 //! - [`heap`], [`open_files`]: what is asked of the system.
 
 pub mod batch;
@@ -26,6 +27,7 @@ pub mod generate;
 pub mod heap;
 pub mod logging;
 pub mod open_files;
+pub mod outbox;
 pub mod pipeline;
 pub mod registry;
 pub mod serve;

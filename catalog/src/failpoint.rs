@@ -42,10 +42,16 @@ pub enum Step {
     OffsetCommit,
     /// The primary-key index, after the commit.
     IndexWrite,
+    /// An outbox's rows, handed to Kafka within a transaction.
+    OutboxSend,
+    /// The end of that transaction.
+    OutboxCommit,
+    /// The rows' marks and the outbox's position, in its database.
+    OutboxMark,
 }
 
 impl Step {
-    pub const ALL: [Step; 14] = [
+    pub const ALL: [Step; 17] = [
         Step::Poll,
         Step::Decode,
         Step::OpenFile,
@@ -60,6 +66,9 @@ impl Step {
         Step::Unlock,
         Step::OffsetCommit,
         Step::IndexWrite,
+        Step::OutboxSend,
+        Step::OutboxCommit,
+        Step::OutboxMark,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -78,6 +87,9 @@ impl Step {
             Step::Unlock => "unlock",
             Step::OffsetCommit => "offset-commit",
             Step::IndexWrite => "index-write",
+            Step::OutboxSend => "outbox-send",
+            Step::OutboxCommit => "outbox-commit",
+            Step::OutboxMark => "outbox-mark",
         }
     }
 }

@@ -12,6 +12,7 @@ mod generate;
 mod index;
 mod mirror;
 mod moment;
+mod outbox;
 mod pipeline;
 mod print;
 mod query;
@@ -43,7 +44,7 @@ Exit codes:
   1  the answer is bad: a check failed, no such table, SQL that does not run
   2  wrong arguments or configuration; nothing was tried
   3  something can't be reached or refuses the credentials
-  4  run stopped because a person is needed";
+  4  run or outbox stopped because a person is needed";
 
 /// Brings database changes from Kafka into Apache Iceberg, exactly once.
 #[derive(Debug, Parser)]
@@ -96,6 +97,8 @@ enum Command {
     /// Look at what pipelines have delivered to ClickHouse
     #[command(subcommand)]
     Mirror(mirror::MirrorCommand),
+    /// Send rows of PostgreSQL tables to topics, each once, and mark them
+    Outbox(outbox::OutboxArgs),
     /// Ask the tables in SQL
     Query(query::QueryArgs),
     /// Write, print or check the configuration
@@ -135,11 +138,16 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             logs.init(&config.log)?;
             run::run(config, &args).await
         }
+        Command::Outbox(args) => {
+            let config = args.load()?;
+            logs.init(&config.log)?;
+            outbox::run(config, &args, output).await
+        }
         other => {
             // The answer is what counts: logs only when something is wrong, or asked for.
             logs.init(&LogConfig { filter: "warn".to_owned(), ..LogConfig::default() })?;
             match other {
-                Command::Run(_) => Ok(()),
+                Command::Run(_) | Command::Outbox(_) => Ok(()),
                 Command::Check(args) => check::run(&args, output).await,
                 Command::Status(args) => status::run(&args, output).await,
                 Command::Table(command) => table::run(&command, output).await,

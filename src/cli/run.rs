@@ -26,6 +26,11 @@ impl RunArgs {
     /// What this process is to run of the configuration.
     pub(super) fn load(&self) -> Result<Config, Failure> {
         let config = self.config.load()?;
+        if !config.lake.is_used() && config.pipelines.is_empty() {
+            return Err(Failure::usage(
+                "there are no tables and no pipelines to run; outboxes are run by `firn outbox`",
+            ));
+        }
         match self.only.is_empty() {
             true => Ok(config),
             false => config.only(&self.only).map_err(Failure::usage),

@@ -5,7 +5,7 @@
 //!
 //! # Layout
 //! - [`Config`]: the whole; each section is a struct that validates itself ([`kafka`], [`registry`], [`source`], [`catalog`], [`lake`], [`pipelines`] with
-//!   their [`sinks`], [`process`]); [`table`] is what comes out for one topic.
+//!   their [`sinks`], [`outbox`], [`process`]); [`table`] is what comes out for one topic.
 //! - [`naming`]: from a topic to a table's name. [`layout`]: partition and sort fields. [`columns`]: types as text.
 //! - [`env`]: placeholders and `.env`. [`secret`]: what is never printed. [`error`]: where and what is wrong.
 
@@ -18,6 +18,7 @@ pub mod kafka;
 pub mod lake;
 pub mod layout;
 pub mod naming;
+pub mod outbox;
 pub mod period;
 pub mod pipelines;
 pub mod process;
@@ -41,6 +42,7 @@ pub use kafka::{ConnectConfig, KafkaConfig, Start};
 pub use lake::{LakeConfig, TableRule};
 pub use layout::{PartitionBy, SortBy};
 pub use naming::Selection;
+pub use outbox::OutboxConfig;
 pub use pipelines::{PipelineConfig, PipelineTopic};
 pub use process::{DeadLetterTarget, DeadLettersConfig, IndexConfig, LogConfig, LogFormat, MemoryConfig, ServeConfig};
 pub use registry::RegistryConfig;
@@ -66,6 +68,8 @@ pub struct Config {
     pub lake: LakeConfig,
     #[serde(default)]
     pub pipelines: Vec<PipelineConfig>,
+    #[serde(default)]
+    pub outbox: Vec<OutboxConfig>,
     #[serde(default)]
     pub dead_letters: DeadLettersConfig,
     #[serde(default)]
@@ -118,13 +122,14 @@ impl Config {
         self.source.validate().map_err(|p| p.under("source"))?;
         self.connect.validate().map_err(|p| p.under("connect"))?;
         self.catalog.validate().map_err(|p| p.under("catalog"))?;
-        if self.lake.is_used() || self.pipelines.is_empty() {
+        if self.lake.is_used() || (self.pipelines.is_empty() && self.outbox.is_empty()) {
             self.lake.validate().map_err(|p| p.under("lake"))?;
             if self.catalog.is_embedded() {
                 return Err(Problem::new("catalog", "is missing: say where tables are registered"));
             }
         }
         pipelines::validate(&self.pipelines)?;
+        outbox::validate(&self.outbox, &self.source)?;
         self.dead_letters.validate().map_err(|p| p.under("dead_letters"))?;
         self.memory.validate().map_err(|p| p.under("memory"))?;
         self.serve.validate().map_err(|p| p.under("serve"))?;

@@ -16,12 +16,14 @@ pub struct SourceConfig {
 
 impl SourceConfig {
     pub(super) fn validate(&self) -> Result<(), Problem> {
-        let is_postgres = |url: &str| url.starts_with("postgres://") || url.starts_with("postgresql://");
-        match &self.url {
-            Some(url) if !is_postgres(url.as_str()) => {
-                Err(Problem::new("url", format!("`{url}` is not a postgres:// address; firn asks no other database")))
-            }
-            _ => Ok(()),
-        }
+        self.url.as_ref().map_or(Ok(()), check_url)
+    }
+}
+
+/// Whether it is PostgreSQL's.
+pub(super) fn check_url(url: &Address) -> Result<(), Problem> {
+    match url.as_str() {
+        text if text.starts_with("postgres://") || text.starts_with("postgresql://") => Ok(()),
+        _ => Err(Problem::new("url", format!("`{url}` is not a postgres:// address; firn asks no other database"))),
     }
 }

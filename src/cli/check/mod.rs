@@ -5,6 +5,7 @@
 mod connect;
 mod index;
 mod judge;
+mod outbox;
 mod report;
 mod sinks;
 mod source;
@@ -55,6 +56,7 @@ pub(super) async fn run(args: &CheckArgs, output: Output) -> Result<(), Failure>
     report.findings.extend(connect::check(&config).await);
     report.findings.extend(index::check(&config));
     report.findings.extend(sinks::check(&config).await);
+    report.findings.extend(outbox::check(&config).await);
     report.findings.extend(listen(&config).await);
     match output {
         Output::Json => print::json(&report)?,

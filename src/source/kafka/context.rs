@@ -125,6 +125,10 @@ pub(super) fn log(level: RDKafkaLogLevel, fac: &str, message: &str) {
         L::Warning if message.contains("Offset commit (manual) failed") => {
             tracing::debug!(target: "kafka", fac, "{message}")
         }
+        // [kafka.properties] are for consumers and producers alike.
+        L::Warning if message.contains("property and will be ignored by this") => {
+            tracing::debug!(target: "kafka", fac, "{message}")
+        }
         L::Warning => tracing::warn!(target: "kafka", fac, "{message}"),
         _ => tracing::debug!(target: "kafka", fac, "{message}"),
     }

@@ -1,7 +1,7 @@
 //! Questions about topics: ids, partition counts, where their logs begin and end.
 
-use std::collections::HashMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
 use rdkafka::client::Client;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -11,6 +11,9 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use super::{BROKER_ANSWER, ClientSettings, SourceError};
 use crate::position::TopicPartition;
+
+/// How long a topic that was just made may take to show.
+const MADE_WITHIN: Duration = Duration::from_secs(2);
 
 /// One topic as the cluster lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +64,46 @@ pub fn watermarks(
             Ok((at.clone(), low, high))
         })
         .collect()
+}
+
+/// How far a partition's log reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    pub low: i64,
+    /// Where a reader of what is committed stops: before the first transaction that is open.
+    pub committed: i64,
+    /// The offset after the last record of any kind.
+    pub high: i64,
+}
+
+/// Of each partition of a topic; none where there is no such topic.
+///
+/// # Errors
+/// When the cluster does not answer for one of them.
+pub fn reach(settings: &ClientSettings, topic: &str) -> Result<BTreeMap<i32, Reach>, SourceError> {
+    let failed = |e| unreachable(settings, e);
+    let committed = ask(settings)?;
+    let mut client = settings.plain();
+    client.set("isolation.level", "read_uncommitted");
+    let all: BaseConsumer = client.create().map_err(SourceError::Client)?;
+    let begun = Instant::now();
+    let count = loop {
+        match partition_counts(all.client(), &[topic.to_owned()], BROKER_ANSWER).get(topic) {
+            Some(count) => break *count,
+            None if begun.elapsed() < MADE_WITHIN => std::thread::sleep(MADE_WITHIN / 20),
+            // Whether a broker answers at all.
+            None => {
+                all.fetch_metadata(None, BROKER_ANSWER).map_err(failed)?;
+                return Ok(BTreeMap::new());
+            }
+        }
+    };
+    let look = |partition| {
+        let (_, stop) = committed.fetch_watermarks(topic, partition, BROKER_ANSWER).map_err(failed)?;
+        let (low, high) = all.fetch_watermarks(topic, partition, BROKER_ANSWER).map_err(failed)?;
+        Ok((partition, Reach { low, committed: stop, high }))
+    };
+    (0..count).map(look).collect()
 }
 
 /// For each partition the first offset whose record is not older than `timestamp_ms`; where there is none, the log's end.

@@ -5,6 +5,7 @@
 //! anybody: brokers take a transaction's offsets from any producer, and fencing alone decides who may.
 
 mod error;
+mod messages;
 mod writer;
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use super::{BROKER_ANSWER, ClientSettings, SourceError, list};
 use crate::position::TopicPartition;
 pub use error::TransactionError;
+pub use messages::MessageTransactions;
 use writer::{Batches, Writer};
 
 /// What the group has of a partition.

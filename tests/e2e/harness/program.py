@@ -60,8 +60,8 @@ def sqlite_config(stack: Stack, folder: Path, *, topics: list[str], namespace: s
     return config
 
 
-def to_toml(config: Config) -> str:
-    """One `[section]` each; everything deeper as inline tables and arrays."""
+def to_toml(config: Mapping[str, Any]) -> str:
+    """One `[section]` each, or one `[[section]]` for each of a list; everything deeper as inline tables and arrays."""
 
     def value(v: Any) -> str:
         if isinstance(v, Mapping):
@@ -72,7 +72,9 @@ def to_toml(config: Config) -> str:
 
     lines: list[str] = []
     for section, entries in config.items():
-        lines += [f"[{section}]", *(f"{key} = {value(v)}" for key, v in entries.items()), ""]
+        several = isinstance(entries, list)
+        for one in entries if several else [entries]:
+            lines += [f"[[{section}]]" if several else f"[{section}]", *(f"{key} = {value(v)}" for key, v in one.items()), ""]
     return "\n".join(lines)
 
 
@@ -96,11 +98,12 @@ class Firn:
         if self.running():
             self.kill()
 
-    def start(self) -> "Firn":
+    def start(self, *arguments: str) -> "Firn":
+        """`firn run`, or another command that stays."""
         assert not self.running(), f"{self.name} runs already"
         self.starts += 1
         with self.log_file().open("wb") as log:
-            command = [binary(), "run", "-c", str(self.file)]
+            command = [binary(), *(arguments or ("run",)), "-c", str(self.file)]
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=self.environment, start_new_session=True)
         return self
 

@@ -1,5 +1,6 @@
 //! One transactional producer.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
-use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
 
 use super::super::client::set_unless;
 use super::super::context::log;
@@ -31,26 +32,35 @@ pub(super) struct Batches(pub usize);
 
 impl Default for Batches {
     fn default() -> Self {
-        Self(256 << 10)
+        Self::USUAL
     }
 }
 
 impl Batches {
+    pub(super) const USUAL: Self = Self(256 << 10);
+
     /// `None` where each message has a batch of its own.
     pub(super) fn smaller(self) -> Option<Self> {
         (self.0 > 1).then_some(Self(if self.0 > 4_096 { self.0 / 4 } else { 1 }))
     }
 }
 
-/// What became of the messages that did not arrive, by their places.
+/// What became of the messages.
 #[derive(Default)]
 struct Deliveries {
+    /// Those that did not arrive, by their places.
     failed: Mutex<Vec<(usize, RDKafkaErrorCode)>>,
+    /// Of each partition the offset after the last that arrived.
+    next: Mutex<BTreeMap<i32, i64>>,
 }
 
 impl Deliveries {
     fn take(&self) -> Vec<(usize, RDKafkaErrorCode)> {
         std::mem::take(&mut *self.failed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn take_next(&self) -> BTreeMap<i32, i64> {
+        std::mem::take(&mut *self.next.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -69,9 +79,16 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, place: usize) {
-        if let Err((e, _)) = result {
-            let code = e.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-            self.failed.lock().unwrap_or_else(PoisonError::into_inner).push((place, code));
+        match result {
+            Ok(arrived) => {
+                let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+                let next = next.entry(arrived.partition()).or_default();
+                *next = (arrived.offset() + 1).max(*next);
+            }
+            Err((e, _)) => {
+                let code = e.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+                self.failed.lock().unwrap_or_else(PoisonError::into_inner).push((place, code));
+            }
         }
     }
 }
@@ -164,18 +181,38 @@ impl Writer {
         messages: &[Outgoing<'_>],
     ) -> Result<(), TransactionError> {
         let until = Instant::now() + self.within;
-        self.producer.context().take();
-        for (place, message) in messages.iter().enumerate() {
-            self.send(place, message, until)?;
-        }
-        self.drain(until);
-        self.judge()?;
+        self.deliver(messages, until)?;
         let mut offsets = TopicPartitionList::new();
         let mut entry = offsets.add_partition(&at.topic, at.partition);
         entry.set_metadata(&noted.note);
         entry.set_offset(Offset::Offset(noted.next)).map_err(|e| TransactionError::of(&e))?;
         let left = until.saturating_duration_since(Instant::now()).max(TURN);
         self.producer.send_offsets_to_transaction(&offsets, group, left).map_err(|e| TransactionError::of(&e))
+    }
+
+    fn deliver(&self, messages: &[Outgoing<'_>], until: Instant) -> Result<(), TransactionError> {
+        self.producer.context().take();
+        self.producer.context().take_next();
+        for (place, message) in messages.iter().enumerate() {
+            self.send(place, message, until)?;
+        }
+        self.drain(until);
+        self.judge()
+    }
+
+    /// A transaction of messages alone, but for its end.
+    pub(super) fn open(&mut self, messages: &[Outgoing<'_>]) -> Result<(), TransactionError> {
+        self.producer.begin_transaction().map_err(|e| TransactionError::of(&e))?;
+        match self.deliver(messages, Instant::now() + self.within) {
+            Ok(()) => Ok(()),
+            Err(e) => Err(self.abort(e)),
+        }
+    }
+
+    /// Its end: of each partition the offset after its last message.
+    pub(super) fn close(&mut self) -> Result<BTreeMap<i32, i64>, TransactionError> {
+        self.producer.commit_transaction(self.within).map_err(|e| TransactionError::of(&e))?;
+        Ok(self.producer.context().take_next())
     }
 
     fn send(&self, place: usize, message: &Outgoing<'_>, until: Instant) -> Result<(), TransactionError> {
