@@ -1,6 +1,6 @@
 //! Speed and memory of `firn run` on real servers, against what the machine can do at all (LIMIT).
 //!
-//! `deploy/ci/bench` starts the servers and runs this. Sections are chosen by name: throughput, commits, idle, tables, scan, large; none =
+//! `deploy/ci/bench` starts the servers and runs this. Sections are chosen by name: throughput, commits, idle, tables, scan, sidecar, large; none =
 //! all.
 
 mod commits;
@@ -11,6 +11,7 @@ mod process;
 mod report;
 mod scan;
 mod servers;
+mod sidecar;
 mod tables;
 mod throughput;
 mod topic;
@@ -33,7 +34,7 @@ struct Bench {
     events: u64,
 }
 
-const SECTIONS: [&str; 6] = ["throughput", "commits", "idle", "tables", "scan", "large"];
+const SECTIONS: [&str; 7] = ["throughput", "commits", "idle", "tables", "scan", "sidecar", "large"];
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
@@ -69,6 +70,7 @@ fn main() -> anyhow::Result<()> {
             "idle" => idle::run(&bench)?,
             "tables" => tables::run(&bench)?,
             "scan" => scan::run(&bench)?,
+            "sidecar" => sidecar::run(&bench)?,
             _ => large::run(&bench)?,
         });
     }

@@ -56,15 +56,19 @@ fn generator(bench: &Bench, fill: &Fill) -> Command {
 
 /// Deletes it: the broker has its disk back.
 pub fn remove(bootstrap: &str) -> anyhow::Result<()> {
+    remove_all(bootstrap, &[TOPIC])
+}
+
+pub fn remove_all(bootstrap: &str, topics: &[&str]) -> anyhow::Result<()> {
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
     // A topic that was not there is as good as one that is gone.
-    let _ = futures::executor::block_on(admin.delete_topics(&[TOPIC], &AdminOptions::new()))?;
+    let _ = futures::executor::block_on(admin.delete_topics(topics, &AdminOptions::new()))?;
     for _ in 0..100 {
         let metadata = admin.inner().fetch_metadata(None, Duration::from_secs(10))?;
-        if metadata.topics().iter().all(|t| t.name() != TOPIC) {
+        if metadata.topics().iter().all(|t| !topics.contains(&t.name())) {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-    anyhow::bail!("{TOPIC} was not deleted within 10 s")
+    anyhow::bail!("{} was not deleted within 10 s", topics.join(", "))
 }

@@ -155,10 +155,10 @@ impl Config {
             self.selection = None;
         }
         for pipeline in &mut self.pipelines {
-            let wanted =
-                |sink: &str| names.iter().any(|n| *n == pipeline.name || *n == format!("{}.{sink}", pipeline.name));
-            pipeline.clickhouse.retain(|sink| wanted(&sink.name));
-            pipeline.redis.retain(|sink| wanted(&sink.name));
+            let of_it: Vec<&str> =
+                names.iter().filter_map(|n| n.strip_prefix(&format!("{}.", pipeline.name))).collect();
+            let whole = names.contains(&pipeline.name);
+            pipeline.keep_sinks(|sink| whole || of_it.contains(&sink));
         }
         self.pipelines.retain(|pipeline| pipeline.sink_names().next().is_some());
         Ok(self)

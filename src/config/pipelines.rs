@@ -1,5 +1,8 @@
 //! `[[pipelines]]`: from topics through one SELECT to sinks.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -125,6 +128,14 @@ impl PipelineConfig {
         let stores = self.clickhouse.iter().map(|s| &s.name).chain(self.redis.iter().map(|s| &s.name));
         let others = self.http.iter().map(|s| &s.name).chain(self.log.iter().map(|s| &s.name));
         stores.chain(others).map(String::as_str)
+    }
+
+    /// Leaves out the other sinks.
+    pub fn keep_sinks(&mut self, wanted: impl Fn(&str) -> bool) {
+        self.clickhouse.retain(|sink| wanted(&sink.name));
+        self.redis.retain(|sink| wanted(&sink.name));
+        self.http.retain(|sink| wanted(&sink.name));
+        self.log.retain(|sink| wanted(&sink.name));
     }
 
     fn validate(&self) -> Result<(), Problem> {

@@ -1,0 +1,130 @@
+//! Mistakes in pipelines are named; the examples and the documentation's own are read.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use rstest::rstest;
+
+use crate::config::Config;
+use crate::config::env::Lookup;
+
+fn parse(text: &str) -> Result<Config, String> {
+    let lookup = Lookup { env: HashMap::new(), dir: PathBuf::from("/etc/firn"), ..Lookup::default() };
+    Config::parse(text, Path::new("firn.toml"), &lookup).map_err(|e| e.to_string())
+}
+
+/// Two pipelines over one topic, with three sinks each.
+fn two(line: &str, of: &str) -> String {
+    let pipeline = |name: &str| {
+        format!(
+            r#"
+[[pipelines]]
+name = "{name}"
+sql = "SELECT after.id FROM orders"
+{pipeline}
+[[pipelines.sources]]
+topic = "shop.public.orders"
+{source}
+[[pipelines.views]]
+topic = "shop.public.products"
+{view}
+[[pipelines.clickhouse]]
+url = "http://localhost:8123"
+table = "t"
+order_by = ["id"]
+{clickhouse}
+[[pipelines.redis]]
+url = "redis://localhost"
+writes = [{{ kind = "stream", key = "s" }}]
+[[pipelines.http]]
+url = "http://localhost:8099"
+{http}
+[[pipelines.log]]
+"#,
+            pipeline = if of == "pipeline" { line } else { "" },
+            source = if of == "source" { line } else { "" },
+            view = if of == "view" { line } else { "" },
+            clickhouse = if of == "clickhouse" { line } else { "" },
+            http = if of == "http" { line } else { "" },
+        )
+    };
+    format!("[kafka]\nbootstrap_servers = \"localhost:9092\"\n{}{}", pipeline("first"), pipeline("second"))
+}
+
+#[rstest]
+#[case("pipeline", "batch_rows = 0", "pipelines[0].batch_rows: 0 is not between 1 and 1000000")]
+#[case("pipeline", "batch_waitms = 3", "did you mean `batch_wait_ms`?")]
+#[case("source", "topic = 'a'", "duplicate key")]
+#[case(
+    "source",
+    "name = 'products'",
+    "pipelines[0].views[0].name: `products` is the name of another source or view too"
+)]
+#[case("source", "history = '1d'", "pipelines[0].sources[0].history: is a key of [[pipelines.views]]")]
+#[case("view", "keep = '1 fortnight'", "is not a span of time")]
+#[case(
+    "view",
+    "key = ['sku']\ncolumns = { id = 'long' }",
+    "pipelines[0].views[0].key: `sku` is not among the declared columns"
+)]
+#[case("http", "name = 'redis'", "two sinks are called `redis`")]
+#[case("http", "name = 'a.b'", "`a.b` is not made of letters, digits, _ and -")]
+fn a_mistake_is_named_with_its_place(#[case] of: &str, #[case] line: &str, #[case] want: &str) {
+    let message = parse(&two(line, of)).unwrap_err();
+    assert!(message.contains(want), "{message}");
+}
+
+#[test]
+fn names_of_pipelines_and_sinks_are_needed_once() {
+    let same = parse(&two("", "").replace("\"second\"", "\"first\"")).unwrap_err();
+    assert!(same.contains("pipelines[1].name: two pipelines are called `first`"), "{same}");
+    let text = "[kafka]\nbootstrap_servers = \"k:9092\"\n[[pipelines]]\nname = \"p\"\nsql = \"SELECT 1\"\n";
+    let none = parse(&format!("{text}[[pipelines.sources]]\ntopic = \"t\"\n")).unwrap_err();
+    assert!(none.contains("has no sink"), "{none}");
+}
+
+#[rstest]
+#[case(&["first"], &["first.clickhouse", "first.redis", "first.http", "first.log"])]
+#[case(&["first.http", "second.log"], &["first.http", "second.log"])]
+#[case(&["second", "second.redis"], &["second.clickhouse", "second.redis", "second.http", "second.log"])]
+fn only_what_is_named_is_run(#[case] names: &[&str], #[case] want: &[&str]) {
+    let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+    let config = parse(&two("", "")).unwrap().only(&names).unwrap();
+    let left = config.pipelines.iter().flat_map(|p| p.sink_names().map(|sink| format!("{}.{sink}", p.name)));
+    assert_eq!(left.collect::<Vec<_>>(), want);
+}
+
+#[test]
+fn who_names_what_is_not_there_is_told_what_is() {
+    let config = parse(&two("", "")).unwrap();
+    let message = config.only(&["third".to_owned()]).unwrap_err();
+    assert!(message.contains("--only third") && message.contains("first.clickhouse, first.redis"), "{message}");
+}
+
+#[test]
+fn the_examples_are_read() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut read = 0;
+    for example in std::fs::read_dir(root.join("examples")).unwrap() {
+        let file = example.unwrap().path().join("firn.toml");
+        if !file.exists() {
+            continue;
+        }
+        let config = parse(&std::fs::read_to_string(&file).unwrap());
+        assert!(config.is_ok(), "{}: {}", file.display(), config.unwrap_err());
+        read += 1;
+    }
+    assert!(read >= 2, "{read}");
+}
+
+#[test]
+fn the_pipelines_of_the_documentation_are_read() {
+    let text = include_str!("../../../docs/sidecar.md");
+    let blocks: Vec<&str> = text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let whole: Vec<&&str> = blocks.iter().filter(|block| block.starts_with("[[pipelines]]")).collect();
+    assert!(!whole.is_empty());
+    for block in whole {
+        let config = parse(&format!("[kafka]\nbootstrap_servers = \"localhost:9092\"\n{block}"));
+        assert!(config.is_ok(), "{block}\n{}", config.unwrap_err());
+    }
+}
