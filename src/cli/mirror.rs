@@ -9,7 +9,7 @@ use crate::pipeline::last_rows;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum MirrorCommand {
-    /// The rows of a pipeline's ClickHouse table with the highest offsets, the newest last
+    /// The last rows of a pipeline's ClickHouse table: those with the highest offsets, or values of a column
     Tail(TailArgs),
 }
 
@@ -20,6 +20,9 @@ pub(super) struct TailArgs {
     /// The pipeline, or one of its sinks as PIPELINE.SINK
     #[arg(value_name = "PIPELINE")]
     name: String,
+    /// Rows with the highest values in this column, instead of the highest offsets
+    #[arg(long, value_name = "COLUMN")]
+    by: Option<String>,
     /// How many rows
     #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     number: u32,
@@ -27,7 +30,8 @@ pub(super) struct TailArgs {
 
 pub(super) async fn run(command: &MirrorCommand, output: Output) -> Result<(), Failure> {
     let MirrorCommand::Tail(args) = command;
-    let last = last_rows(&args.config.load()?, &args.name, args.number as usize).await.map_err(Failure::failed)?;
+    let (config, count) = (args.config.load()?, args.number as usize);
+    let last = last_rows(&config, &args.name, args.by.as_deref(), count).await.map_err(Failure::failed)?;
     let mut grid = Grid::new(last.columns.clone());
     for row in &last.rows {
         grid.row(row.iter().map(plain));

@@ -103,14 +103,14 @@ pub async fn probe(config: &Config) -> Vec<(String, Result<String, SinkError>)> 
 ///
 /// # Errors
 /// The sentence for a person: there is no such table, or more than one; the server does not answer.
-pub async fn last_rows(config: &Config, name: &str, count: usize) -> Result<LastRows, String> {
+pub async fn last_rows(config: &Config, name: &str, by: Option<&str>, count: usize) -> Result<LastRows, String> {
     let all =
         config.pipelines.iter().flat_map(|p| p.clickhouse.iter().map(move |s| (format!("{}.{}", p.name, s.name), s)));
     let all: Vec<(String, &ClickHouseConfig)> = all.collect();
     let of_name = |id: &String| id == name || id.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
     let found: Vec<_> = all.iter().filter(|(id, _)| of_name(id)).collect();
     match found[..] {
-        [(_, sink)] => clickhouse::tail(&clickhouse_settings(sink), count).await.map_err(|e| e.to_string()),
+        [(_, sink)] => clickhouse::tail(&clickhouse_settings(sink), by, count).await.map_err(|e| e.to_string()),
         _ => {
             let there: Vec<&str> = all.iter().map(|(id, _)| id.as_str()).collect();
             Err(format!("`{name}` names {} tables in ClickHouse; there are: {}", found.len(), there.join(", ")))

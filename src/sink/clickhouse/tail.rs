@@ -15,16 +15,16 @@ pub struct LastRows {
     pub rows: Vec<Vec<Value>>,
 }
 
-/// The `count` rows with the highest offsets, the newest last.
+/// The `count` rows with the highest values in a column, or the highest offsets where none is named; the highest last.
 ///
 /// # Errors
-/// [`SinkError::Unavailable`] where no node answers, [`SinkError::Stopped`] where there is no such table, or it does not say where rows come
-/// from.
-pub async fn tail(settings: &ClickHouseSettings, count: usize) -> Result<LastRows, SinkError> {
+/// [`SinkError::Unavailable`] where no node answers, [`SinkError::Stopped`] where there is no such table or column, or it does not say
+/// where rows come from.
+pub async fn tail(settings: &ClickHouseSettings, by: Option<&str>, count: usize) -> Result<LastRows, SinkError> {
     let mut answer = Err(SinkError::Stopped("no ClickHouse node is named".to_owned()));
     for node in &settings.nodes {
         let server = Server::new(node, settings)?;
-        answer = ask(&server, settings, count).await.map_err(SinkError::from);
+        answer = ask(&server, settings, by, count).await.map_err(SinkError::from);
         if !matches!(answer, Err(SinkError::Unavailable(_))) {
             break;
         }
@@ -32,9 +32,15 @@ pub async fn tail(settings: &ClickHouseSettings, count: usize) -> Result<LastRow
     answer
 }
 
-async fn ask(server: &Server, settings: &ClickHouseSettings, count: usize) -> Result<LastRows, Fault> {
+async fn ask(
+    server: &Server,
+    settings: &ClickHouseSettings,
+    by: Option<&str>,
+    count: usize,
+) -> Result<LastRows, Fault> {
     let table = settings.table_name();
-    let sql = format!("SELECT * FROM {table} ORDER BY {OFFSET} DESC, {PARTITION} LIMIT {count}");
+    let order = by.map_or_else(|| format!("{OFFSET} DESC, {PARTITION}"), |by| format!("{} DESC", super::sql::name(by)));
+    let sql = format!("SELECT * FROM {table} ORDER BY {order} LIMIT {count}");
     let text = server.text(&sql, "JSONCompactEachRowWithNames").await?;
     let mut lines = text.lines().filter_map(|line| serde_json::from_str::<Vec<Value>>(line).ok());
     let names = lines.next().unwrap_or_default().into_iter();
