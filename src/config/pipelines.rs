@@ -12,6 +12,7 @@ use super::error::Problem;
 use super::lake::{LakeConfig, TableRule};
 use super::naming::{TopicParts, fold};
 use super::period::Period;
+use super::rules::{AlertConfig, RunningConfig};
 use super::sinks::{ClickHouseConfig, HttpConfig, LogSinkConfig, RedisConfig};
 use super::table::{Format, TableConfig};
 use crate::change::Infinity;
@@ -38,6 +39,12 @@ pub struct PipelineConfig {
     /// Topics kept as their current rows, to be joined.
     #[serde(default)]
     pub views: Vec<PipelineTopic>,
+    /// Rows are alerts: of those with the same key only the first goes out within a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alert: Option<AlertConfig>,
+    /// Statistics of the changes before each change, as columns of their source.
+    #[serde(default)]
+    pub running: Vec<RunningConfig>,
     #[serde(default)]
     pub clickhouse: Vec<ClickHouseConfig>,
     #[serde(default)]
@@ -182,6 +189,7 @@ impl PipelineConfig {
                 "has no sink: write [[pipelines.clickhouse]], [[pipelines.redis]], [[pipelines.http]] or [[pipelines.log]]",
             ));
         }
+        self.validate_rules()?;
         for (i, sink) in self.clickhouse.iter().enumerate() {
             sink.validate().map_err(|p| p.under(&format!("clickhouse[{i}]")))?;
         }
@@ -192,6 +200,35 @@ impl PipelineConfig {
             sink.validate().map_err(|p| p.under(&format!("http[{i}]")))?;
         }
         Ok(())
+    }
+}
+
+impl PipelineConfig {
+    fn validate_rules(&self) -> Result<(), Problem> {
+        let sources: Vec<String> = self.sources.iter().map(PipelineTopic::table_name).collect();
+        if let Some(alert) = &self.alert {
+            alert.validate().map_err(|p| p.under("alert"))?;
+        }
+        let mut names = BTreeSet::new();
+        for (i, running) in self.running.iter().enumerate() {
+            let under = |p: Problem| p.under(&format!("running[{i}]"));
+            running.validate(&sources).map_err(under)?;
+            if !names.insert(&running.name) {
+                return Err(under(Problem::new("name", format!("two statistics are called `{}`", running.name))));
+            }
+        }
+        let keeps = if self.alert.is_some() { "alert" } else { "running" };
+        let other = self.clickhouse.iter().map(|s| &s.name).chain(self.redis.iter().map(|s| &s.name)).next();
+        match other.filter(|_| self.alert.is_some() || !self.running.is_empty()) {
+            Some(sink) => Err(Problem::new(
+                keeps,
+                format!(
+                    "what it remembers is stored with the position in Kafka, and the sink `{sink}` keeps its position itself: \
+                     send the rows to a topic, and that into `{sink}` by a pipeline of its own"
+                ),
+            )),
+            None => Ok(()),
+        }
     }
 }
 

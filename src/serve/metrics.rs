@@ -43,6 +43,9 @@ pub const SINK_REJECTED_TOTAL: &str = "firn_sink_rejected_total";
 pub const SINK_SKIPPED_WRITES_TOTAL: &str = "firn_sink_skipped_writes_total";
 pub const SINK_STOPPED: &str = "firn_sink_stopped";
 pub const SINK_LAG_RECORDS: &str = "firn_sink_lag_records";
+pub const ALERTS_HELD_BACK_TOTAL: &str = "firn_alerts_held_back_total";
+pub const STATE_KEYS: &str = "firn_state_keys";
+pub const STATE_KEYS_FORGOTTEN_TOTAL: &str = "firn_state_keys_forgotten_total";
 pub const VIEW_TIMEOUTS_TOTAL: &str = "firn_view_timeouts_total";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +76,7 @@ const fn metric(
 }
 
 /// Every metric of firn.
-pub const METRICS: [Metric; 39] = [
+pub const METRICS: [Metric; 42] = [
     metric(RECORDS_TOTAL, Kind::Counter, Unit::Count, &["topic"], "Kafka records read"),
     metric(ROWS_TOTAL, Kind::Counter, Unit::Count, &["table", "op"], "rows committed, by op (c, u, d, r)"),
     metric(SKIPPED_TOTAL, Kind::Counter, Unit::Count, &["topic", "kind"], "records skipped by a rule, by its name"),
@@ -211,6 +214,21 @@ pub const METRICS: [Metric; 39] = [
         Unit::Count,
         &["sink"],
         "writes to Redis that were left out for a row whose key has a NULL",
+    ),
+    metric(
+        ALERTS_HELD_BACK_TOTAL,
+        Kind::Counter,
+        Unit::Count,
+        &["sink"],
+        "alerts that came too soon after another of their key",
+    ),
+    metric(STATE_KEYS, Kind::Gauge, Unit::Count, &["sink"], "keys of alerts and statistics that are remembered"),
+    metric(
+        STATE_KEYS_FORGOTTEN_TOTAL,
+        Kind::Counter,
+        Unit::Count,
+        &["sink"],
+        "keys of alerts and statistics that went since there were more than max_keys",
     ),
     metric(SINK_STOPPED, Kind::Gauge, Unit::Count, &["sink"], "1 while the sink is stopped and needs a person"),
     metric(

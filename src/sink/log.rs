@@ -9,6 +9,7 @@ use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use tracing::Level;
 
+use super::keeping::Kept;
 use super::ledger::Ledger;
 use super::note::{self, Note};
 use super::{Delivery, Sink, SinkError, Standing, text};
@@ -99,8 +100,11 @@ impl Sink for LogSink {
         if held.written.replace((span.from, span.next)) != Some((span.from, span.next)) {
             write(self.level, &self.name, delivery);
         }
-        match self.ledger.commit(at, &held.note.entry(span.next), &[]).await {
+        let mut note = held.note.clone();
+        let messages = note.keep(&delivery.keeping, span.from, span.next);
+        match self.ledger.commit(at, &note.entry(span.next), &messages).await {
             Ok(()) => {
+                held.note = note;
                 held.next = Some(span.next);
                 held.written = None;
                 Ok(())
@@ -112,6 +116,10 @@ impl Sink for LogSink {
                 Err(e)
             }
         }
+    }
+
+    fn kept(&self, at: &TopicPartition) -> Option<Kept> {
+        self.held.get(at).map(|held| held.note.kept())
     }
 
     async fn rewind(&mut self, to: &[(TopicPartition, i64)]) -> Result<(), SinkError> {
@@ -130,6 +138,7 @@ mod tests {
     use super::*;
     use crate::position::Span;
     use crate::sink::conformance::ledger::Books;
+    use crate::sink::keeping::Keeping;
 
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
@@ -154,7 +163,12 @@ mod tests {
     fn delivery(from: i64, next: i64) -> Delivery {
         let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(from..next));
         let span = Span::new(TopicPartition::new("t", 0), from, next);
-        Delivery { span, rows: RecordBatch::try_from_iter([("id", ids)]).unwrap(), origins: None }
+        Delivery {
+            span,
+            rows: RecordBatch::try_from_iter([("id", ids)]).unwrap(),
+            origins: None,
+            keeping: Keeping::default(),
+        }
     }
 
     #[tokio::test]

@@ -13,7 +13,8 @@
 //! # Layout
 //! - [`Sink`], [`Standing`], [`Delivery`], [`SinkError`]: the contract.
 //! - [`lake`], [`clickhouse`], [`redis`], [`http`], [`log`]: the sinks. None knows another.
-//! - [`ledger`]: positions in Kafka, for sinks that have no store of their own; `note`: what they note beside them.
+//! - [`ledger`]: positions in Kafka, for sinks that have no store of their own; `note`: what they note beside them; [`keeping`]: what a
+//!   pipeline stores with them.
 //! - [`intent`]: what the sinks with an own store of intents have in common. `text`: values as text and JSON.
 //!   `conformance`: what each has to prove.
 
@@ -22,6 +23,7 @@ pub mod clickhouse;
 pub mod conformance;
 pub mod http;
 pub mod intent;
+pub mod keeping;
 pub mod lake;
 pub mod ledger;
 pub mod log;
@@ -33,6 +35,8 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 
+use self::keeping::{Keeping, Kept};
+pub use self::text::json_values;
 pub use crate::batch::RowOrigin;
 use crate::change::Op;
 use crate::position::{Span, TopicPartition};
@@ -57,6 +61,8 @@ pub struct Delivery {
     pub rows: RecordBatch,
     /// The changes that the rows come from, one each; `None` where the SELECT puts several into one row.
     pub origins: Option<Vec<RowOrigin>>,
+    /// What is to be stored with the position; nothing where the sink has no ledger.
+    pub keeping: Keeping,
 }
 
 impl Delivery {
@@ -113,6 +119,11 @@ pub trait Sink: Send {
 
     /// Sets the positions, by a person's will, in a new generation: what was delivered once is delivered again.
     async fn rewind(&mut self, to: &[(TopicPartition, i64)]) -> Result<(), SinkError>;
+
+    /// What was stored of [`Delivery::keeping`] where the sink stands in a partition that it has taken over; `None` of a sink that stores none.
+    fn kept(&self, _at: &TopicPartition) -> Option<Kept> {
+        None
+    }
 
     /// Called about once a second, deliveries or not: for what goes by the clock.
     async fn tick(&mut self, _now_ms: i64) -> Result<(), SinkError> {

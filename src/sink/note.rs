@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::ledger::{Entry, Ledger};
+use super::keeping::{Keeping, Kept};
+use super::ledger::{Entry, Ledger, Message};
 use super::{SinkError, Standing};
 use crate::position::{Span, TopicPartition};
 
@@ -20,6 +21,9 @@ pub(super) struct Note {
     pub topic_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<Begun>,
+    /// Counts the transactions that stored what the pipeline keeps.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub kept: u64,
 }
 
 /// A range that begins at the entry's `next`, and is sent again with the same bounds until it is finished.
@@ -31,6 +35,10 @@ pub(super) struct Begun {
     /// The lanes whose rows go one by one.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub alone: BTreeSet<u32>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Note {
@@ -45,6 +53,17 @@ impl Note {
                 ))
             }),
         }
+    }
+
+    /// What is stored of a delivery once the sink has `[from, next)`; the note then counts it.
+    pub(super) fn keep(&mut self, keeping: &Keeping, from: i64, next: i64) -> Vec<Message> {
+        let messages = keeping.messages(from, next, self.kept + 1);
+        self.kept += u64::from(!messages.is_empty());
+        messages
+    }
+
+    pub(super) fn kept(&self) -> Kept {
+        Kept { generation: self.generation, transactions: self.kept }
     }
 
     pub(super) fn entry(&self, next: i64) -> Entry {
@@ -91,8 +110,12 @@ mod tests {
     #[test]
     fn a_note_is_short_and_reads_back() {
         let begun = Begun { until: i64::MAX, lanes: 64, alone: (0..64).collect() };
-        let note =
-            Note { generation: 3, topic_id: Some("b3hYtWuPTCGt2xjXNg1qXg".to_owned()), begun: Some(begun.clone()) };
+        let note = Note {
+            generation: 3,
+            topic_id: Some("b3hYtWuPTCGt2xjXNg1qXg".to_owned()),
+            begun: Some(begun.clone()),
+            kept: u64::MAX,
+        };
         let entry = note.entry(7);
         assert!(entry.note.len() < 512, "{}", entry.note.len());
         let at = TopicPartition::new("t", 0);

@@ -136,6 +136,19 @@ pub(super) fn object<'a>(columns: impl Iterator<Item = (&'a str, &'a ArrayRef)>,
     out.push(b'}');
 }
 
+/// A row's values in these columns, as JSON: the same text for the same values.
+pub fn json_values(columns: &[ArrayRef], row: usize) -> String {
+    let mut out = vec![b'['];
+    for (i, column) in columns.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        write_json(column, row, &mut out);
+    }
+    out.push(b']');
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 fn elements(list: &ArrayRef, out: &mut Vec<u8>) {
     out.push(b'[');
     for i in 0..list.len() {

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, StructArray, new_null_array};
 use arrow_buffer::NullBuffer;
 use arrow_schema::{ArrowError, DataType, Field, Fields, Schema, SchemaRef};
@@ -26,6 +26,7 @@ const AFTER: &str = "after";
 const BEFORE: &str = "before";
 const IMAGE: &str = "image";
 const SOURCE: &str = "source";
+const TS_MS: &str = "ts_ms";
 
 /// The columns of a table of changes whose rows have these columns, origin columns included.
 pub fn columns(rows: &RowSchema) -> SchemaRef {
@@ -57,7 +58,39 @@ fn nullable<'a>(fields: impl Iterator<Item = &'a Field>) -> Fields {
 }
 
 fn source_fields() -> Fields {
-    Fields::from(vec![Field::new("ts_ms", DataType::Int64, true), Field::new("lsn", DataType::Int64, true)])
+    Fields::from(vec![Field::new(TS_MS, DataType::Int64, true), Field::new("lsn", DataType::Int64, true)])
+}
+
+/// The kind of each change of such a table, as its letter.
+///
+/// # Errors
+/// When it is none.
+pub fn ops(table: &RecordBatch) -> Result<&StringArray, ArrowError> {
+    let column = table.column_by_name(OP).and_then(|column| column.as_string_opt::<i32>());
+    column.ok_or_else(|| ArrowError::SchemaError(format!("there is no column {OP}")))
+}
+
+/// The partition and the offset of each change of such a table.
+///
+/// # Errors
+/// When it is none.
+pub fn places(table: &RecordBatch) -> Result<Vec<(i32, i64)>, ArrowError> {
+    let absent = |name: &str| ArrowError::SchemaError(format!("there is no column {name}"));
+    let partitions = table.column_by_name(origin::PARTITION).and_then(|c| c.as_primitive_opt::<Int32Type>());
+    let partitions = partitions.ok_or_else(|| absent(origin::PARTITION))?;
+    let offsets = table.column_by_name(origin::OFFSET).and_then(|c| c.as_primitive_opt::<Int64Type>());
+    let offsets = offsets.ok_or_else(|| absent(origin::OFFSET))?;
+    Ok(partitions.values().iter().copied().zip(offsets.values().iter().copied()).collect())
+}
+
+/// The source's time of each change of such a table, in ms.
+///
+/// # Errors
+/// When it is none.
+pub fn times(table: &RecordBatch) -> Result<&Int64Array, ArrowError> {
+    let column = table.column_by_name(SOURCE).and_then(|column| column.as_struct_opt()?.column_by_name(TS_MS));
+    let column = column.and_then(|column| column.as_primitive_opt::<Int64Type>());
+    column.ok_or_else(|| ArrowError::SchemaError(format!("there is no column {SOURCE}.{TS_MS}")))
 }
 
 /// The changes as a table of [`columns`].

@@ -69,6 +69,16 @@ url = "http://localhost:8099"
 )]
 #[case("http", "name = 'redis'", "two sinks are called `redis`")]
 #[case("http", "name = 'a.b'", "`a.b` is not made of letters, digits, _ and -")]
+#[case(
+    "pipeline",
+    "alert = { key = ['id'], cool_down = '1m' }",
+    "pipelines[0].alert: what it remembers is stored with the position in Kafka, and the sink `clickhouse` keeps its position itself"
+)]
+#[case(
+    "pipeline",
+    "running = [{ name = 'n', key = 'after.a', value = 'b' }]",
+    "pipelines[0].running[0].value: `b` is not after.COLUMN"
+)]
 fn a_mistake_is_named_with_its_place(#[case] of: &str, #[case] line: &str, #[case] want: &str) {
     let message = parse(&two(line, of)).unwrap_err();
     assert!(message.contains(want), "{message}");

@@ -12,6 +12,7 @@ use super::meter;
 use super::plan::{Made, Unfit};
 use super::runner::{EMPTY_MS, Flow, Runner};
 use super::sinks::GroupOffsets;
+use super::state::State;
 use crate::batch::ChangeBatch;
 use crate::change::origin;
 use crate::pipeline::tables::epoch_ms;
@@ -69,7 +70,8 @@ impl Runner {
                 rows: RecordBatch::new_empty(arrow_schema::Schema::empty().into()),
                 origins: None,
             });
-            let delivery = Delivery { span: slot.span(&at), rows: made.rows, origins: made.origins };
+            let keeping = slot.state.as_ref().map(State::keeping).unwrap_or_default();
+            let delivery = Delivery { span: slot.span(&at), rows: made.rows, origins: made.origins, keeping };
             if self.deliver(&at, delivery)? == Flow::Shutdown {
                 return Ok(Flow::Shutdown);
             }
@@ -138,10 +140,23 @@ impl Runner {
             return Ok(Flow::Shutdown);
         }
         self.source_ms = self.source_ms.into_iter().chain(oldest_source_ms(batch)).min();
+        let table = match self.table(topic, name, batch) {
+            Ok(table) => table,
+            Err(e) => {
+                self.stop(&e);
+                while self.rest(STOPPED_AGAIN)? == Flow::On {}
+                return Ok(Flow::Shutdown);
+            }
+        };
         let runtime = self.parts.runtime.clone();
         loop {
-            match runtime.block_on(self.parts.plan.run(name, batch)) {
-                Ok(outcome) => {
+            match runtime.block_on(self.parts.plan.run(name, &table)) {
+                Ok(mut outcome) => {
+                    if let Err(e) = self.pass_alerts(topic, &table, &mut outcome.made) {
+                        self.stop(&e);
+                        while self.rest(STOPPED_AGAIN)? == Flow::On {}
+                        return Ok(Flow::Shutdown);
+                    }
                     let mut failing: BTreeMap<i32, BTreeMap<i64, String>> = BTreeMap::new();
                     for f in outcome.failing {
                         failing.entry(f.partition).or_default().insert(f.offset, f.detail);

@@ -78,6 +78,19 @@ impl Meter {
         counter!(names::SINK_SKIPPED_WRITES_TOTAL, "sink" => self.sink.clone()).absolute(writes);
     }
 
+    /// So many alerts came too soon after another of their key.
+    pub(super) fn alerts_held_back(&self, rows: usize) {
+        counter!(names::ALERTS_HELD_BACK_TOTAL, "sink" => self.sink.clone()).increment(rows as u64);
+    }
+
+    pub(super) fn keys_remembered(&self, keys: usize) {
+        gauge!(names::STATE_KEYS, "sink" => self.sink.clone()).set(keys as f64);
+    }
+
+    pub(super) fn keys_forgotten(&self, keys: u64) {
+        counter!(names::STATE_KEYS_FORGOTTEN_TOTAL, "sink" => self.sink.clone()).increment(keys);
+    }
+
     pub(super) fn stopped(&self, stopped: bool) {
         gauge!(names::SINK_STOPPED, "sink" => self.sink.clone()).set(if stopped { 1.0 } else { 0.0 });
     }

@@ -9,12 +9,12 @@
 //! # Layout
 //! - [`runner`], [`flush`]: the thread of a sink. [`placing`]: which partitions it reads, from where. [`slot`]: one of them. [`rejects`]: bad records. [`mount`]: the sink itself, also asked by the consumer.
 //! - [`intake`]: records to rows. [`plan`]: rows through the SELECT. [`view`]: the tables that are joined.
+//! - [`state`], [`rules`]: what a pipeline remembers from change to change: statistics, and alerts that were told.
 //! - [`rewind`]: a sink set back. [`preview`]: a pipeline tried on what its topics hold. [`sinks`]: from the configuration to sinks.
 //!   [`ledger`]: positions of sinks that have no store of their own.
 
 mod flush;
 mod intake;
-#[allow(dead_code)] // until the first sink that has its positions there
 mod latency;
 mod ledger;
 mod meter;
@@ -24,9 +24,11 @@ mod plan;
 mod preview;
 mod rejects;
 mod rewind;
+mod rules;
 mod runner;
 mod sinks;
 mod slot;
+mod state;
 mod view;
 
 use std::collections::BTreeMap;
@@ -54,6 +56,7 @@ pub use rewind::{SinkRewind, prepare_sink_rewind, rewind_sink};
 use runner::{Input, Parts, Runner};
 use sinks::Named;
 pub use sinks::{last_rows, probe as probe_sinks};
+use state::{Rules, state_topic};
 use view::{Tellers, View};
 
 /// What the sidecar needs of the process.
@@ -113,6 +116,7 @@ fn runner(
         FromWhere::Earliest => Start::Earliest,
         FromWhere::Latest => Start::Latest,
     };
+    let rules = Arc::new(Rules::of(pipeline));
     let mount = Arc::new(Mount::new(sink.sink, fresh, servers.runtime.clone()));
     let group = format!("{}.{id}", config.kafka.group);
     let source = KafkaSource::join(&servers.kafka, &group, 0, Arc::clone(&mount) as _).map_err(|e| e.to_string())?;
@@ -120,7 +124,9 @@ fn runner(
         id,
         kafka: servers.kafka.clone(),
         mount,
-        plan: Plan::new(&pipeline.sql, views.to_vec()),
+        plan: Plan::new(&pipeline.sql, views.to_vec(), Arc::clone(&rules)),
+        state_topic: (!rules.is_empty()).then(|| state_topic(config, &servers.kafka)),
+        rules,
         inputs,
         tellers: tellers.clone(),
         dead_letters: Arc::clone(&servers.dead_letters),

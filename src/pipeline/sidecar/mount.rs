@@ -7,6 +7,7 @@ use arrow_schema::SchemaRef;
 use tokio::runtime::Handle;
 
 use crate::position::TopicPartition;
+use crate::sink::keeping::Kept;
 use crate::sink::{Delivery, Sink, SinkError, Standing};
 use crate::source::kafka::{Positions, Start};
 
@@ -51,6 +52,11 @@ impl Mount {
     /// Where the sink stood when the partition was taken over.
     pub(super) fn standing(&self, at: &TopicPartition) -> Option<Standing> {
         self.standings.lock().unwrap_or_else(PoisonError::into_inner).get(at).cloned()
+    }
+
+    /// What the sink has stored of what its pipeline keeps.
+    pub(super) fn kept(&self, at: &TopicPartition) -> Option<Kept> {
+        self.sink().kept(at)
     }
 
     /// What was wrong when partitions were to be taken over last.

@@ -7,6 +7,7 @@ use crate::source::kafka::{Assigned, Misplaced, SourceError, has_record};
 
 use super::runner::Runner;
 use super::slot::Slot;
+use super::state::State;
 
 /// How long the rest of a range that was begun once may take to come before the log is asked whether there is any.
 const RANGE_MS: u64 = 1_000;
@@ -44,14 +45,34 @@ impl Runner {
                 }
                 (None, None) => self.hold(a.at, None),
                 (None, Some(position)) => {
+                    let state = match self.remembered(&a.at) {
+                        Ok(state) => state,
+                        Err(why) => {
+                            tracing::warn!(sink = self.parts.id, partition = %a.at, "held: {why}");
+                            self.trouble(why);
+                            self.hold(a.at, None);
+                            continue;
+                        }
+                    };
                     self.held.remove(&a.at);
                     tracing::info!(sink = self.parts.id, partition = %a.at, position, high = a.high, "reading");
                     let now = self.now();
-                    self.slots.insert(a.at.clone(), Slot::new(&a, position, standing.as_ref(), now));
+                    let mut slot = Slot::new(&a, position, standing.as_ref(), now);
+                    slot.state = state;
+                    self.slots.insert(a.at.clone(), slot);
                 }
             }
         }
         self.show_partitions();
+    }
+
+    /// What the pipeline keeps of a partition that the sink has taken over, as it was where the sink stands.
+    fn remembered(&self, at: &TopicPartition) -> Result<Option<State>, String> {
+        let Some(topic) = &self.parts.state_topic else { return Ok(None) };
+        let kept = self.parts.mount.kept(at).ok_or("the sink stores nothing of what the pipeline keeps")?;
+        let state = topic.read(&self.parts.rules, &self.parts.id, at, kept, &self.parts.runtime)?;
+        tracing::info!(sink = self.parts.id, partition = %at, keys = state.len(), "remembered");
+        Ok(Some(state))
     }
 
     /// As above, where the client may stand elsewhere by now.

@@ -10,8 +10,9 @@ use arrow_schema::SchemaRef;
 use arrow_select::filter::filter_record_batch;
 
 use super::preview::Preview;
+use super::state::Rules;
 use super::view::View;
-use crate::batch::{ChangeBatch, RowOrigin};
+use crate::batch::RowOrigin;
 use crate::change::{RowSchema, origin};
 use crate::config::PipelineConfig;
 use crate::transform::{Transform, TransformError, changes};
@@ -42,6 +43,7 @@ pub(super) struct Outcome {
 pub(super) struct Plan {
     sql: String,
     views: Vec<Arc<View>>,
+    rules: Arc<Rules>,
     planned: Option<Planned>,
 }
 
@@ -53,8 +55,8 @@ struct Planned {
 }
 
 impl Plan {
-    pub(super) fn new(sql: &str, views: Vec<Arc<View>>) -> Self {
-        Self { sql: sql.to_owned(), views, planned: None }
+    pub(super) fn new(sql: &str, views: Vec<Arc<View>>, rules: Arc<Rules>) -> Self {
+        Self { sql: sql.to_owned(), views, rules, planned: None }
     }
 
     pub(super) fn views(&self) -> &[Arc<View>] {
@@ -74,7 +76,8 @@ impl Plan {
         let mut tables = Vec::new();
         for (name, columns) in sources {
             let columns = columns.as_ref().ok_or_else(|| unknown(name))?;
-            tables.push((name.clone(), changes::columns(columns)));
+            let wrong = |e: String| Unfit::Wrong(TransformError::Plan(e));
+            tables.push((name.clone(), self.rules.columns(name, &changes::columns(columns)).map_err(wrong)?));
         }
         let count = tables.len();
         for view in &self.views {
@@ -86,15 +89,16 @@ impl Plan {
         let (own, views) = tables.split_at(count);
         let transform = Transform::plan(&self.sql, own, views).await.map_err(Unfit::Wrong)?;
         let columns = Arc::clone(transform.columns());
+        self.rules.check(&columns, transform.is_traced()).map_err(|e| Unfit::Wrong(TransformError::Plan(e)))?;
         self.planned = Some(Planned { transform, tables, shown: HashMap::new() });
         Ok(Some(columns))
     }
 
-    /// Runs it over the changes of one source.
+    /// Runs it over the changes of one source, as the [table](changes::table) of them with the statistics' columns.
     ///
     /// # Errors
     /// When it fails as a whole.
-    pub(super) async fn run(&mut self, source: &str, batch: &ChangeBatch) -> Result<Outcome, TransformError> {
+    pub(super) async fn run(&mut self, source: &str, table: &RecordBatch) -> Result<Outcome, TransformError> {
         let Some(planned) = &mut self.planned else { return Ok(Outcome::default()) };
         for view in &self.views {
             let version = planned.shown.get(&view.name).copied().unwrap_or_default();
@@ -108,10 +112,9 @@ impl Plan {
             }
         }
         let failed = |e: arrow_schema::ArrowError| TransformError::Run(e.to_string());
-        let table = changes::table(batch).map_err(failed)?;
         let pieces = match planned.transform.is_traced() {
-            true => vec![(None, table)],
-            false => by_partition(&table).map_err(failed)?.into_iter().map(|(p, t)| (Some(p), t)).collect(),
+            true => vec![(None, table.clone())],
+            false => by_partition(table).map_err(failed)?.into_iter().map(|(p, t)| (Some(p), t)).collect(),
         };
         let mut result = Outcome::default();
         for (partition, piece) in pieces {

@@ -1,5 +1,6 @@
 //! A pipeline tried on the last records of its topics: what it would read, what it would make of that. Nothing is written.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use tokio::sync::watch;
 
 use super::intake::{Intake, Taken, options};
 use super::plan::{Plan, Unfit};
+use super::state::{Rules, State, with_statistics};
 use super::view::{Tellers, View};
 use crate::batch::ChangeBatch;
 use crate::change::{Mode, RowSchema};
@@ -17,6 +19,7 @@ use crate::config::{Config, PipelineConfig, PipelineTopic};
 use crate::pipeline::{source_tables, wiring, writer_schemas};
 use crate::position::TopicPartition;
 use crate::source::kafka::{self, ClientSettings, partition_count, read_log, watermarks};
+use crate::transform::changes;
 
 /// How long a view may take to be loaded.
 const LOADING: Duration = Duration::from_secs(60);
@@ -94,7 +97,8 @@ fn look(
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    let mut plan = Plan::new(&pipeline.sql, views);
+    let rules = Arc::new(Rules::of(pipeline));
+    let mut plan = Plan::new(&pipeline.sql, views, Arc::clone(&rules));
     let columns: Vec<_> = sources.iter().map(|(topic, columns, _)| (topic.table_name(), columns.clone())).collect();
     match runtime.block_on(plan.fit(&columns)) {
         Ok(_) => {}
@@ -103,8 +107,16 @@ fn look(
     }
     let mut rows = Vec::new();
     for (topic, _, batches) in &sources {
+        // As if these records were all that there are.
+        let mut kept: BTreeMap<i32, State> = BTreeMap::new();
         for batch in batches {
-            let outcome = runtime.block_on(plan.run(&topic.table_name(), batch)).map_err(|e| e.to_string())?;
+            let table = changes::table(batch).map_err(|e| e.to_string())?;
+            for (partition, _) in changes::places(&table).map_err(|e| e.to_string())? {
+                kept.entry(partition).or_insert_with(|| State::trial(&rules));
+            }
+            let mut states = kept.iter_mut().map(|(partition, state)| (*partition, state)).collect();
+            let table = with_statistics(&rules, &topic.table_name(), &table, &mut states).map_err(|e| e.to_string())?;
+            let outcome = runtime.block_on(plan.run(&topic.table_name(), &table)).map_err(|e| e.to_string())?;
             let place = |p: i32, offset: i64| format!("{}/{p}@{offset}", topic.topic);
             rejected.extend(outcome.failing.into_iter().map(|f| (place(f.partition, f.offset), f.detail)));
             rows.extend(outcome.made.into_values().map(|made| made.rows));

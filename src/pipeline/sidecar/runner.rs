@@ -15,6 +15,7 @@ use super::plan::Plan;
 use super::rejects::Rejects;
 use super::sinks::GroupOffsets;
 use super::slot::Slot;
+use super::state::{Rules, StateTopic};
 use super::view::Tellers;
 use crate::memory::Counted;
 use crate::pipeline::letters::DeadLetters;
@@ -47,6 +48,9 @@ pub(super) struct Parts {
     pub kafka: ClientSettings,
     pub mount: Arc<Mount>,
     pub plan: Plan,
+    pub rules: Arc<Rules>,
+    /// Where there are rules that keep something.
+    pub state_topic: Option<StateTopic>,
     /// By topic.
     pub inputs: BTreeMap<String, Input>,
     pub tellers: Tellers,
@@ -231,6 +235,7 @@ impl Runner {
         self.show_partitions();
         let (latency, source_latency) = self.meter.recent();
         self.parts.status.update_sink(&self.parts.id, |s| (s.latency, s.source_latency) = (latency, source_latency));
+        self.show_remembered();
         self.retry_held()?;
         let now = self.now();
         if self.slots.values().any(|slot| slot.has_moved() && slot.delivered_at + EMPTY_MS <= now) {

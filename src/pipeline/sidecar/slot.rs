@@ -1,11 +1,12 @@
 //! Where the reading of one partition stands between two deliveries.
 
+use super::state::State;
 use crate::position::{Span, TopicPartition};
 use crate::sink::Standing;
 use crate::source::kafka::Assigned;
 
 /// One partition that is read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Slot {
     /// The sink has everything below it.
     pub from: i64,
@@ -21,6 +22,8 @@ pub(super) struct Slot {
     pub oldest_ms: Option<i64>,
     /// When its last delivery was, or its reading began; ms on the runner's clock.
     pub delivered_at: u64,
+    /// What the pipeline keeps of it from change to change.
+    pub state: Option<State>,
 }
 
 impl Slot {
@@ -34,6 +37,7 @@ impl Slot {
             last_ms: None,
             oldest_ms: None,
             delivered_at: now,
+            state: None,
         }
     }
 
@@ -72,6 +76,7 @@ impl Slot {
     pub(super) fn start_over(&mut self) {
         self.next = self.from;
         self.oldest_ms = None;
+        self.state.iter_mut().for_each(State::undo);
     }
 
     pub(super) fn span(&self, at: &TopicPartition) -> Span {
@@ -88,6 +93,7 @@ impl Slot {
         self.until = None;
         self.oldest_ms = None;
         self.delivered_at = now;
+        self.state.iter_mut().for_each(State::settle);
     }
 }
 

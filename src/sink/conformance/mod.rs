@@ -20,6 +20,7 @@ use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 
 use self::proxy::{Cut, Proxy};
+use super::keeping::Keeping;
 use super::{Delivery, RowOrigin, Sink, SinkError, Standing};
 use crate::change::{Column, ColumnType, Op};
 use crate::position::{Span, TopicPartition};
@@ -82,6 +83,7 @@ fn with_digits(partition: i32, from: i64, next: i64, digits: impl Fn(i64) -> Str
     Delivery {
         span: Span { topic_id: Some("topic-id".to_owned()), ..Span::new(at(partition), from, next) },
         rows: RecordBatch::try_new(columns(), columns_of_rows).unwrap(),
+        keeping: Keeping::default(),
         origins: Some(offsets.iter().map(|o| RowOrigin { offset: *o, op: Op::Create }).collect()),
     }
 }

@@ -33,6 +33,7 @@ use self::piece::{Limits, Piece, again, cut};
 pub use self::probe::probe;
 use self::request::{Request, prefix, requests};
 pub use self::settings::{Body, HttpSettings};
+use super::keeping::{Keeping, Kept};
 use super::ledger::{Entry, Ledger};
 use super::note::{self, Begun, Note};
 use super::{Delivery, RefusedRow, Sink, SinkError, Standing};
@@ -73,6 +74,8 @@ struct Held {
     note: Note,
     /// Whether the ledger has both.
     is_stored: bool,
+    /// What changes before it made the pipeline keep is stored.
+    kept_to: Option<i64>,
     /// The span of the delivery that is being done.
     span: Option<(i64, i64)>,
     /// Requests of the begun piece that are answered for good.
@@ -85,8 +88,10 @@ struct Held {
 
 impl Held {
     fn new(entry: Option<Entry>, note: Note) -> Self {
+        let next = entry.map(|entry| entry.next);
         Self {
-            next: entry.map(|entry| entry.next),
+            next,
+            kept_to: next,
             note,
             is_stored: true,
             span: None,
@@ -161,12 +166,16 @@ impl HttpSink {
     }
 
     /// Stores where the partition stands, unless another process has it.
-    async fn store(&mut self, at: &TopicPartition) -> Result<(), SinkError> {
+    async fn store(&mut self, at: &TopicPartition, keeping: &Keeping) -> Result<(), SinkError> {
         let Some(held) = self.held.get_mut(at) else { return Err(lost(at)) };
-        let entry = held.note.entry(held.next.unwrap_or_default());
-        let stored = self.ledger.commit(at, &entry, &[]).await;
+        let next = held.next.unwrap_or_default();
+        let mut note = held.note.clone();
+        let messages = note.keep(keeping, held.kept_to.unwrap_or(i64::MIN), next);
+        let stored = self.ledger.commit(at, &note.entry(next), &messages).await;
         match &stored {
-            Ok(()) => held.is_stored = true,
+            Ok(()) => {
+                (held.note, held.kept_to, held.is_stored) = (note, Some(next), true);
+            }
             Err(SinkError::Moved(_)) => drop(self.held.remove(at)),
             Err(_) => {}
         }
@@ -197,7 +206,7 @@ impl HttpSink {
                 held.is_stored = false;
             }
             if !held.is_stored {
-                self.store(at).await?;
+                self.store(at, &delivery.keeping).await?;
             }
             if self.send(delivery, &piece, deadline).await? {
                 from = piece.next;
@@ -205,7 +214,7 @@ impl HttpSink {
         }
         match self.held.get(at) {
             Some(held) if held.is_stored => Ok(()),
-            _ => self.store(at).await,
+            _ => self.store(at, &delivery.keeping).await,
         }
     }
 
@@ -356,6 +365,10 @@ impl Sink for HttpSink {
         let columns = delivery.rows.columns();
         let keys: Vec<ArrayRef> = self.keys.iter().filter_map(|at| columns.get(*at).cloned()).collect();
         self.deliver_from(delivery, from, &keys).await
+    }
+
+    fn kept(&self, at: &TopicPartition) -> Option<Kept> {
+        self.held.get(at).map(|held| held.note.kept())
     }
 
     async fn rewind(&mut self, to: &[(TopicPartition, i64)]) -> Result<(), SinkError> {

@@ -121,12 +121,7 @@ fn lane_of(keys: &[ArrayRef], row: usize, lanes: u32) -> usize {
     if lanes <= 1 {
         return 0;
     }
-    let mut key = Vec::new();
-    for column in keys {
-        text::write_json(column, row, &mut key);
-        key.push(b',');
-    }
-    (xxhash_rust::xxh3::xxh3_64(&key) % u64::from(lanes)) as usize
+    (xxhash_rust::xxh3::xxh3_64(text::json_values(keys, row).as_bytes()) % u64::from(lanes)) as usize
 }
 
 #[cfg(test)]
@@ -139,6 +134,7 @@ mod tests {
     use crate::change::Op;
     use crate::position::{Span, TopicPartition};
     use crate::sink::RowOrigin;
+    use crate::sink::keeping::Keeping;
 
     /// Rows of `(offset, key)` in the span `[from, next)`.
     fn delivery(from: i64, next: i64, rows: &[(i64, &str)], traced: bool) -> Delivery {
@@ -147,6 +143,7 @@ mod tests {
         Delivery {
             span: Span::new(TopicPartition::new("t", 0), from, next),
             rows: RecordBatch::try_from_iter([("o", offsets), ("k", keys)]).unwrap(),
+            keeping: Keeping::default(),
             origins: traced.then(|| rows.iter().map(|r| RowOrigin { offset: r.0, op: Op::Create }).collect()),
         }
     }

@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn keys_name_the_range_and_bodies_are_what_was_chosen() {
-        let note = Note { generation: 2, topic_id: Some("id".to_owned()), begun: None };
+        let note = Note { generation: 2, topic_id: Some("id".to_owned()), begun: None, kept: 0 };
         let prefix = prefix("firn.p.http ü", &note, &TopicPartition::new("a.b", 3));
         assert_eq!(prefix, "firn.p.http%20%fc-2-a.b-id-3");
         let rows = vec![row(Some(5), 0, "{1}"), row(Some(5), 1, "{2}"), row(Some(8), 0, "{3}")];

@@ -46,6 +46,7 @@ mod tests {
     use crate::change::Op;
     use crate::position::{Span, TopicPartition};
     use crate::sink::RowOrigin;
+    use crate::sink::keeping::Keeping;
     use arrow_array::{ArrayRef, Int64Array, RecordBatch};
     use rstest::rstest;
     use std::sync::Arc;
@@ -54,7 +55,12 @@ mod tests {
         let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows as i64));
         let origins = offsets.map(|o| o.into_iter().map(|offset| RowOrigin { offset, op: Op::Create }).collect());
         let span = Span::new(TopicPartition::new("t", 0), 100, 100_000);
-        Delivery { span, rows: RecordBatch::try_from_iter([("id", ids)]).unwrap(), origins }
+        Delivery {
+            span,
+            rows: RecordBatch::try_from_iter([("id", ids)]).unwrap(),
+            origins,
+            keeping: Keeping::default(),
+        }
     }
 
     #[rstest]

@@ -17,6 +17,7 @@ use super::*;
 use crate::change::Op;
 use crate::position::Span;
 use crate::sink::RowOrigin;
+use crate::sink::keeping::Keeping;
 
 /// One row of the tests' SELECT.
 #[derive(Clone, Debug)]
@@ -59,7 +60,8 @@ fn at() -> TopicPartition {
 /// The rows at offsets from `from` on.
 fn delivery(from: i64, rows: &[Row]) -> Delivery {
     let origins = rows.iter().zip(from..).map(|(r, offset)| RowOrigin { offset, op: r.op }).collect();
-    Delivery { span: Span::new(at(), from, from + rows.len() as i64), rows: batch(rows), origins: Some(origins) }
+    let span = Span::new(at(), from, from + rows.len() as i64);
+    Delivery { span, rows: batch(rows), origins: Some(origins), keeping: Keeping::default() }
 }
 
 fn write(key: String, kind: WriteKind) -> Write {

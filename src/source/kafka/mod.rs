@@ -27,7 +27,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 pub use client::{ClientSettings, settings};
 use context::Context;
-pub use create::ensure_topic;
+pub use create::{ensure_compacted, ensure_topic};
 pub use log::{LogError, has_record, is_compacted, read_log};
 pub use producer::{Producer, SendError};
 pub use reader::{Read, TopicReader};

@@ -4,6 +4,7 @@ use super::*;
 use crate::change::Op;
 use crate::position::Span;
 use crate::sink::RowOrigin;
+use crate::sink::keeping::Keeping;
 
 fn delivery(ids: &[i64]) -> Delivery {
     let columns: Vec<arrow_array::ArrayRef> = vec![
@@ -16,6 +17,7 @@ fn delivery(ids: &[i64]) -> Delivery {
         span: Span::new(conformance::at(0), from, next),
         rows: arrow_array::RecordBatch::try_new(conformance::columns(), columns).unwrap(),
         origins: Some(ids.iter().map(|id| RowOrigin { offset: *id, op: Op::Create }).collect()),
+        keeping: Keeping::default(),
     }
 }
 

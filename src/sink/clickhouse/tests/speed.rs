@@ -9,6 +9,7 @@ use super::*;
 use crate::change::Op;
 use crate::position::Span;
 use crate::sink::RowOrigin;
+use crate::sink::keeping::Keeping;
 
 fn delivery(from: i64, rows: i64) -> Delivery {
     let offsets = from..from + rows;
@@ -35,6 +36,7 @@ fn delivery(from: i64, rows: i64) -> Delivery {
         span: Span::new(conformance::at(0), from, from + rows),
         rows: RecordBatch::try_from_iter(columns).unwrap(),
         origins: Some(offsets.map(|offset| RowOrigin { offset, op: Op::Create }).collect()),
+        keeping: Keeping::default(),
     }
 }
 

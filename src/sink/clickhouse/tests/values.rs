@@ -8,6 +8,7 @@ use super::*;
 use crate::change::{Column, ColumnType, Op};
 use crate::position::Span;
 use crate::sink::RowOrigin;
+use crate::sink::keeping::Keeping;
 
 fn column(name: &str, column_type: ColumnType) -> Column {
     Column { name: name.to_owned(), column_type, key: false }
@@ -20,7 +21,12 @@ fn delivery(columns: &[Column], from: i64, json: &str, ops: &[Op]) -> Delivery {
     let rows = reader.next().unwrap().unwrap();
     assert_eq!(rows.num_rows(), ops.len());
     let origins = ops.iter().enumerate().map(|(i, op)| RowOrigin { offset: from + i as i64, op: *op }).collect();
-    Delivery { span: Span::new(conformance::at(0), from, from + ops.len() as i64), rows, origins: Some(origins) }
+    Delivery {
+        span: Span::new(conformance::at(0), from, from + ops.len() as i64),
+        rows,
+        origins: Some(origins),
+        keeping: Keeping::default(),
+    }
 }
 
 async fn sink(place: &TestTable, delivery: &Delivery) -> ClickHouseSink {

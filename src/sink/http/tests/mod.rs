@@ -14,6 +14,7 @@ use super::*;
 use crate::change::Op;
 use crate::sink::RowOrigin;
 use crate::sink::conformance::{self, ledger::Books};
+use crate::sink::keeping::{Keeping, Step};
 
 fn settings(address: &str) -> HttpSettings {
     HttpSettings {
@@ -68,6 +69,7 @@ fn delivery(from: i64, next: i64) -> Delivery {
     Delivery {
         span: Span { topic_id: Some("id".to_owned()), ..Span::new(at(), from, next) },
         rows: RecordBatch::try_from_iter([("id", Arc::new(ids) as ArrayRef), ("k", Arc::new(keys))]).unwrap(),
+        keeping: Keeping::default(),
         origins: Some((from..next).map(|offset| RowOrigin { offset, op: Op::Create }).collect()),
     }
 }

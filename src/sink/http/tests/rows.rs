@@ -120,3 +120,38 @@ async fn a_topic_made_anew_and_a_column_that_is_not_there_stop_it() {
     let unfit = sink.prepare(&delivery(0, 0).rows.schema()).await;
     assert!(matches!(unfit, Err(SinkError::Stopped(why)) if why.contains("`kay`") && why.contains("id, k")));
 }
+
+#[tokio::test]
+async fn what_the_pipeline_keeps_is_stored_with_the_piece_whose_changes_did_it() {
+    let ground = Ground::new().await;
+    let (mut sink, _) = ground.start().await;
+    let mut kept = delivery(0, 10);
+    let steps = (0..10).map(|offset| Step { offset, key: "k".to_owned(), value: Some(offset.to_string()) }).collect();
+    kept.keeping = Keeping { topic: "state".to_owned(), partition: 0, prefix: "p/".to_owned(), steps };
+    let mut requests = 0;
+    ground.receiver.answers(move |_| {
+        requests += 1;
+        if requests == 2 { Reply::Not(503, "") } else { Reply::Taken(200) }
+    });
+    assert!(sink.deliver(&kept).await.is_err());
+    // The second piece is begun, the first one finished.
+    assert_eq!(sink.kept(&at()), Some(Kept { generation: 0, transactions: 1 }));
+    let values = || -> Vec<(String, String)> {
+        let text = |bytes: Option<Vec<u8>>| String::from_utf8(bytes.unwrap()).unwrap();
+        ground.books.messages().into_iter().map(|m| (text(m.key), text(m.value))).collect()
+    };
+    let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    assert_eq!(values(), [pair("p/k", "3"), pair("p/#", "1")]);
+
+    // Another process goes on from there, with what is stored.
+    let (mut other, standing) = ground.start().await;
+    let standing = standing.unwrap();
+    assert_eq!((standing.next, standing.until, other.kept(&at()).unwrap().transactions), (4, Some(8), 1));
+    let mut rest = delivery(4, 8);
+    rest.keeping = Keeping { steps: kept.keeping.steps[4..8].to_vec(), ..kept.keeping.clone() };
+    other.deliver(&rest).await.unwrap();
+    assert_eq!(values()[2..], [pair("p/k", "7"), pair("p/#", "2")]);
+    other.rewind(&[(at(), 0)]).await.unwrap();
+    let (anew, _) = ground.start().await;
+    assert_eq!(anew.kept(&at()), Some(Kept { generation: 1, transactions: 0 }), "what was kept counts no more");
+}
