@@ -10,11 +10,10 @@
 //! - [`runner`], [`flush`]: the thread of a sink. [`placing`]: which partitions it reads, from where. [`slot`]: one of them. [`rejects`]: bad records. [`mount`]: the sink itself, also asked by the consumer.
 //! - [`intake`]: records to rows. [`plan`]: rows through the SELECT. [`view`]: the tables that are joined.
 //! - [`rewind`]: a sink set back. [`preview`]: a pipeline tried on what its topics hold. [`sinks`]: from the configuration to sinks.
-//!   [`ledger`]: positions of sinks that have no store of their own.
+//!   [`ledger`]: positions of sinks that have no store of their own. [`topic`]: what a topic needs around it.
 
 mod flush;
 mod intake;
-#[allow(dead_code)] // until the first sink that has its positions there
 mod latency;
 mod ledger;
 mod meter;
@@ -27,6 +26,7 @@ mod rewind;
 mod runner;
 mod sinks;
 mod slot;
+mod topic;
 mod view;
 
 use std::collections::BTreeMap;
