@@ -2,7 +2,7 @@
 CARGO ?= cargo
 FEATURES := --workspace --features demo
 # The catalogs', storages' and sinks' own tests that want a server.
-SERVER_TESTS := $(CARGO) test $(FEATURES) --lib --test real -- hms:: trino:: sql::tests storage::tests sink::redis sink::clickhouse kafka::transactions
+SERVER_TESTS := $(CARGO) test $(FEATURES) --lib --test real -- hms:: trino:: sql::tests storage::tests sink::redis sink::clickhouse kafka::transactions sidecar::topic sidecar::state
 STACK := deploy/native/stack
 
 .PHONY: help demo build check fmt lint deny compose-check mutations-check test test-fast test-e2e chaos soak mutations faults

@@ -131,6 +131,9 @@ impl Config {
             }
         }
         pipelines::validate(&self.pipelines)?;
+        if self.registry.url.is_none() {
+            pipelines::without_registry(&self.pipelines)?;
+        }
         outbox::validate(&self.outbox, &self.source)?;
         self.dead_letters.validate().map_err(|p| p.under("dead_letters"))?;
         self.memory.validate().map_err(|p| p.under("memory"))?;

@@ -13,9 +13,10 @@ use super::lake::{LakeConfig, TableRule};
 use super::naming::{TopicParts, fold};
 use super::period::Period;
 use super::rules::{AlertConfig, RunningConfig};
-use super::sinks::{ClickHouseConfig, HttpConfig, LogSinkConfig, RedisConfig};
+use super::sinks::{ClickHouseConfig, HttpConfig, LogSinkConfig, RedisConfig, TopicConfig};
 use super::table::{Format, TableConfig};
 use crate::change::Infinity;
+use crate::sink::topic::ValueFormat;
 
 /// One pipeline. Each of its sinks has a position of its own and reads by itself.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -53,6 +54,8 @@ pub struct PipelineConfig {
     pub http: Vec<HttpConfig>,
     #[serde(default)]
     pub log: Vec<LogSinkConfig>,
+    #[serde(default)]
+    pub topic: Vec<TopicConfig>,
 }
 
 /// `[[pipelines.sources]]`, `[[pipelines.views]]`
@@ -134,13 +137,14 @@ impl PipelineConfig {
     pub fn sink_names(&self) -> impl Iterator<Item = &str> {
         let stores = self.clickhouse.iter().map(|s| &s.name).chain(self.redis.iter().map(|s| &s.name));
         let others = self.http.iter().map(|s| &s.name).chain(self.log.iter().map(|s| &s.name));
-        stores.chain(others).map(String::as_str)
+        stores.chain(others).chain(self.topic.iter().map(|s| &s.name)).map(String::as_str)
     }
 
     /// Leaves out the other sinks.
     pub fn keep_sinks(&mut self, wanted: impl Fn(&str) -> bool) {
         self.clickhouse.retain(|sink| wanted(&sink.name));
         self.redis.retain(|sink| wanted(&sink.name));
+        self.topic.retain(|sink| wanted(&sink.name));
         self.http.retain(|sink| wanted(&sink.name));
         self.log.retain(|sink| wanted(&sink.name));
     }
@@ -186,7 +190,7 @@ impl PipelineConfig {
         if names.is_empty() {
             return Err(Problem::new(
                 "",
-                "has no sink: write [[pipelines.clickhouse]], [[pipelines.redis]], [[pipelines.http]] or [[pipelines.log]]",
+                "has no sink: write [[pipelines.clickhouse]], [[pipelines.redis]], [[pipelines.topic]], [[pipelines.http]] or [[pipelines.log]]",
             ));
         }
         self.validate_rules()?;
@@ -198,6 +202,10 @@ impl PipelineConfig {
         }
         for (i, sink) in self.http.iter().enumerate() {
             sink.validate().map_err(|p| p.under(&format!("http[{i}]")))?;
+        }
+        for (i, sink) in self.topic.iter().enumerate() {
+            let sources = self.sources.iter().chain(&self.views).map(|t| t.topic.as_str());
+            sink.validate(sources).map_err(|p| p.under(&format!("topic[{i}]")))?;
         }
         Ok(())
     }
@@ -230,6 +238,17 @@ impl PipelineConfig {
             None => Ok(()),
         }
     }
+}
+
+/// Refuses what needs a schema registry.
+pub(super) fn without_registry(pipelines: &[PipelineConfig]) -> Result<(), Problem> {
+    for (i, pipeline) in pipelines.iter().enumerate() {
+        if let Some(j) = pipeline.topic.iter().position(|sink| sink.format == ValueFormat::Avro) {
+            let field = format!("pipelines[{i}].topic[{j}].format");
+            return Err(Problem::new(field, "avro needs a schema registry: set registry.url"));
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn check_name(name: &str) -> Result<(), Problem> {

@@ -14,6 +14,9 @@ const MAX_ANSWER_BYTES: usize = 32 << 20;
 /// What Confluent's API answers in the body of a 404 that is about a subject, a version, a schema; other 404s are some other server's.
 const NOT_FOUND_CODES: std::ops::RangeInclusive<i64> = 40401..=40499;
 
+/// As Confluent's clients send it.
+const SCHEMA_REGISTRY_JSON: &str = "application/vnd.schemaregistry.v1+json";
+
 /// An answer that says something.
 pub(super) enum Answer<T> {
     Found(T),
@@ -80,6 +83,24 @@ impl Client {
 
     /// Asks the addresses in turn, until one has it. That there is none counts only once all were asked: one may be behind another.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<Answer<T>, RegistryError> {
+        self.ask(path, |url| self.http.get(url)).await
+    }
+
+    /// [`Self::get`] with a body.
+    pub(super) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        body: &serde_json::Value,
+    ) -> Result<Answer<T>, RegistryError> {
+        let text = body.to_string();
+        self.ask(path, |url| self.http.post(url).header("content-type", SCHEMA_REGISTRY_JSON).body(text.clone())).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        request: impl Fn(Url) -> RequestBuilder,
+    ) -> Result<Answer<T>, RegistryError> {
         let mut answered = Err(RegistryError::Unavailable("no address".to_owned()));
         for base in &self.urls {
             let mut url = base.clone();
@@ -87,7 +108,7 @@ impl Client {
                 segments.pop_if_empty().extend(path);
             }
             let place = place(base);
-            match answer(self.with_credentials(self.http.get(url)), &place).await {
+            match answer(self.with_credentials(request(url)), &place).await {
                 Ok(found @ Answer::Found(_)) => return Ok(found),
                 Ok(nothing) => answered = Ok(nothing),
                 Err(e) if answered.is_err() => answered = Err(e),
@@ -135,6 +156,9 @@ async fn answer<T: DeserializeOwned>(request: RequestBuilder, place: &str) -> Re
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(E::Denied(format!("{place} answers {}", says()))),
         StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
             Err(E::Unavailable(format!("{place} answers {}", says())))
+        }
+        StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY => {
+            Err(E::Refused(format!("{place} answers {}", says())))
         }
         _ if status.is_server_error() => Err(E::Unavailable(format!("{place} answers {}", says()))),
         _ if status.is_success() => serde_json::from_slice(&body)

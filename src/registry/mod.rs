@@ -61,6 +61,9 @@ pub enum RegistryError {
     /// It wants other credentials.
     #[error("{0}: correct basic.auth.user.info or bearer.auth.token under [registry.properties]")]
     Denied(String),
+    /// It does not take the schema.
+    #[error("{0}")]
+    Refused(String),
     /// What answers is no schema registry.
     #[error(
         "{0}: registry.url has to be the root of a Confluent-compatible API, e.g. http://apicurio:8080/apis/ccompat/v7"
@@ -141,6 +144,22 @@ impl Registry {
             }
         }
         Ok(Found::Avro { schema: registered.schema, references })
+    }
+
+    /// The id of an Avro schema as a version of the subject; a new version where there is none like it.
+    ///
+    /// # Errors
+    /// `Refused` where the subject's compatibility rule does not allow it.
+    pub async fn register(&self, subject: &str, schema: &str) -> Result<i32, RegistryError> {
+        #[derive(Deserialize)]
+        struct Id {
+            id: i32,
+        }
+        let body = serde_json::json!({"schema": schema, "schemaType": "AVRO"});
+        match self.client.post::<Id>(&["subjects", subject, "versions"], &body).await? {
+            Answer::Found(Id { id }) => Ok(id),
+            Answer::Nothing(told) => Err(RegistryError::NoRegistry(told)),
+        }
     }
 
     /// Whether it answers as a registry does.

@@ -14,6 +14,7 @@ use super::*;
 struct Fake {
     answers: Arc<HashMap<String, (u16, String)>>,
     asked: Arc<Mutex<Vec<Asked>>>,
+    bodies: Arc<Mutex<Vec<String>>>,
 }
 
 /// The path, and the credentials.
@@ -22,7 +23,8 @@ type Asked = (String, Option<String>);
 async fn serve(answers: &[(&str, u16, &str)]) -> (String, Fake) {
     let answers = answers.iter().map(|(path, status, body)| ((*path).to_owned(), (*status, (*body).to_owned())));
     let fake = Fake { answers: Arc::new(answers.collect()), ..Fake::default() };
-    async fn answer(State(fake): State<Fake>, uri: Uri, headers: HeaderMap) -> (StatusCode, String) {
+    async fn answer(State(fake): State<Fake>, uri: Uri, headers: HeaderMap, body: String) -> (StatusCode, String) {
+        fake.bodies.lock().unwrap().push(body);
         let credentials = headers.get("authorization").map(|v| v.to_str().unwrap().to_owned());
         fake.asked.lock().unwrap().push((uri.path().to_owned(), credentials));
         let (status, body) = fake.answers.get(uri.path()).cloned().unwrap_or((404, "<html>".to_owned()));
@@ -85,6 +87,19 @@ async fn an_answer_says_what_it_is() {
     assert!(matches!(registry.schema(7).await, Err(RegistryError::NoRegistry(m)) if m.contains("404")));
     assert!(matches!(registry.schema(8).await, Ok(Found::Nothing(m)) if m.contains("b version 2")));
     assert!(matches!(registry.probe().await, Err(RegistryError::NoRegistry(_))));
+}
+
+#[tokio::test]
+async fn a_schema_is_registered_under_its_subject() {
+    let (url, fake) = serve(&[
+        ("/subjects/t-value/versions", 200, r#"{"id":41}"#),
+        ("/subjects/old-value/versions", 409, r#"{"error_code":409,"message":"incompatible with an earlier schema"}"#),
+    ])
+    .await;
+    assert_eq!(registry(&url).register("t-value", "{}").await, Ok(41));
+    assert_eq!(fake.bodies.lock().unwrap()[0], r#"{"schema":"{}","schemaType":"AVRO"}"#);
+    let refused = registry(&url).register("old-value", "{}").await.unwrap_err();
+    assert!(matches!(&refused, RegistryError::Refused(why) if why.contains("incompatible with")), "{refused:?}");
 }
 
 #[tokio::test]

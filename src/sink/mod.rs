@@ -12,7 +12,7 @@
 //!
 //! # Layout
 //! - [`Sink`], [`Standing`], [`Delivery`], [`SinkError`]: the contract.
-//! - [`lake`], [`clickhouse`], [`redis`], [`http`], [`log`]: the sinks. None knows another.
+//! - [`lake`], [`clickhouse`], [`redis`], [`topic`], [`http`], [`log`]: the sinks. None knows another.
 //! - [`ledger`]: positions in Kafka, for sinks that have no store of their own; `note`: what they note beside them; [`keeping`]: what a
 //!   pipeline stores with them.
 //! - [`intent`]: what the sinks with an own store of intents have in common. `text`: values as text and JSON.
@@ -30,6 +30,7 @@ pub mod log;
 mod note;
 pub mod redis;
 mod text;
+pub mod topic;
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;

@@ -52,6 +52,10 @@ def captured(trial: Trial) -> Iterator[tuple[Source, str]]:
         yield source, name
 
 
+def summaries_in(redis: Redis) -> list[list[Any]]:
+    return as_rows({k.split(":", 1)[1]: redis.hgetall(k) for k in redis.keys("content_summary:*")})
+
+
 def have(clickhouse: ClickHouse) -> list[list[Any]]:
     return [[*r[:7], *(None if x is None else float(x) for x in r[7:9]), *r[9:]] for r in clickhouse.rows(ROWS)]
 
@@ -111,7 +115,7 @@ def test_engagement_is_enriched_into_clickhouse_and_redis(trial: Trial, clickhou
             rows = enriched(source)
             assert sorted(row["event_id"] for row in hook.rows()) == [r[0] for r in rows], f"of {hook.requests} requests the receiver took {len(hook.taken)}"
             assert {r["event_id"]: r["content_title"] for r in hook.rows()} == {r[0]: r[10] for r in rows}
-            assert_same("hashes", as_rows({k.split(":", 1)[1]: redis.hgetall(k) for k in redis.keys("content_summary:*")}), as_rows(summaries(source, rows)))
+            assert_same("hashes", summaries_in(redis), as_rows(summaries(source, rows)))
             assert_streams(redis, source)
             for kind in TYPES:
                 # The window moves by the minute.

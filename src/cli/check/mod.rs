@@ -261,6 +261,7 @@ async fn registry(config: &Config) -> Option<Finding> {
         RegistryError::Settings(_) => "correct [registry]",
         RegistryError::Unavailable(_) => "check registry.url and that the registry runs",
         RegistryError::Denied(_) => "firn needs to read schemas and subjects",
+        RegistryError::Refused(_) => "look at the subject's compatibility rule",
         RegistryError::NoRegistry(_) => "correct registry.url",
     };
     Some(Finding::fail(subject, e.to_string(), todo))

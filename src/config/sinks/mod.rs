@@ -5,8 +5,10 @@ pub mod clickhouse;
 pub mod http;
 pub mod log;
 pub mod redis;
+pub mod topic;
 
 pub use clickhouse::{ClickHouseConfig, ClickHouseEngine};
 pub use http::HttpConfig;
 pub use log::{LogLevel, LogSinkConfig};
 pub use redis::RedisConfig;
+pub use topic::TopicConfig;

@@ -53,7 +53,7 @@ impl Ledger for GroupLedger {
     }
 }
 
-fn told(at: &TopicPartition, messages: &[Message], e: TransactionError) -> SinkError {
+pub(super) fn told(at: &TopicPartition, messages: &[Message], e: TransactionError) -> SinkError {
     match e {
         TransactionError::Fenced(why) => {
             SinkError::Moved(format!("{at}: another process writes from here, or Kafka gave the transaction up: {why}"))

@@ -11,7 +11,7 @@
 //! - [`intake`]: records to rows. [`plan`]: rows through the SELECT. [`view`]: the tables that are joined.
 //! - [`state`], [`rules`]: what a pipeline remembers from change to change: statistics, and alerts that were told.
 //! - [`rewind`]: a sink set back. [`preview`]: a pipeline tried on what its topics hold. [`sinks`]: from the configuration to sinks.
-//!   [`ledger`]: positions of sinks that have no store of their own.
+//!   [`ledger`]: positions of sinks that have no store of their own. [`topic`]: what a topic needs around it.
 
 mod flush;
 mod intake;
@@ -29,6 +29,7 @@ mod runner;
 mod sinks;
 mod slot;
 mod state;
+mod topic;
 mod view;
 
 use std::collections::BTreeMap;

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::ledger::GroupLedger;
+use super::topic::{self, Surroundings};
 use crate::config::sinks::clickhouse::ClickHouseEngine;
 use crate::config::sinks::log::LogLevel;
 use crate::config::{ClickHouseConfig, Config, PipelineConfig};
@@ -12,8 +13,12 @@ use crate::sink::clickhouse::{self, ClickHouseSettings, ClickHouseSink, Engine, 
 use crate::sink::http::{self, HttpSink};
 use crate::sink::log::LogSink;
 use crate::sink::redis::{self, RedisSink};
+use crate::sink::topic::TopicSink;
 use crate::sink::{Sink, SinkError};
-use crate::source::kafka;
+use crate::source::kafka::{self, ClientSettings};
+
+/// A ledger's consumer fetches nothing: the least that the client takes.
+const PRODUCER_FETCHES: usize = 1 << 20;
 
 /// A sink under its name.
 pub(super) struct Named {
@@ -53,10 +58,13 @@ pub(super) fn of(config: &Config, pipeline: &PipelineConfig) -> Result<Vec<Named
         sinks.push(Named { name, sink: Box::new(made), offsets, skipped });
     }
     // The sink's consumer group, whose offsets are its positions.
-    let ledger = |name: &str| {
-        let settings = kafka::settings(&config.kafka.bootstrap_servers, config.kafka.properties.iter(), 1 << 20);
-        Box::new(GroupLedger::new(settings, &id(name)))
-    };
+    let ledger = |name: &str| Box::new(GroupLedger::new(kafka_of(config), &id(name)));
+    for sink in &pipeline.topic {
+        let around = Box::new(Surroundings::of(config)?);
+        let made = TopicSink::new(sink.settings(), ledger(&sink.name), around);
+        let (name, offsets) = (sink.name.clone(), GroupOffsets::Positions);
+        sinks.push(Named { name, sink: Box::new(made), offsets, skipped: None });
+    }
     for sink in &pipeline.http {
         let made = HttpSink::new(sink.settings(), &id(&sink.name), ledger(&sink.name));
         let (name, offsets) = (sink.name.clone(), GroupOffsets::Positions);
@@ -73,6 +81,11 @@ pub(super) fn of(config: &Config, pipeline: &PipelineConfig) -> Result<Vec<Named
         sinks.push(Named { name, sink: Box::new(made), offsets, skipped: None });
     }
     Ok(sinks)
+}
+
+/// How a sink reaches the Kafka that its pipeline reads from.
+pub(super) fn kafka_of(config: &Config) -> ClientSettings {
+    kafka::settings(&config.kafka.bootstrap_servers, config.kafka.properties.iter(), PRODUCER_FETCHES)
 }
 
 /// Asks each sink of each pipeline whether it can be written to; `pipeline.sink` and what it said.
@@ -94,6 +107,11 @@ pub async fn probe(config: &Config) -> Vec<(String, Result<String, SinkError>)> 
         }
         for sink in &pipeline.http {
             answers.push((format!("{}.{}", pipeline.name, sink.name), http::probe(&sink.settings()).await));
+        }
+        for sink in &pipeline.topic {
+            let id = format!("{}.{}", pipeline.name, sink.name);
+            let answer = topic::probe(config, &sink.settings(), &format!("{}.{id}", config.kafka.group)).await;
+            answers.push((id, answer));
         }
     }
     answers

@@ -34,11 +34,21 @@ pub trait Place: Send + Sync {
     /// The sink as a new process has it, that reaches the server at this `host:port`; not prepared.
     async fn open(&self, server: &str) -> Box<dyn Sink>;
 
+    /// Where a proxy has to listen, if the server itself tells its clients where to go on: there, then.
+    fn gate(&self) -> Option<String> {
+        None
+    }
+
     /// The `id` of every row that the place holds, doubles included, in any order.
     async fn held(&self) -> Vec<i64>;
 
     /// Whether a row whose `digits` are other letters is refused.
     fn refuses_poison(&self) -> bool;
+
+    /// What the refusal of such a row has to name.
+    fn poison_is(&self) -> &'static str {
+        "digits"
+    }
 
     /// Whether a row that comes again takes the place of the one that is there, and no double can be seen.
     fn overwrites(&self) -> bool {
@@ -234,7 +244,7 @@ async fn poison_row(place: &impl Place) {
     assert_eq!(poison.len(), 2);
     let SinkError::Refused(rows) = sink.deliver(&poisoned).await.unwrap_err() else { panic!("not refused") };
     assert_eq!(rows.iter().map(|r| r.row).collect::<Vec<_>>(), poison);
-    assert!(rows.iter().all(|r| r.detail.contains("digits")), "the column is named: {rows:?}");
+    assert!(rows.iter().all(|r| r.detail.contains(place.poison_is())), "the trouble is named: {rows:?}");
     holds(place, ids(0, 0, 10), "nothing was done").await;
 
     let keep: arrow_array::BooleanArray = (0..poisoned.rows.num_rows()).map(|i| Some(!poison.contains(&i))).collect();
@@ -268,7 +278,7 @@ async fn rewind(place: &impl Place) {
 
 /// Whether the delivery was done before it came to that turn.
 async fn crash(place: &impl Place, cut: Cut, turn: usize) -> bool {
-    let proxy = Proxy::start(&place.server()).await;
+    let proxy = Proxy::start(&place.server(), place.gate().as_deref()).await;
     let (mut sink, _) = start(place, proxy.address()).await;
     sink.deliver(&delivery(0, 0, 10)).await.unwrap();
     proxy.cut_at(cut, turn);

@@ -46,8 +46,9 @@ impl Plan {
 }
 
 impl Proxy {
-    pub async fn start(server: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    /// `gate`: where to listen; anywhere, if there is none.
+    pub async fn start(server: &str, gate: Option<&str>) -> Self {
+        let listener = listener(gate.unwrap_or("127.0.0.1:0")).await;
         let address = listener.local_addr().unwrap().to_string();
         let plan = Arc::new(Mutex::new(Plan::default()));
         let (server, shared) = (server.to_owned(), plan.clone());
@@ -76,6 +77,19 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.listening.abort();
+    }
+}
+
+/// Waits its turn where another test listens there.
+async fn listener(at: &str) -> TcpListener {
+    let mut tries = 0;
+    loop {
+        match TcpListener::bind(at).await {
+            Ok(listener) => return listener,
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && tries < 600 => tries += 1,
+            Err(e) => panic!("{at}: {e}"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
 }
 

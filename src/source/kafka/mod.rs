@@ -10,6 +10,8 @@ pub mod inspect;
 mod log;
 mod producer;
 mod reader;
+#[cfg(test)]
+pub mod testing;
 mod topics;
 mod transactions;
 

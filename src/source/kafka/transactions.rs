@@ -11,7 +11,7 @@ mod writer;
 use std::collections::HashMap;
 
 use rdkafka::Offset;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::{BROKER_ANSWER, ClientSettings, SourceError, list};
 use crate::position::TopicPartition;
@@ -40,10 +40,15 @@ pub struct Outgoing<'a> {
 }
 
 impl Outgoing<'_> {
-    /// At least what it takes in a batch.
+    /// What it takes in a batch of its own, uncompressed: "Record Batch" in Kafka's documentation of its message format.
     fn bytes(&self) -> usize {
-        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len) + headers
+        let bytes =
+            |value: Option<&[u8]>| varint_bytes(value.map_or(1, |v| 2 * v.len())) + value.map_or(0, <[u8]>::len);
+        let header = |(name, value): &(String, Vec<u8>)| bytes(Some(name.as_bytes())) + bytes(Some(value));
+        let headers: usize = self.headers.iter().map(header).sum();
+        // Attributes, and the differences of time and offset to the batch's: a byte each.
+        let body = 3 + bytes(self.key) + bytes(self.value) + varint_bytes(2 * self.headers.len()) + headers;
+        BATCH_BYTES + varint_bytes(2 * body) + body
     }
 }
 
@@ -53,7 +58,6 @@ pub struct Transactions {
     group: String,
     /// Reads the group's offsets, and stands for it in transactions. Never joins.
     consumer: BaseConsumer,
-    metadata: ConsumerGroupMetadata,
     writers: HashMap<TopicPartition, Writer>,
     batches: Batches,
 }
@@ -72,10 +76,16 @@ impl Transactions {
         // As a member's name it would be checked against the group's members.
         client.remove("group.instance.id");
         let consumer: BaseConsumer = client.create().map_err(SourceError::Client)?;
-        let no_group = || SourceError::Client(rdkafka::error::KafkaError::ClientCreation(format!("no group {group}")));
-        let metadata = consumer.group_metadata().ok_or_else(no_group)?;
         let (settings, group) = (settings.clone(), group.to_owned());
-        Ok(Self { settings, group, consumer, metadata, writers: HashMap::new(), batches: Batches::default() })
+        Ok(Self { settings, group, consumer, writers: HashMap::new(), batches: Batches::default() })
+    }
+
+    /// Tries whether the brokers give this group a transactional id at all. It fences nobody.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn probe(settings: &ClientSettings, group: &str) -> Result<(), TransactionError> {
+        Writer::begin(settings, &format!("{group}.check"), Batches::default()).map(|_| ())
     }
 
     /// Makes this process the only one that can move the partition's offset; what the group has of it.
@@ -83,12 +93,11 @@ impl Transactions {
     /// # Errors
     /// When the brokers do not answer or refuse it.
     pub fn take_over(&mut self, at: &TopicPartition) -> Result<Option<Noted>, TransactionError> {
-        // Its own connection is given up first: there is one for each id.
-        self.writers.remove(at);
         let id = format!("{}.{}.{}", self.group, at.topic, at.partition);
-        let writer = Writer::begin(&self.settings, &id, self.batches)?;
+        let mut writer = Writer::begin(&self.settings, &id, self.batches)?;
         // Nothing is pending any more: the answer is final.
         let noted = self.noted(at)?;
+        writer.knows(noted.clone());
         self.writers.insert(at.clone(), writer);
         Ok(noted)
     }
@@ -119,52 +128,63 @@ impl Transactions {
         noted: &Noted,
         messages: &[Outgoing<'_>],
     ) -> Result<(), TransactionError> {
-        let Some(writer) = self.writers.get_mut(at) else {
-            return Err(TransactionError::Fenced(format!("{at}: not taken over")));
-        };
-        let done = writer.commit(at, noted, &self.metadata, messages);
-        match done {
-            Err(TransactionError::Fenced(_)) => {
-                self.writers.remove(at);
-                done
+        loop {
+            let Some(writer) = self.writers.get_mut(at) else {
+                return Err(TransactionError::Fenced(format!("{at}: not taken over")));
+            };
+            if writer.is_spent() {
+                self.renew(at)?;
+                continue;
             }
-            Err(TransactionError::TooLarge(failed)) => Err(self.too_large(at, failed, messages)),
-            _ => done,
+            let Some(group) = self.consumer.group_metadata() else {
+                return Err(TransactionError::Unavailable(format!("{at}: the client knows no group")));
+            };
+            let failed = match writer.commit(at, noted, group, messages) {
+                Err(TransactionError::TooLarge(failed)) => failed,
+                Err(e) => {
+                    if matches!(e, TransactionError::Fenced(_)) {
+                        self.writers.remove(at);
+                    }
+                    return Err(e);
+                }
+                Ok(()) => return Ok(()),
+            };
+            // A message that is larger than a batch may be was refused alone; of others nobody knows which it was.
+            let is_alone = |place: &usize| messages.get(*place).is_some_and(|m| m.bytes() > self.batches.0);
+            match self.batches.smaller().filter(|_| !failed.iter().all(is_alone)) {
+                Some(smaller) => self.batches = smaller,
+                None if self.settings.compresses() => return Err(TransactionError::TooLarge(failed)),
+                None => return Err(TransactionError::TooLarge(as_large(failed, messages))),
+            }
+            self.renew(at)?;
         }
     }
 
-    /// What to say of messages that the brokers found too large, or in too large a batch.
-    fn too_large(&mut self, at: &TopicPartition, failed: Vec<usize>, messages: &[Outgoing<'_>]) -> TransactionError {
-        // A message that is larger than a batch may be was refused alone; of others nobody knows which it was.
-        let is_alone = |place: &usize| messages.get(*place).is_some_and(|m| m.bytes() > self.batches.0);
-        if !failed.iter().all(is_alone)
-            && let Some(smaller) = self.batches.smaller()
-        {
-            self.batches = smaller;
-            self.writers.remove(at);
-            let bytes = smaller.0;
-            return TransactionError::Fenced(format!(
-                "{at}: the topic takes no batches of this size; once more with batches of {bytes} bytes"
-            ));
+    /// Goes on with a new producer, where the group's offset is the one that the former left.
+    fn renew(&mut self, at: &TopicPartition) -> Result<(), TransactionError> {
+        let known = self.writers.get(at).and_then(Writer::noted).cloned();
+        if self.take_over(at)? == known {
+            return Ok(());
         }
-        TransactionError::TooLarge(match self.settings.compresses() {
-            true => failed,
-            false => as_large(failed, messages),
-        })
+        self.writers.remove(at);
+        Err(TransactionError::Fenced(format!("{at}: the group's offset is another one now")))
     }
 }
 
-/// What a record may take beside what [`Outgoing::bytes`] counts, more or less than another one.
-const UNEVEN_BYTES: usize = 16;
+/// What a batch has beside its records.
+const BATCH_BYTES: usize = 61;
 
-/// The messages that failed, and all that are larger than one of them: the first ends the transaction, the others are not tried.
+/// The length of a number of seven bits a byte; lengths are counted in zigzag, doubled.
+fn varint_bytes(number: usize) -> usize {
+    (usize::BITS - number.leading_zeros()).div_ceil(7).max(1) as usize
+}
+
+/// The messages that failed, and all that are as large as one of them: the first ends the transaction, the others are not tried.
 fn as_large(failed: Vec<usize>, messages: &[Outgoing<'_>]) -> Vec<usize> {
     let known: Vec<&Outgoing<'_>> = failed.iter().filter_map(|place| messages.get(*place)).collect();
-    let is_larger = |m: &Outgoing<'_>, k: &Outgoing<'_>| {
-        m.topic == k.topic && m.headers.len() == k.headers.len() && m.bytes() >= k.bytes() + UNEVEN_BYTES
-    };
+    let is_as_large = |m: &Outgoing<'_>, k: &Outgoing<'_>| m.topic == k.topic && m.bytes() >= k.bytes();
     let too_large = |(place, m): (usize, &Outgoing<'_>)| {
-        (failed.contains(&place) || known.iter().any(|k| is_larger(m, k))).then_some(place)
+        (failed.contains(&place) || known.iter().any(|k| is_as_large(m, k))).then_some(place)
     };
     messages.iter().enumerate().filter_map(too_large).collect()
 }

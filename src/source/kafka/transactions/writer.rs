@@ -1,7 +1,7 @@
 //! One transactional producer.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::RDKafkaLogLevel;
@@ -23,6 +23,8 @@ use crate::position::TopicPartition;
 const TRANSACTION_TIMEOUT_MS: &str = "10000";
 /// How long an end may take to be told; what is not aborted then is aborted by the next one to begin.
 const ABORTED_WITHIN: Duration = Duration::from_secs(2);
+/// How much longer than it was told to a call may take before it is left to itself.
+const OUTLASTED_BY: Duration = Duration::from_secs(2);
 /// A turn of waiting: messages are sent and answered by the client's own threads.
 const TURN: Duration = Duration::from_millis(1);
 
@@ -66,6 +68,8 @@ impl Deliveries {
 
 impl ClientContext for Deliveries {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
+        // `[kafka.properties]` are for consumers too.
+        let level = if fac == "CONFWARN" { RDKafkaLogLevel::Debug } else { level };
         log(level, fac, message);
     }
 
@@ -94,17 +98,19 @@ impl ProducerContext for Deliveries {
 }
 
 pub(super) struct Writer {
-    producer: BaseProducer<Deliveries>,
+    producer: Arc<BaseProducer<Deliveries>>,
     /// For a transaction, by the client's and the brokers' clocks.
     within: Duration,
     state: State,
+    /// What the group has, as far as this producer knows.
+    noted: Option<Noted>,
 }
 
 enum State {
     Ready,
     /// The brokers were told to commit, and did not answer.
     Open(Noted),
-    /// The producer can't say how its transaction ended, but it was never told to commit: it is aborted when the next producer begins.
+    /// The producer is of no more use. What it left open is aborted when the next one begins.
     Spent,
 }
 
@@ -128,14 +134,28 @@ impl Writer {
         let producer: BaseProducer<Deliveries> =
             c.create_with_context(Deliveries::default()).map_err(|e| TransactionError::of(&e))?;
         producer.init_transactions(BROKER_ANSWER).map_err(|e| TransactionError::of(&e))?;
-        Ok(Self { producer, within: within.unwrap_or(BROKER_ANSWER), state: State::Ready })
+        let producer = Arc::new(producer);
+        Ok(Self { producer, within: within.unwrap_or(BROKER_ANSWER), state: State::Ready, noted: None })
+    }
+
+    /// Whether only a new producer can go on.
+    pub(super) fn is_spent(&self) -> bool {
+        matches!(self.state, State::Spent)
+    }
+
+    pub(super) fn knows(&mut self, noted: Option<Noted>) {
+        self.noted = noted;
+    }
+
+    pub(super) fn noted(&self) -> Option<&Noted> {
+        self.noted.as_ref()
     }
 
     pub(super) fn commit(
         &mut self,
         at: &TopicPartition,
         noted: &Noted,
-        group: &ConsumerGroupMetadata,
+        group: ConsumerGroupMetadata,
         messages: &[Outgoing<'_>],
     ) -> Result<(), TransactionError> {
         match std::mem::replace(&mut self.state, State::Ready) {
@@ -150,7 +170,10 @@ impl Writer {
                 Err(_) if matches!(self.state, State::Ready) => {}
                 Err(e) => return Err(e),
             },
-            State::Spent => return Err(TransactionError::Fenced(format!("{at}: the producer is of no more use"))),
+            State::Spent => {
+                self.state = State::Spent;
+                return Err(TransactionError::Unavailable(format!("{at}: the producer is of no more use")));
+            }
         }
         self.producer.begin_transaction().map_err(|e| TransactionError::of(&e))?;
         match self.fill(at, noted, group, messages) {
@@ -165,7 +188,7 @@ impl Writer {
         &mut self,
         at: &TopicPartition,
         noted: &Noted,
-        group: &ConsumerGroupMetadata,
+        group: ConsumerGroupMetadata,
         messages: &[Outgoing<'_>],
     ) {
         self.producer.begin_transaction().unwrap();
@@ -177,7 +200,7 @@ impl Writer {
         &self,
         at: &TopicPartition,
         noted: &Noted,
-        group: &ConsumerGroupMetadata,
+        group: ConsumerGroupMetadata,
         messages: &[Outgoing<'_>],
     ) -> Result<(), TransactionError> {
         let until = Instant::now() + self.within;
@@ -186,8 +209,22 @@ impl Writer {
         let mut entry = offsets.add_partition(&at.topic, at.partition);
         entry.set_metadata(&noted.note);
         entry.set_offset(Offset::Offset(noted.next)).map_err(|e| TransactionError::of(&e))?;
-        let left = until.saturating_duration_since(Instant::now()).max(TURN);
-        self.producer.send_offsets_to_transaction(&offsets, group, left).map_err(|e| TransactionError::of(&e))
+        self.send_offsets(offsets, group)
+    }
+
+    /// The call may outlast its time where no broker answers, for as long as that is so: then it is left to itself.
+    fn send_offsets(&self, offsets: TopicPartitionList, group: ConsumerGroupMetadata) -> Result<(), TransactionError> {
+        let (producer, within) = (Arc::clone(&self.producer), self.within);
+        let (tell, told) = mpsc::channel();
+        let call = std::thread::Builder::new().name("firn-offsets".to_owned()).spawn(move || {
+            // Who asked may not listen any more.
+            let _ = tell.send(producer.send_offsets_to_transaction(&offsets, &group, within));
+        });
+        call.map_err(|e| TransactionError::Unavailable(format!("no thread for the offsets: {e}")))?;
+        match told.recv_timeout(within + OUTLASTED_BY) {
+            Ok(done) => done.map_err(|e| TransactionError::of(&e)),
+            Err(_) => Err(TransactionError::Unavailable("no broker took the offsets".to_owned())),
+        }
     }
 
     fn deliver(&self, messages: &[Outgoing<'_>], until: Instant) -> Result<(), TransactionError> {
@@ -275,7 +312,10 @@ impl Writer {
 
     /// Commits what was filled in.
     pub(super) fn end(&mut self, noted: &Noted) -> Result<(), TransactionError> {
-        let Err(e) = self.producer.commit_transaction(self.within) else { return Ok(()) };
+        let Err(e) = self.producer.commit_transaction(self.within) else {
+            self.noted = Some(noted.clone());
+            return Ok(());
+        };
         let told = TransactionError::of(&e);
         match &e {
             KafkaError::Transaction(t) if t.is_fatal() => {
