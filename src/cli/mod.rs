@@ -2,6 +2,7 @@
 //!
 //! Knows clap, terminals and exit codes; the work itself is done by the library's other parts.
 
+mod adopt;
 mod check;
 mod config;
 mod dead_letters;
@@ -91,6 +92,8 @@ enum Command {
     DeadLetters(dead_letters::DeadLetterCommand),
     /// Set a table back in Kafka, or over what Kafka has lost, in one commit; or a pipeline's sink
     Rewind(rewind::RewindArgs),
+    /// Go on with a table that Spark or another writer filled, from where that stood in Kafka
+    Adopt(adopt::AdoptArgs),
     /// Look at what pipelines would deliver
     #[command(subcommand)]
     Pipeline(pipeline::PipelineCommand),
@@ -153,6 +156,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
                 Command::Table(command) => table::run(&command, output).await,
                 Command::Index(command) => index::run(&command, output).await,
                 Command::DeadLetters(command) => Box::pin(dead_letters::run(&command, output)).await,
+                Command::Adopt(args) => Box::pin(adopt::run(&args, output)).await,
                 Command::Rewind(args) => Box::pin(rewind::run(&args, output)).await,
                 Command::Pipeline(command) => Box::pin(pipeline::run(&command, output)).await,
                 Command::Mirror(command) => mirror::run(&command, output).await,

@@ -128,7 +128,7 @@ pub(super) async fn run(args: &RewindArgs, output: Output) -> Result<(), Failure
         print::text(&text(&outlook, prepared.mode))?;
     }
     if !args.yes {
-        confirm(&outlook.table)?;
+        confirm(&format!("rewind {}", outlook.table))?;
     }
     let done = prepared.commit().await?;
     let done = shown(&prepared, &done);
@@ -141,13 +141,13 @@ pub(super) async fn run(args: &RewindArgs, output: Output) -> Result<(), Failure
     }
 }
 
-pub(super) fn confirm(table: &str) -> Result<(), Failure> {
+pub(super) fn confirm(what: &str) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::usage(
             "nothing was done: say --yes to do it without being asked, or --dry-run to look only",
         ));
     }
-    eprint!("rewind {table}? [y/N] ");
+    eprint!("{what}? [y/N] ");
     std::io::stderr().flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
@@ -241,7 +241,7 @@ fn target(text: &str) -> Result<Target, String> {
     }
 }
 
-fn offsets(list: &str) -> Result<BTreeMap<i32, i64>, String> {
+pub(super) fn offsets(list: &str) -> Result<BTreeMap<i32, i64>, String> {
     let mut offsets = BTreeMap::new();
     for one in list.split(',') {
         let parsed = one.split_once(':').and_then(|(partition, offset)| {
@@ -249,7 +249,7 @@ fn offsets(list: &str) -> Result<BTreeMap<i32, i64>, String> {
             (partition >= 0 && offset >= 0).then_some((partition, offset))
         });
         let Some((partition, offset)) = parsed else {
-            return Err(format!("`{one}` is not PARTITION:OFFSET, e.g. offset=0:1500,1:900"));
+            return Err(format!("`{one}` is not PARTITION:OFFSET, e.g. 0:1500,1:900"));
         };
         if offsets.insert(partition, offset).is_some() {
             return Err(format!("partition {partition} is named twice"));

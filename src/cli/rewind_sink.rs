@@ -55,7 +55,7 @@ pub(super) async fn run(
         return if output == Output::Json { print::json(&shown(false)) } else { Ok(()) };
     }
     if !manner.yes {
-        confirm(sink)?;
+        confirm(&format!("rewind {sink}"))?;
     }
     rewind_sink(config, &rewind).await.map_err(Failure::failed)?;
     match output {

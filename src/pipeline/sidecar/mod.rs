@@ -52,7 +52,7 @@ use crate::source::kafka::{ClientSettings, KafkaSource, SourceError, Start};
 use intake::{Intake, options};
 use mount::Mount;
 use plan::Plan;
-pub use preview::{Preview, preview};
+pub use preview::{Preview, last_columns, preview};
 pub use rewind::{SinkRewind, prepare_sink_rewind, rewind_sink};
 use runner::{Input, Parts, Runner};
 use sinks::Named;

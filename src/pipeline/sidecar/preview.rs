@@ -14,8 +14,9 @@ use super::plan::{Plan, Unfit};
 use super::state::{Rules, State, with_statistics};
 use super::view::{Tellers, View};
 use crate::batch::ChangeBatch;
-use crate::change::{Mode, RowSchema};
-use crate::config::{Config, PipelineConfig, PipelineTopic};
+use crate::change::{Mode, RowSchema, origin};
+use crate::config::{Config, PipelineConfig, TableConfig};
+use crate::debezium::DecodeOptions;
 use crate::pipeline::{source_tables, wiring, writer_schemas};
 use crate::position::TopicPartition;
 use crate::source::kafka::{self, ClientSettings, partition_count, read_log, watermarks};
@@ -55,10 +56,7 @@ pub async fn preview(config: &Config, name: &str, records: i64) -> Result<Previe
         format!("there is no pipeline {name}; there are: {}", names.join(", "))
     })?;
     let kafka = kafka::settings(&config.kafka.bootstrap_servers, config.kafka.properties.iter(), 16 << 20);
-    let tellers = Tellers {
-        schemas: Arc::new(writer_schemas(config).map_err(|e| e.to_string())?),
-        sources: Arc::new(source_tables(config).map_err(|e| e.to_string())?),
-    };
+    let tellers = tellers(config)?;
     let memory = wiring::shared(config).memory;
     let (stop, stopping) = watch::channel(false);
     let views = pipeline
@@ -87,7 +85,8 @@ fn look(
     let mut rejected = Vec::new();
     let mut sources = Vec::new();
     for topic in &pipeline.sources {
-        let (columns, batches) = last(topic, kafka, tellers, records, &mut rejected)?;
+        let options = options(topic, Mode::Append, tellers.told());
+        let (columns, batches) = last(&topic.topic, options, kafka, tellers, records, &mut rejected)?;
         sources.push((topic, columns, batches));
     }
     let begun = Instant::now();
@@ -125,17 +124,45 @@ fn look(
     plan.shown(rows, rejected, pipeline)
 }
 
+/// The columns that the last records of a table's topic have, without firn's own; `None` where they hold no row.
+///
+/// # Errors
+/// The sentence for a person: Kafka or the registry does not answer.
+pub async fn last_columns(config: &Config, table: &TableConfig, records: i64) -> Result<Option<RowSchema>, String> {
+    let kafka = kafka::settings(&config.kafka.bootstrap_servers, config.kafka.properties.iter(), 16 << 20);
+    let tellers = tellers(config)?;
+    let (table, runtime) = (table.clone(), Handle::current());
+    let read = tokio::task::spawn_blocking(move || {
+        let _runtime = runtime.enter();
+        let options = wiring::decode_options(&table, tellers.told().sources.before());
+        last(&table.topic, options, &kafka, &tellers, records, &mut Vec::new())
+    });
+    let (columns, _) = read.await.map_err(|e| e.to_string())??;
+    Ok(columns.map(|mut columns| {
+        columns.columns.retain(|column| !origin::is_own(&column.name));
+        columns
+    }))
+}
+
+fn tellers(config: &Config) -> Result<Tellers, String> {
+    Ok(Tellers {
+        schemas: Arc::new(writer_schemas(config).map_err(|e| e.to_string())?),
+        sources: Arc::new(source_tables(config).map_err(|e| e.to_string())?),
+    })
+}
+
 /// The columns and rows of the last records of a topic.
 fn last(
-    topic: &PipelineTopic,
+    topic: &str,
+    options: DecodeOptions,
     kafka: &ClientSettings,
     tellers: &Tellers,
     records: i64,
     rejected: &mut Vec<(String, String)>,
 ) -> Result<(Option<RowSchema>, Vec<ChangeBatch>), String> {
-    let mut intake = Intake::new(options(topic, Mode::Append, tellers.told()))?;
-    let count = partition_count(kafka, &topic.topic).map_err(|e| format!("topic {}: {e}", topic.topic))?;
-    let partitions: Vec<_> = (0..count).map(|p| TopicPartition::new(&topic.topic, p)).collect();
+    let mut intake = Intake::new(options)?;
+    let count = partition_count(kafka, topic).map_err(|e| format!("topic {topic}: {e}"))?;
+    let partitions: Vec<_> = (0..count).map(|p| TopicPartition::new(topic, p)).collect();
     let mut kept: Vec<crate::letter::Letter> = Vec::new();
     for (at, low, high) in watermarks(kafka, &partitions).map_err(|e| e.to_string())? {
         let from = low.max(high - records);

@@ -38,15 +38,7 @@ impl LakeTable {
     /// # Errors
     /// `Incompatible` names the column, both types and what to do.
     pub async fn agree(&self, record: &RowSchema, asker: Option<&Asker>) -> Result<TableColumns, LakeError> {
-        let mut record = record.clone();
-        if self.spec.origin_columns {
-            let missing: Vec<Column> =
-                origin_columns().into_iter().filter(|c| record.index_of(&c.name).is_none()).collect();
-            record.columns.extend(missing);
-        }
-        if self.spec.unavailable_column && record.index_of(origin::UNAVAILABLE).is_none() {
-            record.columns.push(unavailable_column());
-        }
+        let record = self.completed(record);
         let key_columns: Vec<String> = record.columns.iter().filter(|c| c.key).map(|c| c.name.clone()).collect();
         if self.spec.mode == Mode::Upsert && key_columns.is_empty() {
             return Err(self.spec.settings(
@@ -96,6 +88,36 @@ impl LakeTable {
         Err(last.unwrap_or_else(|| self.spec.settings("the table's columns keep changing: try again")))
     }
 
+    /// With firn's own columns.
+    fn completed(&self, record: &RowSchema) -> RowSchema {
+        let mut record = record.clone();
+        if self.spec.origin_columns {
+            let missing: Vec<Column> =
+                origin_columns().into_iter().filter(|c| record.index_of(&c.name).is_none()).collect();
+            record.columns.extend(missing);
+        }
+        if self.spec.unavailable_column && record.index_of(origin::UNAVAILABLE).is_none() {
+            record.columns.push(unavailable_column());
+        }
+        record
+    }
+
+    fn rules(&self) -> Rules {
+        let (mode, type_change, dropped_column) = (self.spec.mode, self.spec.type_change, self.spec.dropped_column);
+        Rules { mode, type_change, dropped_column }
+    }
+
+    /// What records of these columns would change in the table's.
+    ///
+    /// # Errors
+    /// `Incompatible` as [`agree`](Self::agree) would answer.
+    pub(super) fn changes_for(&self, table: &Table, record: &RowSchema) -> Result<Vec<String>, LakeError> {
+        let name = self.spec.to_string();
+        let base = Base::of(&name, table.metadata())?;
+        let evolved = evolve(&base, &self.completed(record), None, self.rules())?;
+        Ok(evolved.map(|e| e.changes.iter().map(ToString::to_string).collect()).unwrap_or_default())
+    }
+
     async fn create(&self, record: &RowSchema, key: &[String], asker: Option<&Asker>) -> Result<Table, LakeError> {
         refuse_collisions(&self.spec.to_string(), record)?;
         let schema = to_iceberg(record, self.spec.mode)?;
@@ -131,12 +153,10 @@ impl LakeTable {
     ) -> Result<Table, LakeError> {
         let metadata = table.metadata();
         let name = self.spec.to_string();
-        let (mode, type_change, dropped_column) = (self.spec.mode, self.spec.type_change, self.spec.dropped_column);
-        let rules = Rules { mode, type_change, dropped_column };
         let base = Base::of(&name, metadata)?;
-        let evolved = evolve(&base, record, asker.and_then(|a| a.lsn), rules)?;
+        let evolved = evolve(&base, record, asker.and_then(|a| a.lsn), self.rules())?;
         let schema: &Schema = evolved.as_ref().map_or(metadata.current_schema().as_ref(), |evolved| &evolved.schema);
-        let noted = (mode == Mode::Upsert).then(|| row_key::to_note(metadata, schema, key)).flatten();
+        let noted = (self.spec.mode == Mode::Upsert).then(|| row_key::to_note(metadata, schema, key)).flatten();
         let mut properties: HashMap<String, String> = noted.map(|key| (KEY.to_owned(), key)).into_iter().collect();
         let mut updates = vec![];
         let mut what = format!("the key is ({})", key.join(", "));

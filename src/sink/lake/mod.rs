@@ -15,11 +15,13 @@
 //! - `held`: rows that lack values the source did not send, held back and made whole at the commit.
 //! - `sweep`: on demand, takes out what a snapshot of the source did not find again.
 //! - `rewind`: sets the table back, or over what Kafka's log has lost, in a snapshot of its own.
+//! - `adopt`: gives another writer's table its position.
 //! - [`letters`]: records that could not become rows, and their replay.
 
 pub mod index;
 pub mod letters;
 
+mod adopt;
 mod agree;
 mod conform;
 mod cut;
@@ -51,6 +53,7 @@ mod sweep;
 mod table;
 mod upsert;
 
+pub use adopt::{AdoptError, LookedAt};
 pub use cut::Sweep;
 pub use error::{CommitFailure, LakeError};
 pub use evolution::{AskingRecord, COLUMNS, ColumnChange, SCHEMA_HISTORY, SchemaChange, schema_history};

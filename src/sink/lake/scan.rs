@@ -124,6 +124,17 @@ impl ScannedRow {
     }
 }
 
+/// The key columns, each the widest of its family, since files by others may be newer than this layout.
+pub(crate) fn key_columns(layout: &Layout) -> Vec<WantedColumn> {
+    let fields = layout.schema.as_struct().fields();
+    let column = |i: &usize| WantedColumn {
+        id: fields[*i].id,
+        name: fields[*i].name.clone(),
+        data_type: canonical(layout.arrow.field(*i).data_type()),
+    };
+    layout.key.iter().map(column).collect()
+}
+
 /// The keys of a file's live rows that `ownership` takes, some at a time.
 pub(crate) struct KeyScan<'a> {
     reader: ColumnReader,
@@ -148,17 +159,7 @@ impl<'a> KeyScan<'a> {
         deleted: &'a RoaringBitmap,
         ownership: &'a (dyn Ownership + Sync),
     ) -> Result<Self, LakeError> {
-        let fields = layout.schema.as_struct().fields();
-        let mut columns: Vec<WantedColumn> = layout
-            .key
-            .iter()
-            .map(|i| WantedColumn {
-                id: fields[*i].id,
-                name: fields[*i].name.clone(),
-                // The widest of its family, since files by others may be newer than this layout.
-                data_type: canonical(layout.arrow.field(*i).data_type()),
-            })
-            .collect();
+        let mut columns = key_columns(layout);
         let keys = columns.len();
         if layout.keeps_row_ids() {
             columns.push(WantedColumn { id: ROW_ID_FIELD, name: ROW_ID.to_owned(), data_type: DataType::Int64 });
