@@ -2,6 +2,7 @@
 //!
 //! Knows clap, terminals and exit codes; the work itself is done by the library's other parts.
 
+mod backfill;
 mod check;
 mod config;
 mod dead_letters;
@@ -91,6 +92,8 @@ enum Command {
     DeadLetters(dead_letters::DeadLetterCommand),
     /// Set a table back in Kafka, or over what Kafka has lost, in one commit; or a pipeline's sink
     Rewind(rewind::RewindArgs),
+    /// Have rows of a range read anew at the source, to all sinks, while live changes flow
+    Backfill(backfill::BackfillArgs),
     /// Look at what pipelines would deliver
     #[command(subcommand)]
     Pipeline(pipeline::PipelineCommand),
@@ -154,6 +157,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
                 Command::Index(command) => index::run(&command, output).await,
                 Command::DeadLetters(command) => Box::pin(dead_letters::run(&command, output)).await,
                 Command::Rewind(args) => Box::pin(rewind::run(&args, output)).await,
+                Command::Backfill(args) => Box::pin(backfill::run(args, output)).await,
                 Command::Pipeline(command) => Box::pin(pipeline::run(&command, output)).await,
                 Command::Mirror(command) => mirror::run(&command, output).await,
                 Command::Query(args) => query::run(&args, output).await,

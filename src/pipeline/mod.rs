@@ -7,6 +7,7 @@
 //! A worker stages on the thread that polled; only commits cross threads. Each table's position is its own: a table that stops
 //! or waits holds up no other.
 
+pub mod backfill;
 mod committer;
 mod declared;
 mod epoch;
