@@ -4,6 +4,7 @@
 //! - [`position`], [`record`], [`change`], [`lineage`], [`batch`], [`letter`], [`table_event`], [`memory`]: the words. Pure types, no clients.
 //! - [`config`]: what a person sets. [`cli`]: what a person types. [`serve`], [`logging`]: what a running process shows.
 //! - [`catalogs`]: from the configuration to a catalog. [`registry`]: schemas by id. [`database`]: columns by the source database.
+//!   [`connect`]: Kafka Connect's connectors.
 //! - [`outbox`]: from a table to a topic.
 //! - [`heap`], [`open_files`]: what is asked of the system.
 
@@ -19,6 +20,7 @@ pub mod table_event;
 pub mod catalogs;
 pub mod cli;
 pub mod config;
+pub mod connect;
 pub mod database;
 pub mod debezium;
 #[cfg(feature = "demo")]

@@ -3,6 +3,7 @@
 //! Knows clap, terminals and exit codes; the work itself is done by the library's other parts.
 
 mod adopt;
+mod backfill;
 mod check;
 mod config;
 mod dead_letters;
@@ -94,6 +95,8 @@ enum Command {
     Rewind(rewind::RewindArgs),
     /// Go on with a table that Spark or another writer filled, from where that stood in Kafka
     Adopt(adopt::AdoptArgs),
+    /// Have rows of a range read anew at the source, to all sinks, while live changes flow
+    Backfill(backfill::BackfillArgs),
     /// Look at what pipelines would deliver
     #[command(subcommand)]
     Pipeline(pipeline::PipelineCommand),
@@ -158,6 +161,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
                 Command::DeadLetters(command) => Box::pin(dead_letters::run(&command, output)).await,
                 Command::Adopt(args) => Box::pin(adopt::run(&args, output)).await,
                 Command::Rewind(args) => Box::pin(rewind::run(&args, output)).await,
+                Command::Backfill(args) => Box::pin(backfill::run(args, output)).await,
                 Command::Pipeline(command) => Box::pin(pipeline::run(&command, output)).await,
                 Command::Mirror(command) => mirror::run(&command, output).await,
                 Command::Query(args) => query::run(&args, output).await,

@@ -1,8 +1,10 @@
-//! The source database: what its catalog says of a table's columns. Reads nothing else there, and writes nothing.
+//! The source database: what its catalog says of a table's columns, and the table by which a connector takes signals. Reads nothing else
+//! there, and writes nothing but what a person asks for.
 //!
 //! PostgreSQL alone; sqlx stops here. What its types mean is somebody else's business.
 
 mod lookup;
+mod signal;
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -86,6 +88,21 @@ impl Database {
     pub async fn probe(&self) -> Result<(), DatabaseError> {
         // Of no table: the name begins with what would be its schema.
         self.describe("", None).await.map(|_| ())
+    }
+
+    /// Puts a row `(id, kind, data)` into the connector's signal table, `schema.table`, unless one with that id is there.
+    ///
+    /// # Errors
+    /// When that is not done, or not for sure.
+    pub async fn signal(&self, table: &str, id: &str, kind: &str, data: &str) -> Result<(), DatabaseError> {
+        let work = async {
+            let mut connection = PgConnection::connect_with(&self.options).await?;
+            signal::insert(&mut connection, table, id, kind, data).await
+        };
+        match tokio::time::timeout(ANSWER_WITHIN, work).await {
+            Ok(done) => done.map_err(explain),
+            Err(_) => Err(DatabaseError::Unavailable(format!("nothing within {} s", ANSWER_WITHIN.as_secs()))),
+        }
     }
 
     /// The table that a topic is named after (`prefix.schema.table`), with its columns. `database` is the one that the topic's records

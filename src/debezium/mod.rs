@@ -11,6 +11,7 @@
 //! - `plan`: which field goes where. `fitted`: the plan of a writer's records, older ones too. `described`, `postgres`: types from the
 //!   source database. `infer`: types where nothing else tells them. `ask`: what the table lacks. `reader`, `object`, `value`: how it gets
 //!   there. `columns`, `rows`: where it ends.
+//! - [`signalling`]: how a connector is told to read rows anew, and what it says of that.
 //! - `time`, `decimal`: conversions. `fault`: why a record was rejected.
 //!
 //! Must not know: Kafka's client, Iceberg, the configuration file.
@@ -36,6 +37,7 @@ mod plan;
 pub mod postgres;
 mod reader;
 mod rows;
+pub mod signalling;
 mod source;
 mod table_event;
 mod time;

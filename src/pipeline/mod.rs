@@ -8,6 +8,7 @@
 //! or waits holds up no other.
 
 pub mod adopt;
+pub mod backfill;
 mod committer;
 mod declared;
 mod epoch;

@@ -213,7 +213,7 @@ pub const METRICS: [Metric; 42] = [
         Kind::Counter,
         Unit::Count,
         &["sink"],
-        "writes to Redis that were left out for a row whose key has a NULL",
+        "writes that the sink's settings left out for a row: a key with a NULL (Redis), a row of a snapshot that is there (ClickHouse)",
     ),
     metric(
         ALERTS_HELD_BACK_TOTAL,

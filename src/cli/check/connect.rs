@@ -1,48 +1,26 @@
 //! Debezium's connectors, as Kafka Connect's REST API tells them: settings that make values wrong before firn sees them.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
-
-use serde::Deserialize;
 
 use super::report::Finding;
 use crate::cli::with_causes;
 use crate::config::Config;
-
-/// `GET /connectors?expand=info`
-type Connectors = BTreeMap<String, Connector>;
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Connector {
-    info: Info,
-}
-
-#[derive(Debug, Deserialize)]
-struct Info {
-    config: BTreeMap<String, String>,
-}
+use crate::connect::{Connector, connectors};
 
 pub(super) async fn check(config: &Config) -> Vec<Finding> {
     let Some(url) = config.connect.url.as_ref() else { return Vec::new() };
     let subject = format!("connect {url}");
-    let todo = "check connect.url and that Kafka Connect runs";
-    let fetch = async {
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build()?;
-        let address = format!("{}/connectors?expand=info", url.as_str().trim_end_matches('/'));
-        client.get(address).send().await?.error_for_status()?.json::<Connectors>().await
-    };
-    match fetch.await {
+    match connectors(url).await {
         Ok(connectors) => judge(&subject, &connectors),
-        // reqwest's error would name the URL with its password.
-        Err(e) => vec![Finding::fail(subject, with_causes(&e.without_url()), todo)],
+        Err(e) => vec![Finding::fail(subject, with_causes(&e), "check connect.url and that Kafka Connect runs")],
     }
 }
 
 /// A NULL in a column with a DEFAULT is sent as the DEFAULT, unless converter and transform are told not to.
-fn judge(subject: &str, connectors: &Connectors) -> Vec<Finding> {
+fn judge(subject: &str, connectors: &BTreeMap<String, Connector>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut looked_at = 0;
-    for (name, Connector { info: Info { config } }) in connectors {
+    for (name, Connector { config, .. }) in connectors {
         if !config.get("connector.class").is_some_and(|class| class.starts_with("io.debezium.connector.")) {
             continue;
         }
@@ -95,6 +73,10 @@ mod tests {
     const UNWRAP: &str =
         r#""transforms":"a, unwrap","transforms.unwrap.type":"io.debezium.transforms.ExtractNewRecordState""#;
 
+    fn connector(config: &str) -> Connector {
+        Connector { config: serde_json::from_str(config).unwrap(), states: vec![] }
+    }
+
     #[rstest]
     #[case::json_as_shipped(format!("{JSON},{KEPT}"), None)]
     #[case::json(JSON.to_owned(), Some("set value.converter.replace.null.with.default=false"))]
@@ -104,9 +86,9 @@ mod tests {
     #[case::avro(r#""value.converter":"io.confluent.connect.avro.AvroConverter""#.to_owned(), Some("ignore.default"))]
     fn a_connector_that_replaces_nulls_is_named(#[case] settings: String, #[case] want: Option<&str>) {
         let class = r#""connector.class":"io.debezium.connector.postgresql.PostgresConnector""#;
-        let other = r#""other":{"info":{"config":{"connector.class":"org.example.Sink"}}}"#;
-        let answer = format!(r#"{{"shop":{{"info":{{"name":"shop","config":{{{class},{settings}}}}}}},{other}}}"#);
-        let findings = judge("connect", &serde_json::from_str(&answer).unwrap());
+        let shop = connector(&format!("{{{class},{settings}}}"));
+        let other = connector(r#"{"connector.class":"org.example.Sink"}"#);
+        let findings = judge("connect", &[("shop".to_owned(), shop), ("other".to_owned(), other)].into());
         assert_eq!(findings.len(), 1);
         match want {
             None => assert_eq!(findings[0].verdict, Verdict::Ok),
@@ -120,15 +102,11 @@ mod tests {
     #[test]
     fn the_shipped_connectors_keep_nulls() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/connect");
-        let mut connectors = String::new();
-        for name in ["engagement", "inventory"] {
+        let shipped = |name: &str| {
             let config = std::fs::read_to_string(folder.join(format!("{name}-connector.json"))).unwrap();
-            connectors += &format!(
-                r#"{}"{name}":{{"info":{{"config":{config}}}}}"#,
-                if connectors.is_empty() { "" } else { "," }
-            );
-        }
-        let findings = judge("connect", &serde_json::from_str(&format!("{{{connectors}}}")).unwrap());
+            (name.to_owned(), connector(&config))
+        };
+        let findings = judge("connect", &["engagement", "inventory"].map(shipped).into());
         assert_eq!(findings[0].verdict, Verdict::Ok, "{findings:?}");
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::error::Problem;
 use crate::config::secret::{Address, Properties};
+pub use crate::sink::clickhouse::SnapshotRows;
 
 /// One table in ClickHouse.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -33,6 +34,12 @@ pub struct ClickHouseConfig {
     /// ClickHouse types of columns, in place of what the SELECT's types give.
     #[serde(default)]
     pub columns: BTreeMap<String, String>,
+    /// Which rows of snapshots (`op = 'r'`) are inserted.
+    #[serde(default)]
+    pub snapshot_rows: SnapshotRows,
+    /// The columns that tell a row of a snapshot from others, for `snapshot_rows = "missing"`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshot_key: Vec<String>,
     /// Whether a table that firn makes has a row's topic, partition and offset.
     #[serde(default = "default_origin_columns")]
     pub origin_columns: bool,
@@ -117,9 +124,31 @@ impl ClickHouseConfig {
         if self.partition_by.as_deref().is_some_and(|expression| expression.trim().is_empty()) {
             return Err(Problem::new("partition_by", "must not be empty: leave it out"));
         }
+        self.validate_snapshot_rows()?;
         match (100..=600_000).contains(&self.timeout_ms) {
             true => Ok(()),
             false => Err(Problem::new("timeout_ms", format!("{} is not between 100 and 600000", self.timeout_ms))),
+        }
+    }
+
+    fn validate_snapshot_rows(&self) -> Result<(), Problem> {
+        if self.snapshot_rows == SnapshotRows::All {
+            return match self.snapshot_key.is_empty() {
+                true => Ok(()),
+                false => Err(Problem::new("snapshot_key", "goes with snapshot_rows = \"missing\"")),
+            };
+        }
+        if self.engine == ClickHouseEngine::Replacing {
+            return Err(Problem::new("snapshot_rows", "a replacing table keeps one row of each sorting key as it is"));
+        }
+        match (self.snapshot_rows, self.snapshot_key.is_empty()) {
+            (SnapshotRows::Missing, true) => Err(Problem::new(
+                "snapshot_key",
+                "name the columns that tell rows apart and never change, those of the sorting key first: it is looked for \
+                 each row of a snapshot whether the table has it",
+            )),
+            (SnapshotRows::None, false) => Err(Problem::new("snapshot_key", "goes with snapshot_rows = \"missing\"")),
+            _ => Ok(()),
         }
     }
 }
@@ -150,6 +179,12 @@ mod tests {
     #[case("url = \"http://a\"\nversion = \"v\"", "version")]
     #[case("url = \"http://a\"\npartition_by = \" \"", "partition_by")]
     #[case("url = \"http://a\"\ntimeout_ms = 1", "timeout_ms")]
+    #[case("url = \"http://a\"\nsnapshot_rows = \"missing\"", "snapshot_key")]
+    #[case("url = \"http://a\"\nsnapshot_key = [\"id\"]", "snapshot_key")]
+    #[case(
+        "url = \"http://a\"\nengine = \"replacing\"\norder_by = [\"id\"]\nsnapshot_rows = \"none\"",
+        "snapshot_rows"
+    )]
     #[case("url = \"http://a\"\ndatabase = \"\"", "database")]
     fn what_can_not_be_is_refused(#[case] more: &str, #[case] field: &str) {
         assert_eq!(config(more).validate().unwrap_err().field, field);

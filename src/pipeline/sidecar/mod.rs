@@ -56,7 +56,7 @@ pub use preview::{Preview, last_columns, preview};
 pub use rewind::{SinkRewind, prepare_sink_rewind, rewind_sink};
 use runner::{Input, Parts, Runner};
 use sinks::Named;
-pub use sinks::{last_rows, probe as probe_sinks};
+pub use sinks::{delete_between, last_rows, probe as probe_sinks};
 use state::{Rules, state_topic};
 use view::{Tellers, View};
 

@@ -25,7 +25,7 @@ pub(super) struct Named {
     pub name: String,
     pub sink: Box<dyn Sink>,
     pub offsets: GroupOffsets,
-    /// Counts writes that were left out since their key has a NULL, where the sink knows such.
+    /// Counts writes that the sink's settings leave out, where it knows such.
     pub skipped: Option<Arc<AtomicU64>>,
 }
 
@@ -48,7 +48,8 @@ pub(super) fn of(config: &Config, pipeline: &PipelineConfig) -> Result<Vec<Named
     for sink in &pipeline.clickhouse {
         let made = ClickHouseSink::new(clickhouse_settings(sink), &id(&sink.name));
         let (name, offsets) = (sink.name.clone(), GroupOffsets::Reported);
-        sinks.push(Named { name, sink: Box::new(made), offsets, skipped: None });
+        let skipped = Some(made.skipped());
+        sinks.push(Named { name, sink: Box::new(made), offsets, skipped });
     }
     for sink in &pipeline.redis {
         let settings = sink.settings().map_err(|p| format!("{}: {}", p.field, p.message))?;
@@ -136,6 +137,26 @@ pub async fn last_rows(config: &Config, name: &str, by: Option<&str>, count: usi
     }
 }
 
+/// Deletes the rows of a range in the ClickHouse table of `pipeline.sink`; how many there were.
+///
+/// # Errors
+/// The sentence for a person.
+pub async fn delete_between(
+    config: &Config,
+    sink: &str,
+    column: &str,
+    from_ms: Option<i64>,
+    to_ms: Option<i64>,
+) -> Result<u64, String> {
+    let of_pipeline =
+        |p: &PipelineConfig| p.clickhouse.iter().find(|s| format!("{}.{}", p.name, s.name) == sink).cloned();
+    let Some(found) = config.pipelines.iter().find_map(of_pipeline) else {
+        return Err("it is no ClickHouse table".to_owned());
+    };
+    let deleted = clickhouse::delete_between(&clickhouse_settings(&found), column, from_ms, to_ms).await;
+    deleted.map_err(|e| e.to_string())
+}
+
 fn clickhouse_settings(sink: &ClickHouseConfig) -> ClickHouseSettings {
     ClickHouseSettings {
         nodes: sink.nodes().iter().map(|node| node.as_str().to_owned()).collect(),
@@ -149,6 +170,8 @@ fn clickhouse_settings(sink: &ClickHouseConfig) -> ClickHouseSettings {
         partition_by: sink.partition_by.clone(),
         version: sink.version.clone(),
         columns: sink.columns.clone(),
+        snapshot_rows: sink.snapshot_rows,
+        snapshot_key: sink.snapshot_key.clone(),
         origin_columns: sink.origin_columns,
         timeout: Duration::from_millis(sink.timeout_ms),
         properties: sink.properties.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),

@@ -10,7 +10,8 @@
 //! - [`settings`]: what the sink is told. [`server`]: one node. [`nodes`]: which of several. [`fault`]: what its answers mean. [`sql`]: quoting.
 //! - [`table`], [`types`]: the table as the SELECT needs it.
 //! - [`intents`]: where the sink stands. [`rows`], [`cast`], [`split`], [`calendar`], [`refused`]: a delivery as it is sent.
-//! - [`probe`]: whether it can work at all. [`tail`](mod@tail): the last rows, for people.
+//! - [`snapshot`]: rows of snapshots that the table is not to get. [`stated`]: rows within a statement.
+//! - [`probe`]: whether it can work at all. [`tail`](mod@tail): the last rows, for people. [`range`](mod@range): rows deleted, for people.
 
 mod calendar;
 mod cast;
@@ -18,12 +19,15 @@ mod fault;
 mod intents;
 mod nodes;
 mod probe;
+mod range;
 mod refused;
 mod rows;
 mod server;
 mod settings;
+mod snapshot;
 mod split;
 mod sql;
+mod stated;
 mod table;
 mod tail;
 #[cfg(test)]
@@ -31,6 +35,8 @@ mod tests;
 mod types;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow_schema::SchemaRef;
@@ -42,8 +48,9 @@ use self::fault::Fault;
 use self::intents::Intents;
 use self::nodes::Chosen;
 pub use self::probe::probe;
+pub use self::range::delete_between;
 use self::server::{OpenInsert, Server};
-pub use self::settings::{ClickHouseSettings, Engine};
+pub use self::settings::{ClickHouseSettings, Engine, SnapshotRows};
 use self::split::Part;
 use self::table::Table;
 pub use self::tail::{LastRows, tail};
@@ -71,6 +78,8 @@ pub struct ClickHouseSink {
     table: Option<Table>,
     /// What was taken over and not lost since.
     held: BTreeMap<TopicPartition, Held>,
+    /// Rows of snapshots that were left out.
+    skipped: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Debug)]
@@ -106,7 +115,13 @@ impl ClickHouseSink {
             start: 0,
             table: None,
             held: BTreeMap::new(),
+            skipped: Arc::default(),
         }
+    }
+
+    /// How many rows of snapshots the settings left out.
+    pub fn skipped(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.skipped)
     }
 
     /// The node that is worked with.
@@ -225,7 +240,8 @@ impl ClickHouseSink {
             return self.store(&server, at).await;
         }
         let rows = rows::encode(delivery, &intent, &table)?;
-        let parts = match table.partition_key.split(&server, &rows).await {
+        let left_out = snapshot::left_out(&server, &self.settings, &table, delivery, &rows).await?;
+        let parts = match table.partition_key.split(&server, &rows, &left_out).await {
             Ok(parts) => parts,
             Err(fault) => return Err(refused::find(&server, &rows, &table.columns, fault).await),
         };
@@ -239,6 +255,7 @@ impl ClickHouseSink {
         if let Some(held) = self.held.get_mut(at) {
             held.finished = true;
         }
+        self.skipped.fetch_add(left_out.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 

@@ -4,6 +4,19 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+/// Which rows of snapshots are inserted into a table of facts, where each row is one more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SnapshotRows {
+    #[default]
+    All,
+    /// Those whose key is not in the table yet.
+    Missing,
+    None,
+}
+
 /// What a table is to readers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
@@ -30,6 +43,9 @@ pub struct ClickHouseSettings {
     /// ClickHouse types of columns, in place of what their Arrow types give. Of a column that the SELECT does not give: its
     /// type and its `DEFAULT`.
     pub columns: BTreeMap<String, String>,
+    pub snapshot_rows: SnapshotRows,
+    /// The columns that are looked for where `snapshot_rows` is `Missing`.
+    pub snapshot_key: Vec<String>,
     /// Whether a table that firn makes has a row's topic, partition and offset.
     pub origin_columns: bool,
     /// Longest wait for one answer.

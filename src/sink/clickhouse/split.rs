@@ -4,19 +4,14 @@
 //! these are is plain for the usual expressions ([`calendar`]); for any other ClickHouse itself is asked, which has the expression,
 //! the types and the time zones.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::collections::{BTreeMap, BTreeSet};
 
-use arrow_array::{ArrayRef, RecordBatch, UInt32Array, UInt64Array};
-use arrow_schema::{DataType, Field, Schema};
-use base64::Engine;
-use std::sync::Arc;
+use arrow_array::{RecordBatch, UInt32Array};
 
 use super::calendar;
 use super::fault::Fault;
-use super::rows::arrow_stream;
 use super::server::Server;
-use super::sql::{name, text};
+use super::stated::{ROW, stated};
 
 /// The partition key of a table.
 #[derive(Clone, Debug, Default)]
@@ -38,21 +33,21 @@ pub(super) struct Part {
 }
 
 impl PartitionKey {
-    /// Splits rows that are ready to be sent.
-    pub(super) async fn split(&self, server: &Server, rows: &RecordBatch) -> Result<Vec<Part>, Fault> {
-        if self.expression.is_empty() {
-            return Ok(vec![Part { value: String::new(), rows: rows.clone() }]);
-        }
-        let plain = calendar::parse(&self.expression, &self.columns, &self.zone);
-        let values = match plain.and_then(|parts| calendar::values(&parts, rows)) {
-            Some(values) => values,
-            None => self.ask(server, rows).await?,
-        };
+    /// Splits rows that are ready to be sent, without those that are `left_out`.
+    pub(super) async fn split(
+        &self,
+        server: &Server,
+        rows: &RecordBatch,
+        left_out: &BTreeSet<u32>,
+    ) -> Result<Vec<Part>, Fault> {
+        let values = self.values(server, rows).await?;
         let mut parts: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
-        for (row, value) in values.iter().enumerate() {
-            parts.entry(value).or_default().push(row as u32);
+        for (row, value) in (0..).zip(&values).filter(|(row, _)| !left_out.contains(row)) {
+            parts.entry(value).or_default().push(row);
         }
-        if let (1, Some((value, _))) = (parts.len(), parts.first_key_value()) {
+        if let (1, Some((value, indices))) = (parts.len(), parts.first_key_value())
+            && indices.len() == rows.num_rows()
+        {
             return Ok(vec![Part { value: (*value).to_owned(), rows: rows.clone() }]);
         }
         let take = |(value, indices): (&str, Vec<u32>)| {
@@ -64,31 +59,26 @@ impl PartitionKey {
     }
 
     /// The partition's value of each row.
-    async fn ask(&self, server: &Server, rows: &RecordBatch) -> Result<Vec<String>, Fault> {
-        let broken = |e: String| Fault::away(&server.node, &format!("partitions can't be asked for: {e}"));
-        let numbers = UInt64Array::from_iter_values(0..rows.num_rows() as u64);
-        let mut fields = vec![Field::new(ROW, DataType::UInt64, false)];
-        let mut columns: Vec<ArrayRef> = vec![Arc::new(numbers)];
-        let mut structure = format!("{ROW} UInt64");
-        for (column, column_type) in &self.columns {
-            let (index, field) =
-                rows.schema_ref().column_with_name(column).ok_or_else(|| broken(format!("no {column}")))?;
-            fields.push(field.clone());
-            columns.push(rows.column(index).clone());
-            let _ = write!(structure, ", {} {column_type}", name(column));
+    async fn values(&self, server: &Server, rows: &RecordBatch) -> Result<Vec<String>, Fault> {
+        if self.expression.is_empty() {
+            return Ok(vec![String::new(); rows.num_rows()]);
         }
-        let asked = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(|e| broken(e.to_string()))?;
-        let stream = arrow_stream(&asked).map_err(|e| broken(e.to_string()))?;
-        let sql = format!(
-            "SELECT toString(tuple({})), {ROW} FROM (SELECT * FROM format(ArrowStream, {}, base64Decode('{}')))",
-            self.expression,
-            text(&structure),
-            base64::engine::general_purpose::STANDARD.encode(&stream)
-        );
+        let plain = calendar::parse(&self.expression, &self.columns, &self.zone);
+        match plain.and_then(|parts| calendar::values(&parts, rows)) {
+            Some(values) => Ok(values),
+            None => self.ask(server, rows).await,
+        }
+    }
+
+    async fn ask(&self, server: &Server, rows: &RecordBatch) -> Result<Vec<String>, Fault> {
+        let all: Vec<u32> = (0..rows.num_rows() as u32).collect();
+        let asked = stated(rows, &self.columns, &all).map_err(|e| Fault::away(&server.node, &e))?;
+        let sql = format!("SELECT toString(tuple({})), {ROW} FROM {asked}", self.expression);
         let mut values = vec![String::new(); rows.num_rows()];
-        let answer = server.rows::<(String, u64)>(&sql).await?;
+        let answer = server.rows::<(String, u32)>(&sql).await?;
         if answer.len() != values.len() {
-            return Err(broken(format!("{} answers for {} rows", answer.len(), values.len())));
+            let why = format!("{} answers for the partitions of {} rows", answer.len(), values.len());
+            return Err(Fault::away(&server.node, &why));
         }
         for (value, row) in answer {
             if let Some(slot) = values.get_mut(row as usize) {
@@ -98,6 +88,3 @@ impl PartitionKey {
         Ok(values)
     }
 }
-
-/// The column by which an answer is told to a row.
-const ROW: &str = "_firn_row";

@@ -33,7 +33,9 @@ pub use create::{ensure_compacted, ensure_topic};
 pub use log::{LogError, has_record, is_compacted, read_log};
 pub use producer::{Producer, SendError};
 pub use reader::{Read, TopicReader};
-pub use topics::{Reach, TopicListing, list_topics, offsets_since, partition_count, reach, topic_id, watermarks};
+pub use topics::{
+    Reach, TopicListing, committed, list_topics, offsets_since, partition_count, reach, topic_id, watermarks,
+};
 pub use transactions::{MessageTransactions, Noted, Outgoing, TransactionError, Transactions};
 
 use crate::position::TopicPartition;

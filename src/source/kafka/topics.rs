@@ -135,6 +135,27 @@ pub fn offsets_since(
         .collect()
 }
 
+/// Up to where a consumer group says that it is, in each partition; `None` where it says nothing.
+///
+/// # Errors
+/// When the cluster does not answer.
+pub fn committed(
+    settings: &ClientSettings,
+    group: &str,
+    partitions: &[TopicPartition],
+) -> Result<Vec<Option<i64>>, SourceError> {
+    let mut client = settings.consumer(group, 0);
+    client.remove("group.instance.id");
+    let client: BaseConsumer = client.create().map_err(SourceError::Client)?;
+    let asked = super::list(partitions.iter().map(|at| (at, Offset::Invalid)));
+    let found = client.committed_offsets(asked, BROKER_ANSWER).map_err(|e| unreachable(settings, e))?;
+    let offset = |at: &TopicPartition| match found.find_partition(&at.topic, at.partition)?.offset() {
+        Offset::Offset(offset) => Some(offset),
+        _ => None,
+    };
+    Ok(partitions.iter().map(offset).collect())
+}
+
 /// How many partitions a topic has now.
 ///
 /// # Errors

@@ -35,7 +35,7 @@ async fn opened(place: &TestTable) -> (Server, OpenInsert) {
     let (at, delivery) = (conformance::at(0), delivery(&[0, 1, 2]));
     let Ok(Begin::New(intent)) = sink.held[&at].intent().begin(&delivery.span, false, now_ms()) else { panic!() };
     let rows = rows::encode(&delivery, &intent, sink.table.as_ref().unwrap()).unwrap();
-    let parts = sink.table.as_ref().unwrap().partition_key.split(&server, &rows).await.unwrap();
+    let parts = sink.table.as_ref().unwrap().partition_key.split(&server, &rows, &Default::default()).await.unwrap();
     sink.held.insert(at.clone(), Held::offered(intent.clone()));
     sink.store(&server, &at).await.unwrap();
     let open = sink.open(&server, &at, &intent, &parts[0]).await.unwrap();

@@ -11,6 +11,7 @@ use crate::sink::conformance::{self, Place};
 
 mod late;
 mod nodes;
+mod snapshots;
 mod speed;
 mod tables;
 mod values;
@@ -34,6 +35,8 @@ fn settings(address: &str, table: &str) -> ClickHouseSettings {
         partition_by: Some("toDate(at)".to_owned()),
         version: None,
         columns: BTreeMap::from([("digits".to_owned(), "UInt32".to_owned())]),
+        snapshot_rows: SnapshotRows::All,
+        snapshot_key: vec![],
         origin_columns: true,
         timeout: Duration::from_secs(10),
         properties: BTreeMap::new(),

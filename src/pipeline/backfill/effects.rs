@@ -1,0 +1,146 @@
+//! What the rows of a backfill do to each sink that reads their topic.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::change::Mode;
+use crate::config::sinks::clickhouse::{ClickHouseEngine, SnapshotRows};
+use crate::config::sinks::redis::KindConfig;
+use crate::config::{ClickHouseConfig, Config, PipelineConfig, RedisConfig};
+
+/// What becomes of a row that a sink has already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// It is overwritten by its key.
+    Overwrites,
+    /// It is left out: only rows come that the sink lacks.
+    FillsIn,
+    /// No row of a snapshot comes at all.
+    LeavesOut,
+    /// Every change is a row, the new reading one more.
+    Keeps,
+    /// It is there, or counted, once more.
+    Doubles,
+}
+
+impl fmt::Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Effect::Overwrites => "overwritten by key",
+            Effect::FillsIn => "only what is missing is inserted",
+            Effect::LeavesOut => "gets no rows of snapshots",
+            Effect::Keeps => "one more change of each row",
+            Effect::Doubles => "doubled where it has them already",
+        })
+    }
+}
+
+/// A sink that reads the topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Affected {
+    /// `lake`, or `pipeline.sink`.
+    pub sink: String,
+    pub effect: Effect,
+    /// The consumer group under which it says how far it is.
+    pub group: String,
+}
+
+/// All sinks that read the topic.
+pub fn affected(config: &Config, topic: &str) -> Vec<Affected> {
+    let group = |sink: &str| format!("{}.{sink}", config.kafka.group);
+    let mut all = Vec::new();
+    if let Some(table) = config.table_for(topic) {
+        let effect = match table.mode {
+            Mode::Upsert => Effect::Overwrites,
+            Mode::Append => Effect::Keeps,
+        };
+        all.push(Affected { sink: "lake".to_owned(), effect, group: group("lake") });
+    }
+    for pipeline in config.pipelines.iter().filter(|p| p.sources.iter().any(|source| source.topic == topic)) {
+        for name in pipeline.sink_names() {
+            let sink = format!("{}.{name}", pipeline.name);
+            all.push(Affected { effect: of_sink(pipeline, name), group: group(&sink), sink });
+        }
+    }
+    all
+}
+
+fn of_sink(pipeline: &PipelineConfig, name: &str) -> Effect {
+    let clickhouse = pipeline.clickhouse.iter().find(|sink| sink.name == name).map(of_clickhouse);
+    let redis = || pipeline.redis.iter().find(|sink| sink.name == name).map(of_redis);
+    clickhouse.or_else(redis).unwrap_or(Effect::Doubles)
+}
+
+fn of_clickhouse(sink: &ClickHouseConfig) -> Effect {
+    match (sink.engine, sink.snapshot_rows) {
+        (ClickHouseEngine::Replacing, _) => Effect::Overwrites,
+        (ClickHouseEngine::MergeTree, SnapshotRows::Missing) => Effect::FillsIn,
+        (ClickHouseEngine::MergeTree, SnapshotRows::None) => Effect::LeavesOut,
+        (ClickHouseEngine::MergeTree, SnapshotRows::All) => Effect::Doubles,
+    }
+}
+
+fn of_redis(sink: &RedisConfig) -> Effect {
+    let counts = sink
+        .writes
+        .iter()
+        .any(|write| matches!(write.kind, KindConfig::Stream | KindConfig::Top) || !write.increments.is_empty());
+    if counts { Effect::Doubles } else { Effect::Overwrites }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn each_sink_says_what_becomes_of_rows_that_it_has() {
+        let clickhouse = |name: &str, more: &str| {
+            format!(
+                "[[pipelines.clickhouse]]\nname = '{name}'\nurl = 'http://c'\ntable = 't'\norder_by = ['id']\n{more}\n"
+            )
+        };
+        let redis = |name: &str, write: &str| {
+            format!(
+                "[[pipelines.redis]]\nname = '{name}'\nurl = 'redis://r'\n[[pipelines.redis.writes]]\nkey = 'k:{{id}}'\n{write}\n"
+            )
+        };
+        let text = [
+            "[kafka]\nbootstrap_servers = 'k:1'\ngroup = 'g'\n[catalog]\ntype = 'sql'\nuri = 'sqlite:x'\nwarehouse = 'w'\n\
+             [lake]\ntopics = ['p.s.*']\nmode = 'upsert'\n\
+             [[pipelines]]\nname = 'p'\nsql = 'SELECT 1'\n[[pipelines.sources]]\ntopic = 'p.s.t'\n"
+                .to_owned(),
+            clickhouse("facts", ""),
+            clickhouse("mirror", "engine = 'replacing'"),
+            clickhouse("gaps", "snapshot_rows = 'missing'\nsnapshot_key = ['id']"),
+            clickhouse("live", "snapshot_rows = 'none'"),
+            redis("hash", "kind = 'hash'"),
+            redis("counts", "kind = 'hash'\nincrements = { n = 1 }"),
+            redis("stream", "kind = 'stream'"),
+            "[[pipelines]]\nname = 'q'\nsql = 'SELECT 1'\n[[pipelines.sources]]\ntopic = 'p.s.other'\n".to_owned(),
+            clickhouse("facts", ""),
+        ]
+        .concat();
+        let lookup = crate::config::env::Lookup::default();
+        let config = Config::parse(&text, Path::new("firn.toml"), &lookup).unwrap();
+        let all = affected(&config, "p.s.t");
+        let said: Vec<_> = all.iter().map(|a| (a.sink.as_str(), a.effect)).collect();
+        use Effect::{Doubles, FillsIn, LeavesOut, Overwrites};
+        assert_eq!(
+            said,
+            [
+                ("lake", Overwrites),
+                ("p.facts", Doubles),
+                ("p.mirror", Overwrites),
+                ("p.gaps", FillsIn),
+                ("p.live", LeavesOut),
+                ("p.hash", Overwrites),
+                ("p.counts", Doubles),
+                ("p.stream", Doubles),
+            ]
+        );
+        assert_eq!(all.last().unwrap().group, "g.p.stream");
+    }
+}

@@ -1,0 +1,260 @@
+//! Rows of a range, read anew at the source and brought to all sinks on the way of the live changes: Debezium's incremental snapshots.
+//!
+//! Debezium reads the range in chunks while it streams, and puts the rows, as changes of the op `r`, into the table's topic: so order, schema and
+//! exactly once are those of every other change. What is asked for, what is under way and how far it is stand with Debezium (its
+//! signals, offsets and notifications): a command that was killed finds it there.
+//!
+//! # Layout
+//! - [`place`]: the table's topic, its connector, and where that listens. [`range`]: which rows.
+//! - [`effects`]: what the rows do to each sink. [`replace`]: rows deleted first.
+//! - [`notices`], [`progress`]: what the connector says. [`watch`]: until it is done, and all sinks have it. [`control`]: pause, resume, stop, status.
+
+mod control;
+mod effects;
+mod notices;
+mod place;
+mod progress;
+mod range;
+mod replace;
+mod watch;
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::connect::ConnectError;
+use crate::database::{Database, DatabaseError};
+use crate::debezium::signalling::Signal;
+use crate::source::kafka::{
+    self, ClientSettings, LogError, Producer, SendError, SourceError, partition_count, read_log, watermarks,
+};
+pub use control::{Action, Standing, control, standings};
+pub use effects::{Affected, Effect};
+use notices::Notices;
+pub use place::Channel;
+use place::Place;
+pub use progress::{Progress, State};
+pub use range::Range;
+pub use watch::{Behind, Seen};
+
+/// A signal that nobody answered for so long was not taken up: connectors look for signals every five seconds, if not told otherwise.
+const TAKEN_UP_WITHIN: Duration = Duration::from_secs(60);
+/// Records at the end of the signal topic that are looked through for a signal of this very range.
+const LAST_SIGNALS: i64 = 200;
+/// Fetched ahead by a client that reads little.
+const LITTLE_FETCH: usize = 1 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BackfillError {
+    /// Not so, or not now; says what to do.
+    #[error("{0}")]
+    Refused(String),
+    #[error("{0}")]
+    Unreachable(String),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    #[error("the signal was not sent: {0}")]
+    Send(#[from] SendError),
+    #[error("the work broke off: {0}")]
+    Broken(#[from] tokio::task::JoinError),
+}
+
+/// What a person asks for.
+#[derive(Clone, Debug, Default)]
+pub struct Wish {
+    /// A topic, `schema.table`, or a lake table's name.
+    pub table: String,
+    /// Where the range is; found out where the source database is known and has one column of time.
+    pub column: Option<String>,
+    pub from_ms: Option<i64>,
+    pub to_ms: Option<i64>,
+    pub channel: Channel,
+    /// Rows of the range are deleted first, in the sinks that only fill in what is missing.
+    pub replace: bool,
+    /// Also where rows will be doubled.
+    pub accept_doubles: bool,
+    /// Whatever else is said to be under way.
+    pub anew: bool,
+}
+
+/// A range that can be read anew.
+#[derive(Debug)]
+pub struct Backfill {
+    place: Place,
+    range: Range,
+    pub affected: Vec<Affected>,
+    wish: Wish,
+    kafka: ClientSettings,
+}
+
+/// How it is under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Begun {
+    pub id: String,
+    /// It was before: another command began it.
+    pub already: bool,
+    /// Rows deleted first, by sink.
+    pub deleted: Vec<(String, u64)>,
+}
+
+/// Finds the table, its connector, and what the rows will do to each sink. Changes nothing.
+///
+/// # Errors
+/// See [`BackfillError`].
+pub async fn prepare(config: &Config, wish: Wish) -> Result<Backfill, BackfillError> {
+    let place = Place::find(config, &wish.table).await?;
+    let range = range::choose(config, &place, &wish).await?;
+    let affected = effects::affected(config, &place.topic);
+    Ok(Backfill { place, range, affected, wish, kafka: client(config) })
+}
+
+fn client(config: &Config) -> ClientSettings {
+    kafka::settings(&config.kafka.bootstrap_servers, config.kafka.properties.iter(), LITTLE_FETCH)
+}
+
+impl Backfill {
+    pub fn topic(&self) -> &str {
+        &self.place.topic
+    }
+
+    pub fn connector(&self) -> &str {
+        &self.place.connector
+    }
+
+    /// The table in its source.
+    pub fn table(&self) -> &str {
+        &self.place.collection
+    }
+
+    pub fn range(&self) -> &Range {
+        &self.range
+    }
+
+    /// Why it is not begun without a person's word.
+    pub fn objection(&self) -> Option<String> {
+        let of = |effect: Effect| -> Vec<&str> {
+            self.affected.iter().filter(|a| a.effect == effect).map(|a| a.sink.as_str()).collect()
+        };
+        let doubled = of(Effect::Doubles);
+        if self.affected.is_empty() {
+            return Some(format!("no table and no pipeline reads {}", self.place.topic));
+        }
+        if !doubled.is_empty() && !self.wish.accept_doubles {
+            return Some(format!(
+                "rows that are there already would be doubled in {}: set snapshot_rows = \"missing\" with a snapshot_key (ClickHouse), \
+                 leave snapshots out of the pipeline (WHERE op <> 'r'), or say --accept-doubles, if the range is not there",
+                doubled.join(", ")
+            ));
+        }
+        if self.wish.replace && of(Effect::FillsIn).is_empty() {
+            return Some(
+                "--replace is for ClickHouse tables with snapshot_rows = \"missing\", and no pipeline has one for this topic: others \
+                 overwrite by key, or would double rows that come meanwhile"
+                    .to_owned(),
+            );
+        }
+        None
+    }
+
+    /// Sends the signal, unless this very range is under way.
+    ///
+    /// # Errors
+    /// When there is an [objection](Self::objection), something else is under way, or the signal can't be sent.
+    pub async fn begin(&self, config: &Config) -> Result<Begun, BackfillError> {
+        if let Some(objection) = self.objection() {
+            return Err(BackfillError::Refused(objection));
+        }
+        if let Some(id) = self.under_way().await? {
+            return Ok(Begun { id, already: true, deleted: Vec::new() });
+        }
+        let channel = self.place.channel(config, self.wish.channel)?;
+        let deleted = match self.wish.replace {
+            true => replace::delete(config, &self.affected, &self.range).await?,
+            false => Vec::new(),
+        };
+        let id = self.range.new_id(&self.place.collection, chrono::Utc::now());
+        let signal = Signal::execute(&id, &self.place.collection, &self.range.condition);
+        send(config, &self.kafka, &self.place, channel, &signal).await?;
+        Ok(Begun { id, already: false, deleted })
+    }
+
+    /// The id of this very range, if it was begun and is not over.
+    async fn under_way(&self) -> Result<Option<String>, BackfillError> {
+        let (kafka, place, anew) = (self.kafka.clone(), self.place.clone(), self.wish.anew);
+        let ids = self.range.ids(&self.place.collection);
+        tokio::task::spawn_blocking(move || {
+            let snapshots = match place.notifications() {
+                Some(topic) => Notices::open(&kafka, topic, place.prefix())?.snapshots,
+                None => progress::Snapshots::default(),
+            };
+            match snapshots.running() {
+                _ if anew => {}
+                Some(running) if running.id.starts_with(&ids) => return Ok(Some(running.id.clone())),
+                Some(other) => {
+                    return Err(BackfillError::Refused(format!(
+                        "the connector {} is at another snapshot, {} of {}: wait for it, or `firn backfill stop`; if it is long over, say \
+                         --anew",
+                        place.connector, other.id, other.table
+                    )));
+                }
+                None => {
+                    if let Some(topic) = place.signal_topic() {
+                        let sent = recent_signal(&kafka, topic, &ids)?;
+                        return Ok(sent.filter(|id| snapshots.get(id).is_none()));
+                    }
+                }
+            }
+            Ok(None)
+        })
+        .await?
+    }
+}
+
+/// A signal of the last minute whose id begins so.
+fn recent_signal(kafka: &ClientSettings, topic: &str, ids: &str) -> Result<Option<String>, BackfillError> {
+    if partition_count(kafka, topic).is_err() {
+        return Ok(None);
+    }
+    let at = crate::position::TopicPartition::new(topic, 0);
+    let mut found = None;
+    for (at, low, high) in watermarks(kafka, &[at])? {
+        let since = chrono::Utc::now().timestamp_millis() - TAKEN_UP_WITHIN.as_millis() as i64;
+        read_log(kafka, &at, low.max(high - LAST_SIGNALS), high, |record| {
+            let id = record.value.and_then(|value| serde_json::from_slice::<serde_json::Value>(value).ok());
+            let id = id.and_then(|signal| signal.get("id")?.as_str().map(str::to_owned));
+            if let Some(id) = id.filter(|id| id.starts_with(ids))
+                && record.timestamp_ms.is_some_and(|ms| ms >= since)
+            {
+                found = Some(id);
+            }
+        })?;
+    }
+    Ok(found)
+}
+
+async fn send(
+    config: &Config,
+    kafka: &ClientSettings,
+    place: &Place,
+    channel: place::Way<'_>,
+    signal: &Signal,
+) -> Result<(), BackfillError> {
+    match channel {
+        place::Way::Topic(topic) => {
+            let key = place.prefix().as_bytes();
+            Producer::new(kafka)?.send(topic, Some(key), Some(signal.message().as_bytes()), &[]).await?;
+        }
+        place::Way::Table(table) => {
+            let url = config.source.url.as_ref().map_or("", |url| url.as_str());
+            Database::new(url)?.signal(table, &signal.id, signal.kind, &signal.data.to_string()).await?;
+        }
+    }
+    Ok(())
+}
