@@ -114,6 +114,7 @@ impl Sink for TopicSink {
         let topic_id = span.topic_id.clone().or_else(|| held.note.topic_id.clone());
         let mut note = Note { topic_id, ..held.note.clone() };
         let mut messages = messages(&self.settings, &self.values, delivery)?;
+        let rows = messages.len();
         messages.extend(note.keep(&delivery.keeping, span.from, span.next));
         let done = self.ledger.commit(&span.at, &note.entry(span.next), &messages).await;
         match &done {
@@ -123,7 +124,13 @@ impl Sink for TopicSink {
             Err(SinkError::Moved(_)) => {
                 self.held.remove(&span.at);
             }
-            // A message stands for the row at its place.
+            // A message stands for the row at its place; what is kept beside the rows stands for none.
+            Err(SinkError::Refused(refused)) => {
+                if let Some(kept) = refused.iter().find(|r| r.row >= rows) {
+                    let (at, detail) = (&span.at, &kept.detail);
+                    return Err(SinkError::Stopped(format!("{at}: what the pipeline keeps is refused: {detail}")));
+                }
+            }
             Err(_) => {}
         }
         done

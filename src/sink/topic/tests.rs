@@ -16,7 +16,7 @@ use rstest::rstest;
 use super::*;
 use crate::change::Op;
 use crate::position::Span;
-use crate::sink::keeping::Keeping;
+use crate::sink::keeping::{Keeping, Step};
 use crate::sink::ledger::{Entry, Message};
 use crate::sink::{RefusedRow, RowOrigin};
 
@@ -90,10 +90,10 @@ fn delivery(from: i64, rows: &[(Option<i64>, Op)]) -> Delivery {
     let ids: ArrayRef = Arc::new(rows.iter().map(|(id, _)| *id).collect::<Int64Array>());
     let names: ArrayRef = Arc::new(rows.iter().map(|(id, _)| id.map(|id| format!("n{id}"))).collect::<StringArray>());
     Delivery {
-        keeping: Keeping::default(),
         span: Span { topic_id: Some("one".to_owned()), ..Span::new(at(), from, from + rows.len() as i64) },
         rows: RecordBatch::try_from_iter_with_nullable([("id", ids, true), ("name", names, true)]).unwrap(),
         origins: Some(rows.iter().zip(from..).map(|((_, op), offset)| RowOrigin { offset, op: *op }).collect()),
+        keeping: Keeping::default(),
     }
 }
 
@@ -191,6 +191,25 @@ async fn what_was_not_answered_goes_again_with_the_same_position() {
 }
 
 #[tokio::test]
+async fn what_a_pipeline_keeps_goes_in_the_same_transaction() {
+    let (mut sink, memory) = sink(settings()).await;
+    let step = Step { offset: 0, key: "k".to_owned(), value: Some("v".to_owned()) };
+    let keeping = Keeping { topic: "state".to_owned(), partition: 1, prefix: "p/".to_owned(), steps: vec![step] };
+    let kept = Delivery { keeping, ..delivery(0, &[(Some(1), Op::Create)]) };
+    sink.deliver(&kept).await.unwrap();
+    assert_eq!(sink.kept(&at()).map(|kept| kept.transactions), Some(1));
+    let topics: Vec<String> = memory.0.lock().unwrap().messages.iter().map(|m| m.topic.clone()).collect();
+    assert_eq!(topics, ["out.events", "state", "state"]);
+    // Of the three messages only the first is a row's.
+    let next = Delivery { span: Span::new(at(), 1, 2), keeping: Keeping::default(), ..kept.clone() };
+    let too_large = |row| SinkError::Refused(vec![RefusedRow { row, detail: "too large".to_owned() }]);
+    memory.answers(too_large(0));
+    assert_eq!(sink.deliver(&next).await, Err(too_large(0)));
+    memory.answers(too_large(1));
+    assert!(matches!(sink.deliver(&next).await, Err(SinkError::Stopped(_))));
+}
+
+#[tokio::test]
 async fn a_topic_made_anew_is_not_gone_on_with_unless_a_person_says_so() {
     let (mut sink, memory) = sink(settings()).await;
     sink.deliver(&delivery(0, &[(Some(1), Op::Create)])).await.unwrap();
@@ -271,7 +290,9 @@ async fn apaches_reader_reads_what_is_written_in_avro() {
     let mut sink = TopicSink::new(settings, Box::new(memory.clone()), Box::new(memory.clone()));
     sink.take_over(&[at()]).await.unwrap();
     sink.prepare(&rows.schema()).await.unwrap();
-    sink.deliver(&Delivery { span: Span::new(at(), 0, 2), rows, origins: None, keeping: Keeping::default() }).await.unwrap();
+    sink.deliver(&Delivery { span: Span::new(at(), 0, 2), rows, origins: None, keeping: Keeping::default() })
+        .await
+        .unwrap();
     let kept = memory.0.lock().unwrap();
     let schema = apache_avro::Schema::parse_str(kept.schema.as_ref().unwrap()).unwrap();
     assert_eq!(schema.name().unwrap().fullname(None), "out.events.Value");
