@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import pytest
 
 from conftest import Trial
+from harness.background import Background
 from harness.bulk import COLUMNS, SCHEMA, TABLE, BulkLoad
 from harness.gate import Gate
 from harness.program import Config, Firn
@@ -52,16 +53,15 @@ class Member:
         self.firn: Firn = trial.firn(config, name)
 
 
-class Chaos(threading.Thread):
+class Chaos(Background):
     """One trouble after the other until it is told to end; each kind comes once before one comes again. `seen` counts them."""
 
     def __init__(self, trial: Trial, members: list[Member], luck: random.Random) -> None:
-        super().__init__(name="chaos", daemon=True)
+        super().__init__("chaos")
         self.stack = trial.stack
         self.members = members
         self.luck = luck
         self.seen: Counter[str] = Counter()
-        self.failure: BaseException | None = None
         self.over = threading.Event()
         self.kinds: dict[str, Callable[[], None]] = {
             "kill -9": self.kill, "SIGSTOP": self.stop, "kafka restarted": lambda: self.restart("kafka"),
@@ -71,16 +71,13 @@ class Chaos(threading.Thread):
             for kind in (self.cut, self.lose, self.hold):
                 self.kinds[f"{server}: {kind.__doc__}"] = lambda kind=kind, server=server: kind(self.gate(server))
 
-    def run(self) -> None:
-        try:
-            while not self.over.is_set():
-                for name in self.luck.sample(sorted(self.kinds), len(self.kinds)):
-                    if self.over.wait(self.luck.uniform(0, 3 if LONG else 0.5)):
-                        return
-                    self.kinds[name]()
-                    self.seen[name] += 1
-        except BaseException as e:
-            self.failure = e
+    def work(self) -> None:
+        while not self.over.is_set():
+            for name in self.luck.sample(sorted(self.kinds), len(self.kinds)):
+                if self.over.wait(self.luck.uniform(0, 3 if LONG else 0.5)):
+                    return
+                self.kinds[name]()
+                self.seen[name] += 1
 
     def through(self) -> bool:
         return len(self.seen) == len(self.kinds)
@@ -171,15 +168,13 @@ def outcome(module_trial: Trial) -> Iterator[Outcome]:
 
         def done() -> bool:
             for thread in (load, chaos):
-                if thread.failure:
-                    raise thread.failure
+                thread.check()
             return not load.is_alive() and chaos.through() and time.monotonic() - began >= SECONDS
 
         until("the load is made, and every trouble was there", done, 3 * SECONDS + 300, every_s=1)
         chaos.over.set()
         chaos.join(120)
-        if chaos.failure:
-            raise chaos.failure
+        chaos.check()
         print(f"{load.changes} changes made; " + ", ".join(f"{kind} {times}x" for kind, times in sorted(chaos.seen.items())))
         source.wait_until_published(name, within_s=SECONDS + 300)
         for table in ("readings", "history"):

@@ -95,8 +95,7 @@ def inventory(module_trial: Trial) -> Iterator[Inventory]:
 
 def reach(load: MixedLoad, share: float) -> None:
     until(f"{share:.0%} of the load", lambda: load.failure or load.changes >= share * load.total, SECONDS + 180)
-    if load.failure:
-        raise load.failure
+    load.check()
 
 
 def kill_at_random_moment(luck: random.Random, number: int, *all_of: Firn) -> None:

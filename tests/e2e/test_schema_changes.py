@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from conftest import Trial
+from harness.background import Background
 from harness.envelopes import COLUMNS, Items, items
 from harness.program import Firn
 from harness.sameness import assert_same
@@ -30,38 +31,34 @@ ALTERATIONS = [
 ]
 
 
-class Load(threading.Thread):
+class Load(Background):
     """Inserts, updates and deletes under whatever columns the table has, until it is told to end."""
 
     def __init__(self, source: Source, seed: int) -> None:
-        super().__init__(name="load", daemon=True)
+        super().__init__("load")
         self.source = source
         self.luck = random.Random(seed)
         self.over = threading.Event()
         self.rounds = 0
-        self.failure: BaseException | None = None
 
-    def run(self) -> None:
-        try:
-            opened = self.source.connect()
-            opened.autocommit = False
-            while not self.over.is_set():
-                with opened.cursor() as c:
-                    # An ALTER waits for the end of this: the columns stay as they are read here.
-                    c.execute("LOCK TABLE altered IN ROW EXCLUSIVE MODE")
-                    c.execute(
-                        "SELECT column_name, data_type FROM information_schema.columns"
-                        " WHERE table_name = 'altered' AND column_name <> 'id' ORDER BY ordinal_position"
-                    )
-                    columns: dict[str, str] = dict(c.fetchall())
-                    for _ in range(5):
-                        self.change(c, columns)
-                opened.commit()
-                self.rounds += 1
-                self.over.wait(0.02)
-            opened.close()
-        except BaseException as e:
-            self.failure = e
+    def work(self) -> None:
+        opened = self.source.connect()
+        opened.autocommit = False
+        while not self.over.is_set():
+            with opened.cursor() as c:
+                # An ALTER waits for the end of this: the columns stay as they are read here.
+                c.execute("LOCK TABLE altered IN ROW EXCLUSIVE MODE")
+                c.execute(
+                    "SELECT column_name, data_type FROM information_schema.columns"
+                    " WHERE table_name = 'altered' AND column_name <> 'id' ORDER BY ordinal_position"
+                )
+                columns: dict[str, str] = dict(c.fetchall())
+                for _ in range(5):
+                    self.change(c, columns)
+            opened.commit()
+            self.rounds += 1
+            self.over.wait(0.02)
+        opened.close()
 
     def change(self, c: Any, columns: dict[str, str]) -> None:
         key = self.luck.randrange(STILL.stop, 400)
@@ -87,14 +84,12 @@ class Load(threading.Thread):
     def goes_on(self, rounds: int = 6) -> None:
         until_rounds = self.rounds + rounds
         until("the load goes on", lambda: self.failure or self.rounds >= until_rounds, 60)
-        if self.failure:
-            raise self.failure
+        self.check()
 
     def end(self) -> None:
         self.over.set()
         self.join(60)
-        if self.failure:
-            raise self.failure
+        self.check()
 
 
 @pytest.mark.parametrize(("dropped", "avro"), [("keep", False), ("drop", False), ("drop", True)], ids=["keep", "drop", "drop-avro"])

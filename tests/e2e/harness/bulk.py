@@ -1,11 +1,11 @@
 """A heavy load by SQL on one table: statements that change thousands of rows, so that the source is not what limits."""
 
 import random
-import threading
 import time
 
 from psycopg2.extensions import connection, cursor
 
+from .background import Background
 from .source import Source
 
 TABLE = "public.readings"
@@ -28,11 +28,11 @@ VALUES = (
 )
 
 
-class BulkLoad(threading.Thread):
+class BulkLoad(Background):
     """Makes `total` row changes, spread over about `seconds`: `changes` counts what was committed. The rows stay below `rows`."""
 
     def __init__(self, source: Source, total: int, seconds: float, rows: int, seed: int) -> None:
-        super().__init__(name="bulk-load", daemon=True)
+        super().__init__("bulk-load")
         self.source = source
         self.total = total
         self.seconds = seconds
@@ -42,15 +42,8 @@ class BulkLoad(threading.Thread):
         self.luck = random.Random(seed)
         self.changes = 0
         self.highest = 0
-        self.failure: BaseException | None = None
 
-    def run(self) -> None:
-        try:
-            self._run()
-        except BaseException as e:
-            self.failure = e
-
-    def _run(self) -> None:
+    def work(self) -> None:
         opened = self.source.connect()
         opened.autocommit = False
         began = time.monotonic()

@@ -1,7 +1,6 @@
 """Engagement events and their content: a load by SQL, and what its sinks must hold."""
 
 import random
-import threading
 import time
 from collections import Counter, defaultdict
 from decimal import ROUND_HALF_UP, Decimal
@@ -9,6 +8,7 @@ from typing import Any
 
 from psycopg2.extras import execute_values
 
+from .background import Background
 from .source import Source
 
 TYPES = ["podcast", "newsletter", "video"]
@@ -30,22 +30,15 @@ FROM public.engagement_events e LEFT JOIN LATERAL (
 """The model of the enriched events: PostgreSQL's own join, when the event was inserted."""
 
 
-class Engagement(threading.Thread):
+class Engagement(Background):
     """Inserts contents, then events in small transactions, over about `seconds`, while contents change."""
 
     def __init__(self, source: Source, contents: int, events: int, seconds: float, seed: int) -> None:
-        super().__init__(name="engagement", daemon=True)
+        super().__init__("engagement")
         self.source, self.contents, self.events, self.seconds = source, contents, events, seconds
         self.luck = random.Random(seed)
-        self.failure: BaseException | None = None
 
-    def run(self) -> None:
-        try:
-            self._run()
-        except BaseException as e:
-            self.failure = e
-
-    def _run(self) -> None:
+    def work(self) -> None:
         opened = self.source.connect()
         luck = self.luck
         with opened.cursor() as cursor:
@@ -82,11 +75,6 @@ class Engagement(threading.Thread):
                 )
                 time.sleep(max(0.0, began + self.seconds * done / self.events - time.monotonic()))
         opened.close()
-
-    def finished(self) -> None:
-        self.join()
-        if self.failure:
-            raise self.failure
 
 
 def enriched(source: Source) -> list[tuple[Any, ...]]:

@@ -2,7 +2,6 @@
 
 import random
 import string
-import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -13,38 +12,32 @@ from typing import Any
 from psycopg2.extensions import connection, cursor
 from psycopg2.extras import Json, execute_values
 
+from .background import Background
 from .source import Source
 
 EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
 
 
-class MixedLoad(threading.Thread):
+class MixedLoad(Background):
     """Makes `total` row changes, spread over about `seconds`. `changes` counts what was committed.
 
     Reproducible by `seed` as far as the statements go; how they meet firn's commits is up to the machine.
     """
 
     def __init__(self, source: Source, total: int, seconds: float, seed: int) -> None:
-        super().__init__(name="mixed-load", daemon=True)
+        super().__init__("mixed-load")
         self.source = source
         self.total = total
         self.seconds = seconds
         self.luck = random.Random(seed)
         self.changes = 0
-        self.failure: BaseException | None = None
         self.customers: list[int] = []
         self.products: list[int] = []
         self.orders: list[int] = []
         self.content: list[str] = []
         self.serial = 0
 
-    def run(self) -> None:
-        try:
-            self._run()
-        except BaseException as e:
-            self.failure = e
-
-    def _run(self) -> None:
+    def work(self) -> None:
         opened = self.source.connect()
         opened.autocommit = False
         kinds: list[Callable[[cursor], int]] = [
