@@ -43,14 +43,13 @@ def old_rows(source: Source) -> None:
 
 
 @contextmanager
-def captured(trial: Trial) -> Iterator[tuple[Source, str]]:
-    """A connector that has read nothing."""
+def captured(trial: Trial, chunk_rows: int) -> Iterator[tuple[Source, str]]:
+    """A connector that has read nothing. The smaller the chunks, the longer it takes for a range."""
     trial.kafka.create(f"{trial.name}-signal", partitions=1)
     settings = {
         "snapshot.mode": "no_data",
         "notification.sink.topic.name": f"{trial.name}-notifications",
-        # Many chunks: the range takes long enough for all that happens meanwhile.
-        "incremental.snapshot.chunk.size": "100",
+        "incremental.snapshot.chunk.size": str(chunk_rows),
     }
     with database(trial.stack, trial.name) as source:
         old_rows(source)
@@ -152,7 +151,7 @@ class Touching(threading.Thread):
 
 
 def test_a_range_comes_to_all_sinks_while_live_changes_flow(trial: Trial, clickhouse: ClickHouse) -> None:
-    with captured(trial) as (source, name):
+    with captured(trial, chunk_rows=100) as (source, name):
         [(since,)] = source.run("SELECT max(id) FROM engagement_events")
         connect = Connect(trial.stack, name)
         with configured(trial, source, clickhouse) as firn:
@@ -218,7 +217,7 @@ def test_a_range_comes_to_all_sinks_while_live_changes_flow(trial: Trial, clickh
 
 
 def test_what_can_not_be_backfilled_is_said(trial: Trial, clickhouse: ClickHouse) -> None:
-    with captured(trial) as (source, _):
+    with captured(trial, chunk_rows=5) as (source, _):
         firn = configured(trial, source, clickhouse)
 
         def refused(*arguments: str, says: str, code: int = 1) -> None:
