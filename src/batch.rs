@@ -37,6 +37,16 @@ pub struct BeforeImages {
 pub struct RowOrigin {
     pub offset: i64,
     pub op: Op,
+    /// When the source committed it, in µs.
+    pub source_us: Option<i64>,
+    pub source_lsn: Option<i64>,
+}
+
+impl RowOrigin {
+    /// Of a source that tells nothing of itself.
+    pub fn new(offset: i64, op: Op) -> Self {
+        Self { offset, op, source_us: None, source_lsn: None }
+    }
 }
 
 /// A row with values that the source did not send because they are unchanged (PostgreSQL's TOAST). They are null in the batch, and

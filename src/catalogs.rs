@@ -32,13 +32,18 @@ pub async fn open(config: &CatalogConfig) -> Result<Arc<dyn Catalog>> {
         }
         CatalogKind::Rest => {
             // The warehouse may be a name that only the server understands: stores open as locations come.
-            let file_io = Stores::new(properties.clone()).file_io();
+            let file_io = stores(config).file_io();
             let mut rest = RestConfig::new(config.uri.as_str());
             rest.warehouse = config.warehouse.clone();
             rest.properties = properties;
             Ok(Arc::new(RestCatalog::new(rest, file_io)?))
         }
     }
+}
+
+/// What the catalog's tables are stored in, for what Iceberg's own trait lacks.
+pub fn stores(config: &CatalogConfig) -> Stores {
+    Stores::new(config.properties.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
 }
 
 fn warehouse(config: &CatalogConfig) -> Result<String> {

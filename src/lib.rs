@@ -5,7 +5,7 @@
 //! - [`config`]: what a person sets. [`cli`]: what a person types. [`serve`], [`logging`]: what a running process shows.
 //! - [`catalogs`]: from the configuration to a catalog. [`registry`]: schemas by id. [`database`]: columns by the source database.
 //!   [`connect`]: Kafka Connect's connectors.
-//! - [`outbox`]: from a table to a topic.
+//! - [`outbox`]: from a table to a topic. [`maintain`]: tables that a streaming writer filled are kept fast.
 //! - [`heap`], [`open_files`]: what is asked of the system.
 
 pub mod batch;
@@ -28,6 +28,7 @@ pub mod demo;
 pub mod generate;
 pub mod heap;
 pub mod logging;
+pub mod maintain;
 pub mod open_files;
 pub mod outbox;
 pub mod pipeline;

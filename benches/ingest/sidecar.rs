@@ -57,7 +57,9 @@ fn fill(bench: &Bench, contents: u64, events: u64) -> anyhow::Result<u64> {
     let kafka = &bench.servers.kafka;
     remove_all(kafka, &[CONTENT, EVENTS])?;
     eprintln!("filling {EVENTS} with {events} events of {contents} contents");
-    let status = generator(bench, contents, contents + events).stdout(Stdio::null()).status()?;
+    // A rate beyond any: then the events are of now, not a day for some hundreds of them.
+    let mut generator = generator(bench, contents, contents + events);
+    let status = generator.args(["--rate", "1000000"]).stdout(Stdio::null()).status()?;
     anyhow::ensure!(status.success(), "firn generate failed");
     let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", kafka).create()?;
     let mut records = 0;
@@ -73,7 +75,7 @@ fn generator(bench: &Bench, contents: u64, changes: u64) -> Command {
     let mut command = Command::new(&bench.firn);
     command
         .args(["generate", "--output", "json", "--schema", "engagement", "--create-topics", "--mix", "append"])
-        .args(["--bootstrap-servers", &bench.servers.kafka, "--schemas-enable", "false"])
+        .args(["--bootstrap-servers", &bench.servers.kafka])
         .args(["--events", &changes.to_string(), "--keys", &(contents * 10).to_string()])
         .args(["--partitions", &crate::topic::PARTITIONS.to_string()]);
     command
@@ -87,13 +89,21 @@ fn drain(bench: &Bench, sink: &str, events: u64) -> anyhow::Result<(f64, Usage)>
     let delivered = |status: &serde_json::Value| {
         status["sinks"].as_array().is_some_and(|sinks| sinks.iter().any(|s| s["rows"].as_u64() >= Some(events)))
     };
-    while !delivered(&firn.status()) {
-        anyhow::ensure!(firn.process.runs()?, "firn ended; see {}", firn.log);
+    loop {
+        let status = firn.status();
+        if delivered(&status) {
+            break;
+        }
+        anyhow::ensure!(!stopped(&status) && firn.process.runs()?, "firn stopped; see {}", firn.log);
         anyhow::ensure!(began.elapsed() < AT_MOST, "not delivered within {} s; see {}", AT_MOST.as_secs(), firn.log);
         std::thread::sleep(Duration::from_millis(50));
     }
     let wall_s = began.elapsed().as_secs_f64();
     Ok((wall_s, firn.end()?))
+}
+
+fn stopped(status: &serde_json::Value) -> bool {
+    status["sinks"].as_array().is_some_and(|sinks| sinks.iter().any(|s| s["state"]["state"] == "stopped"))
 }
 
 /// How long rows take from Kafka at a steady rate, into both sinks at once.

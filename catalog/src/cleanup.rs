@@ -5,8 +5,8 @@
 //!
 //! The rule for expired snapshots is that of Java's incremental clean-up. Main's chain is linear and its oldest part expired, so a
 //! manifest of an expired snapshot that the oldest kept one doesn't list is listed by none, and a file that one of the snapshots up
-//! to the oldest kept one removed is in none (a removed file never comes back: paths are unique). Snapshots off the chain (tags,
-//! branches, rolled back) are read and what they hold is spared.
+//! to the oldest kept one removed is in none (a removed file never comes back: paths are unique). Snapshots off the chain from the head
+//! down to it (tags, branches, rolled back) are read and what they hold is spared.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -15,6 +15,7 @@ use iceberg::table::Table;
 
 use crate::Result;
 use crate::commit::Tried;
+use crate::maintain::own_files;
 use crate::manifests::{self, ManifestCache};
 use crate::stage::{Expiry, chain};
 
@@ -32,7 +33,7 @@ struct Inner {
     /// As of the commit or later.
     table: Table,
     expiry: Option<Expiry>,
-    /// Statistics of expired snapshots, files of attempts that did not land, metadata files that fell off the log.
+    /// Statistics and the like of expired snapshots, files of attempts that did not land, metadata files that fell off the log.
     paths: Vec<String>,
     manifests: ManifestCache,
 }
@@ -54,10 +55,7 @@ impl Cleanup {
         let expiry = landed.and_then(|landed| {
             let expiry = landed.staged?.expiry?;
             let before = landed.base.metadata();
-            for id in expiry.expired.iter().map(|s| s.snapshot_id()) {
-                paths.extend(before.statistics_for_snapshot(id).map(|s| s.statistics_path.clone()));
-                paths.extend(before.partition_statistics_for_snapshot(id).map(|s| s.statistics_path.clone()));
-            }
+            paths.extend(expiry.expired.iter().flat_map(|s| own_files(before, s)));
             Some(expiry)
         });
         paths.sort();
@@ -106,8 +104,11 @@ fn old_metadata(before: &Table, after: &Table) -> Vec<String> {
 async fn expired_files(table: &Table, expiry: &Expiry, cache: &ManifestCache) -> Result<Vec<String>> {
     let metadata = table.metadata();
     let expired: HashSet<i64> = expiry.expired.iter().map(|s| s.snapshot_id()).collect();
-    let on_chain: HashSet<i64> = chain(metadata, metadata.current_snapshot()).iter().map(|s| s.snapshot_id()).collect();
     let oldest_kept = expiry.oldest_kept.snapshot_id();
+    // Its parent may have stayed too, for a tag: that is read as those off the chain are.
+    let chain = chain(metadata, metadata.current_snapshot());
+    let down_to = chain.iter().position(|s| s.snapshot_id() == oldest_kept).map_or(0, |at| at + 1);
+    let on_chain: HashSet<i64> = chain.iter().take(down_to).map(|s| s.snapshot_id()).collect();
     let mut off_chain: Vec<&SnapshotRef> =
         metadata.snapshots().filter(|s| !on_chain.contains(&s.snapshot_id())).collect();
     off_chain.sort_by_key(|s| s.sequence_number());

@@ -14,10 +14,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use iceberg::spec::Operation;
 use iceberg::table::Table;
 use iceberg::{TableIdent, TableRequirement, TableUpdate};
 
 use crate::cleanup::Cleanup;
+use crate::maintain::manifests::ReplacedManifests;
+use crate::maintain::orphans::removed_before_ms;
 use crate::manifests::ManifestCache;
 use crate::stage::{Staged, Staging, first_row_ids};
 use crate::{Catalog, Error, ErrorKind, RowDelta, surroundings};
@@ -37,6 +40,8 @@ const STALE_LOADS: usize = 4;
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     pub delta: RowDelta,
+    /// What the summary says that was done; told by the delta's files where it is not given.
+    pub operation: Option<Operation>,
     /// Added to the snapshot's summary.
     pub summary: HashMap<String, String>,
     /// Set as table properties in the same swap.
@@ -49,13 +54,17 @@ pub struct Plan {
     /// The snapshot that the new one follows, where that is not the current one: the table is rolled back to it, in the same swap.
     /// What came after it stays in the table's snapshots, off main's chain.
     pub onto: Option<i64>,
+    /// Manifests of the parent that others stand for.
+    pub replaced_manifests: Option<ReplacedManifests>,
+    /// No file of the delta is older, if it was made before this plan: a table that has lost unknown files from after this moment refuses it.
+    pub files_since_ms: Option<i64>,
     pub retention: Retention,
 }
 
 impl Plan {
     /// See the module's documentation.
     pub fn needs_snapshot(&self) -> bool {
-        !self.delta.is_empty() || !self.summary.is_empty() || self.onto.is_some()
+        !self.delta.is_empty() || !self.summary.is_empty() || self.onto.is_some() || self.replaced_manifests.is_some()
     }
 
     fn is_empty(&self) -> bool {
@@ -73,11 +82,31 @@ pub struct Retention {
     pub merge_manifests_above: usize,
     /// Previous metadata files kept.
     pub max_metadata_files: usize,
+    /// Snapshots that are younger than the new one by no more than this stay, beyond `max_snapshots`.
+    pub horizon_ms: u64,
 }
+
+impl Retention {
+    /// For commits that are not the table's writer's: they leave its snapshots and manifests as they are.
+    pub const NONE: Self = Self {
+        max_snapshots: usize::MAX,
+        merge_manifests_above: usize::MAX,
+        max_metadata_files: DEFAULT_METADATA_FILES,
+        horizon_ms: 0,
+    };
+}
+
+/// Iceberg's own `write.metadata.previous-versions-max`.
+const DEFAULT_METADATA_FILES: usize = 100;
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { max_snapshots: 500, merge_manifests_above: 100, max_metadata_files: 100 }
+        Self {
+            max_snapshots: 500,
+            merge_manifests_above: 100,
+            max_metadata_files: DEFAULT_METADATA_FILES,
+            horizon_ms: 0,
+        }
     }
 }
 
@@ -153,6 +182,16 @@ impl Default for Patience {
 impl From<Error> for CommitError {
     fn from(e: Error) -> Self {
         if e.is_transient() { Self::Undecided(e) } else { Self::Failed(e) }
+    }
+}
+
+/// For whoever has nothing to drop or to keep.
+impl From<CommitError> for Error {
+    fn from(e: CommitError) -> Self {
+        match e {
+            CommitError::Stale { reason, .. } => Self::new(ErrorKind::Conflict, reason),
+            CommitError::Undecided(e) | CommitError::Failed(e) => e,
+        }
     }
 }
 
@@ -255,6 +294,11 @@ impl Run<'_> {
         };
         if plan.is_empty() {
             return Ok(self.committed(base, None));
+        }
+        let removed_before = removed_before_ms(&base);
+        if plan.files_since_ms.zip(removed_before).is_some_and(|(since, removed)| since < removed) {
+            let reason = "files of it may be gone: orphans from its time were removed".to_owned();
+            return Err(CommitError::Stale { reason, open: false });
         }
 
         let mut written = Vec::new();

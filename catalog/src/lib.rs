@@ -8,6 +8,7 @@
 //! - [`RowDelta`]: what one commit does to a table; [`commit()`] lands it exactly once.
 //! - [`failpoint`]: where a process can be made to fail on command, in debug builds.
 //! - [`live`]: which files a snapshot holds.
+//! - [`maintain`]: what keeps a table small: snapshots and files that go.
 
 mod catalog;
 mod cleanup;
@@ -19,6 +20,7 @@ mod error;
 pub mod failpoint;
 pub mod hms;
 pub mod live;
+pub mod maintain;
 mod manifests;
 pub mod memory;
 mod metadata;
@@ -33,6 +35,6 @@ mod testing;
 pub use catalog::Catalog;
 pub use cleanup::Cleanup;
 pub use commit::{Attempt, CommitError, Committed, Patience, Plan, Planner, Retention, commit, new_snapshot_id};
-pub use delta::{FileKey, RowDelta, SpecFile};
+pub use delta::{FileKey, RewrittenFile, RowDelta, SpecFile};
 pub use error::{Error, ErrorKind, Result};
 pub use manifests::ManifestCache;

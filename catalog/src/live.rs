@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use iceberg::spec::{DataContentType, DataFile, DataFileFormat, Datum, ManifestFile, PrimitiveLiteral};
 use iceberg::table::Table;
 
-use crate::manifests::{self, ManifestCache, Standing, standing};
+use crate::manifests::{ManifestCache, Standing, list, standing};
 use crate::{Error, ErrorKind, FileKey, Result, SpecFile};
 
 /// `file_path` of a position delete file (spec, reserved field ids): its bounds tell which data file it is for.
@@ -134,7 +134,7 @@ impl LiveFiles {
 /// # Errors
 /// `NotFound` when the table has no such snapshot, the storage's otherwise.
 pub async fn files(table: &Table, snapshot_id: Option<i64>, cache: &ManifestCache) -> Result<LiveFiles> {
-    read(table, cache, list(table, snapshot_id).await?).await
+    read(table, cache, manifests(table, snapshot_id).await?).await
 }
 
 /// What was added and removed between two snapshots of `table`, whatever lies between them. Manifests that both list are not read.
@@ -142,7 +142,7 @@ pub async fn files(table: &Table, snapshot_id: Option<i64>, cache: &ManifestCach
 /// # Errors
 /// As [`files`].
 pub async fn diff(table: &Table, from: Option<i64>, to: Option<i64>, cache: &ManifestCache) -> Result<Diff> {
-    let (mut before, mut after) = (list(table, from).await?, list(table, to).await?);
+    let (mut before, mut after) = (manifests(table, from).await?, manifests(table, to).await?);
     let paths = |list: &[ManifestFile]| list.iter().map(|m| m.manifest_path.clone()).collect::<HashSet<_>>();
     let (in_before, in_after) = (paths(&before), paths(&after));
     before.retain(|m| !in_after.contains(&m.manifest_path));
@@ -156,12 +156,16 @@ pub async fn diff(table: &Table, from: Option<i64>, to: Option<i64>, cache: &Man
     Ok(Diff { added, removed })
 }
 
-async fn list(table: &Table, snapshot_id: Option<i64>) -> Result<Vec<ManifestFile>> {
+/// The manifests of a snapshot of `table` that hold live files.
+///
+/// # Errors
+/// As [`files`].
+pub async fn manifests(table: &Table, snapshot_id: Option<i64>) -> Result<Vec<ManifestFile>> {
     let Some(id) = snapshot_id else { return Ok(Vec::new()) };
     let snapshot = table.metadata().snapshot_by_id(id).ok_or_else(|| {
         Error::new(ErrorKind::NotFound, format!("table {} has no snapshot {id}: it was expired", table.identifier()))
     })?;
-    let mut list = manifests::list(table, snapshot).await?;
+    let mut list = list(table, snapshot).await?;
     list.retain(|m| m.has_added_files() || m.has_existing_files());
     Ok(list)
 }

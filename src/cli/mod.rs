@@ -12,6 +12,7 @@ mod demo;
 mod exit;
 mod generate;
 mod index;
+mod maintain;
 mod mirror;
 mod moment;
 mod outbox;
@@ -97,6 +98,9 @@ enum Command {
     Adopt(adopt::AdoptArgs),
     /// Have rows of a range read anew at the source, to all sinks, while live changes flow
     Backfill(backfill::BackfillArgs),
+    /// Keep tables fast: rewrite what a streaming writer leaves behind, let go what nobody needs
+    #[command(subcommand)]
+    Maintain(maintain::MaintainCommand),
     /// Look at what pipelines would deliver
     #[command(subcommand)]
     Pipeline(pipeline::PipelineCommand),
@@ -163,6 +167,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
                 Command::Rewind(args) => Box::pin(rewind::run(&args, output)).await,
                 Command::Backfill(args) => Box::pin(backfill::run(args, output)).await,
                 Command::Pipeline(command) => Box::pin(pipeline::run(&command, output)).await,
+                Command::Maintain(command) => Box::pin(maintain::run(&command, output)).await,
                 Command::Mirror(command) => mirror::run(&command, output).await,
                 Command::Query(args) => query::run(&args, output).await,
                 Command::Config(command) => config::run(&command, output),

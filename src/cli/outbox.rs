@@ -110,7 +110,9 @@ fn failure(outbox: &OutboxConfig, e: &Error) -> Failure {
     let code = match e {
         Error::Settings(_) | Error::Source(SourceError::Client(_)) => Code::Usage,
         Error::Table(_) | Error::NoTopic(_) | Error::Panicked => Code::Failed,
-        Error::Taken(_) | Error::LostOffsets { .. } | Error::Log(LogError::Gone { .. }) => Code::Stopped,
+        Error::Taken(_) | Error::Unmarked(_) | Error::LostOffsets { .. } | Error::Log(LogError::Gone { .. }) => {
+            Code::Stopped
+        }
         _ => Code::Unreachable,
     };
     Failure::new(code, format!("outbox {}: {}", outbox.name, super::with_causes(e)))

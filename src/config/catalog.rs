@@ -99,7 +99,7 @@ impl CatalogConfig {
         if let Some(warehouse) = &self.warehouse
             && self.kind != CatalogKind::Rest
             && let Some((scheme, _)) = warehouse.split_once("://")
-            && !matches!(scheme, "s3" | "s3a" | "file" | "memory")
+            && !matches!(scheme, "s3" | "s3a" | "s3n" | "file" | "memory")
         {
             return Err(Problem::new(
                 "warehouse",

@@ -12,7 +12,7 @@ pub enum ConfigError {
     At { path: PathBuf, line: usize, message: String },
     /// Two topics that the naming rule sends to one table.
     #[error(
-        "`{first}` and `{second}` both map to table {table}: give one of them a name of its own under [[lake.tables]]"
+        "`{first}` and `{second}` both map to table {table}: give one of them a name of its own under [[lake.tables]] or [[pipelines.lake]]"
     )]
     Collision { table: String, first: String, second: String },
 }

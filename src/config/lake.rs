@@ -63,6 +63,8 @@ pub struct LakeConfig {
     pub truncate: OnTruncate,
     /// Snapshots that the writer itself keeps.
     pub max_snapshots: usize,
+    /// Neither the writer nor `firn maintain expire` lets a younger snapshot go.
+    pub rewind_horizon_ms: u64,
     /// Iceberg table properties set at creation.
     pub properties: BTreeMap<String, String>,
     pub tables: Vec<TableRule>,
@@ -120,6 +122,8 @@ pub struct TableRule {
     pub truncate: Option<OnTruncate>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_snapshots: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewind_horizon_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub properties: BTreeMap<String, String>,
 }
@@ -152,6 +156,7 @@ impl Default for LakeConfig {
             on_dropped_column: DroppedColumn::default(),
             truncate: OnTruncate::default(),
             max_snapshots: 500,
+            rewind_horizon_ms: 0,
             properties: BTreeMap::new(),
             tables: Vec::new(),
         }
@@ -199,6 +204,7 @@ impl LakeConfig {
             on_dropped_column: rule.on_dropped_column.unwrap_or(self.on_dropped_column),
             truncate: rule.truncate.unwrap_or(self.truncate),
             max_snapshots: rule.max_snapshots.unwrap_or(self.max_snapshots),
+            rewind_horizon_ms: rule.rewind_horizon_ms.unwrap_or(self.rewind_horizon_ms),
             properties,
         }
     }

@@ -5,7 +5,7 @@
 //!
 //! # Layout
 //! - [`Config`]: the whole; each section is a struct that validates itself ([`kafka`], [`registry`], [`source`], [`catalog`], [`lake`], [`pipelines`] with
-//!   their [`sinks`], [`outbox`], [`process`]); [`table`] is what comes out for one topic.
+//!   their [`sinks`], [`outbox`], [`maintain`], [`process`]); [`table`] is what comes out for one topic.
 //! - [`naming`]: from a topic to a table's name. [`layout`]: partition and sort fields. [`columns`]: types as text.
 //! - [`env`]: placeholders and `.env`. [`secret`]: what is never printed. [`error`]: where and what is wrong.
 
@@ -17,6 +17,7 @@ pub mod error;
 pub mod kafka;
 pub mod lake;
 pub mod layout;
+pub mod maintain;
 pub mod naming;
 pub mod outbox;
 pub mod period;
@@ -42,6 +43,7 @@ pub use error::{ConfigError, Problem};
 pub use kafka::{ConnectConfig, KafkaConfig, Start};
 pub use lake::{LakeConfig, TableRule};
 pub use layout::{PartitionBy, SortBy};
+pub use maintain::MaintainConfig;
 pub use naming::Selection;
 pub use outbox::OutboxConfig;
 pub use pipelines::{PipelineConfig, PipelineTopic};
@@ -49,7 +51,7 @@ pub use process::{DeadLetterTarget, DeadLettersConfig, IndexConfig, LogConfig, L
 pub use registry::RegistryConfig;
 pub use rules::{AlertConfig, RunningConfig};
 pub use secret::{Address, Properties};
-pub use sinks::{ClickHouseConfig, RedisConfig};
+pub use sinks::{ClickHouseConfig, LakeSinkConfig, RedisConfig};
 pub use source::SourceConfig;
 pub use table::{Format, OnTruncate, TableConfig};
 
@@ -74,6 +76,8 @@ pub struct Config {
     pub outbox: Vec<OutboxConfig>,
     #[serde(default)]
     pub dead_letters: DeadLettersConfig,
+    #[serde(default)]
+    pub maintain: MaintainConfig,
     #[serde(default)]
     pub index: IndexConfig,
     #[serde(default)]
@@ -112,6 +116,7 @@ impl Config {
         config.validate().map_err(|p| at(lines.locate(p)))?;
         config.catalog.resolve_paths(&lookup.dir);
         config.index.resolve_paths(&lookup.dir);
+        config.maintain.resolve_paths(&lookup.dir);
         config.selection = config.lake.selection().ok();
         config.origins = origins;
         config.check_collisions(config.lake.exact_topics())?;
@@ -126,9 +131,10 @@ impl Config {
         self.catalog.validate().map_err(|p| p.under("catalog"))?;
         if self.lake.is_used() || (self.pipelines.is_empty() && self.outbox.is_empty()) {
             self.lake.validate().map_err(|p| p.under("lake"))?;
-            if self.catalog.is_embedded() {
-                return Err(Problem::new("catalog", "is missing: say where tables are registered"));
-            }
+        }
+        let has_tables = self.lake.is_used() || self.pipelines.iter().any(|p| !p.lake.is_empty());
+        if self.catalog.is_embedded() && (has_tables || (self.pipelines.is_empty() && self.outbox.is_empty())) {
+            return Err(Problem::new("catalog", "is missing: say where tables are registered"));
         }
         pipelines::validate(&self.pipelines)?;
         if self.registry.url.is_none() {
@@ -136,6 +142,7 @@ impl Config {
         }
         outbox::validate(&self.outbox, &self.source)?;
         self.dead_letters.validate().map_err(|p| p.under("dead_letters"))?;
+        self.maintain.validate().map_err(|p| p.under("maintain"))?;
         self.memory.validate().map_err(|p| p.under("memory"))?;
         self.serve.validate().map_err(|p| p.under("serve"))?;
         self.log.validate().map_err(|p| p.under("log"))
@@ -187,11 +194,17 @@ impl Config {
     }
 
     /// # Errors
-    /// [`ConfigError::Collision`] when two of the topics map to one table, or one of them to the dead-letter table.
+    /// [`ConfigError::Collision`] when two of the topics map to one table, or one of them to the dead-letter table or a pipeline's.
     pub fn check_collisions<'a>(&self, topics: impl IntoIterator<Item = &'a str>) -> Result<(), ConfigError> {
         let mut taken: BTreeMap<String, String> = BTreeMap::new();
         if let Some(ident) = self.dead_letter_table() {
             taken.insert(ident.to_string(), "the dead letters".to_owned());
+        }
+        for (pipeline, sink) in self.pipelines.iter().flat_map(|p| p.lake.iter().map(move |sink| (p, sink))) {
+            let name = format!("pipeline {}.{}", pipeline.name, sink.name);
+            if let Some(first) = taken.insert(sink.table.clone(), name.clone()) {
+                return Err(ConfigError::Collision { table: sink.table.clone(), first, second: name });
+            }
         }
         for topic in topics {
             let Some(table) = self.table_for(topic) else { continue };

@@ -98,13 +98,44 @@ impl OutboxConfig {
 
 /// All of them, each with its place in the file.
 pub(super) fn validate(outboxes: &[OutboxConfig], source: &SourceConfig) -> Result<(), Problem> {
-    let mut names = BTreeSet::new();
+    let (mut names, mut flags) = (BTreeSet::new(), BTreeSet::new());
     for (i, outbox) in outboxes.iter().enumerate() {
         let under = |p: Problem| p.under(&format!("outbox[{i}]"));
         outbox.validate(source).map_err(under)?;
         if !names.insert(&outbox.name) {
             return Err(under(Problem::new("name", format!("two outboxes are called `{}`", outbox.name))));
         }
+        let address = outbox.address(source).map(Address::as_str);
+        if !flags.insert((address, outbox.table_parts(), &outbox.flag)) {
+            let (table, flag) = (&outbox.table, &outbox.flag);
+            return Err(under(Problem::new(
+                "flag",
+                format!(
+                    "`{flag}` of {table} is another outbox's too: each needs a flag of its own, or takes the other's rows"
+                ),
+            )));
+        }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outboxes_of_one_table_have_names_and_flags_of_their_own() {
+        let source = SourceConfig::default();
+        let outbox = |name: &str, table: &str, flag: &str| -> OutboxConfig {
+            let text =
+                format!("name = '{name}'\nurl = 'postgres://a@b/c'\ntable = '{table}'\nflag = '{flag}'\ntopic = 't'");
+            toml::from_str(&text).unwrap()
+        };
+        let of =
+            |second: OutboxConfig| validate(&[outbox("a", "t", "sent"), second], &source).map_err(|p| format!("{p:?}"));
+        assert_eq!(of(outbox("b", "t", "sent_too")), Ok(()));
+        assert_eq!(of(outbox("b", "other.t", "sent")), Ok(()));
+        assert!(of(outbox("a", "u", "sent")).unwrap_err().contains("two outboxes"));
+        assert!(of(outbox("b", "public.t", "sent")).unwrap_err().contains("each needs a flag of its own"));
+    }
 }

@@ -13,7 +13,7 @@ use super::lake::{LakeConfig, TableRule};
 use super::naming::{TopicParts, fold};
 use super::period::Period;
 use super::rules::{AlertConfig, RunningConfig};
-use super::sinks::{ClickHouseConfig, HttpConfig, LogSinkConfig, RedisConfig, TopicConfig};
+use super::sinks::{ClickHouseConfig, HttpConfig, LakeSinkConfig, LogSinkConfig, RedisConfig, TopicConfig};
 use super::table::{Format, TableConfig};
 use crate::change::Infinity;
 use crate::sink::topic::ValueFormat;
@@ -26,9 +26,9 @@ pub struct PipelineConfig {
     pub name: String,
     /// The SELECT over the sources and views, by their names.
     pub sql: String,
-    /// Rows after which a delivery is made early.
-    #[serde(default = "default_batch_rows")]
-    pub batch_rows: usize,
+    /// Rows after which a delivery is made early; by the sink, if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_rows: Option<usize>,
     /// Longest wait of a first row for others.
     #[serde(default = "default_batch_wait_ms")]
     pub batch_wait_ms: u64,
@@ -50,6 +50,8 @@ pub struct PipelineConfig {
     pub clickhouse: Vec<ClickHouseConfig>,
     #[serde(default)]
     pub redis: Vec<RedisConfig>,
+    #[serde(default)]
+    pub lake: Vec<LakeSinkConfig>,
     #[serde(default)]
     pub http: Vec<HttpConfig>,
     #[serde(default)]
@@ -88,9 +90,9 @@ pub struct PipelineTopic {
     pub keep: Option<Period>,
 }
 
-fn default_batch_rows() -> usize {
-    10_000
-}
+const USUAL_BATCH_ROWS: usize = 10_000;
+/// ClickHouse takes as long for an insert of few rows as for one of many.
+const CLICKHOUSE_BATCH_ROWS: usize = 50_000;
 
 fn default_batch_wait_ms() -> u64 {
     50
@@ -137,13 +139,24 @@ impl PipelineConfig {
     pub fn sink_names(&self) -> impl Iterator<Item = &str> {
         let stores = self.clickhouse.iter().map(|s| &s.name).chain(self.redis.iter().map(|s| &s.name));
         let others = self.http.iter().map(|s| &s.name).chain(self.log.iter().map(|s| &s.name));
+        let stores = stores.chain(self.lake.iter().map(|s| &s.name));
         stores.chain(others).chain(self.topic.iter().map(|s| &s.name)).map(String::as_str)
+    }
+
+    /// Rows after which a delivery to this sink is made early.
+    pub fn batch_rows_of(&self, sink: &str) -> usize {
+        let of_kind = match self.clickhouse.iter().any(|s| s.name == sink) {
+            true => CLICKHOUSE_BATCH_ROWS,
+            false => USUAL_BATCH_ROWS,
+        };
+        self.batch_rows.unwrap_or(of_kind)
     }
 
     /// Leaves out the other sinks.
     pub fn keep_sinks(&mut self, wanted: impl Fn(&str) -> bool) {
         self.clickhouse.retain(|sink| wanted(&sink.name));
         self.redis.retain(|sink| wanted(&sink.name));
+        self.lake.retain(|sink| wanted(&sink.name));
         self.topic.retain(|sink| wanted(&sink.name));
         self.http.retain(|sink| wanted(&sink.name));
         self.log.retain(|sink| wanted(&sink.name));
@@ -158,7 +171,7 @@ impl PipelineConfig {
             return Err(Problem::new("sql", "must not be empty"));
         }
         for (field, value, low, high) in [
-            ("batch_rows", self.batch_rows as u64, 1, 1_000_000),
+            ("batch_rows", self.batch_rows.unwrap_or(USUAL_BATCH_ROWS) as u64, 1, 1_000_000),
             ("batch_wait_ms", self.batch_wait_ms, 0, 60_000),
             ("view_wait_ms", self.view_wait_ms, 0, 600_000),
         ] {
@@ -190,7 +203,7 @@ impl PipelineConfig {
         if names.is_empty() {
             return Err(Problem::new(
                 "",
-                "has no sink: write [[pipelines.clickhouse]], [[pipelines.redis]], [[pipelines.topic]], [[pipelines.http]] or [[pipelines.log]]",
+                "has no sink: write [[pipelines.clickhouse]], [[pipelines.redis]], [[pipelines.lake]], [[pipelines.topic]], [[pipelines.http]] or [[pipelines.log]]",
             ));
         }
         self.validate_rules()?;
@@ -199,6 +212,9 @@ impl PipelineConfig {
         }
         for (i, sink) in self.redis.iter().enumerate() {
             sink.validate().map_err(|p| p.under(&format!("redis[{i}]")))?;
+        }
+        for (i, sink) in self.lake.iter().enumerate() {
+            sink.validate().map_err(|p| p.under(&format!("lake[{i}]")))?;
         }
         for (i, sink) in self.http.iter().enumerate() {
             sink.validate().map_err(|p| p.under(&format!("http[{i}]")))?;
@@ -226,7 +242,8 @@ impl PipelineConfig {
             }
         }
         let keeps = if self.alert.is_some() { "alert" } else { "running" };
-        let other = self.clickhouse.iter().map(|s| &s.name).chain(self.redis.iter().map(|s| &s.name)).next();
+        let stores = self.clickhouse.iter().map(|s| &s.name).chain(self.redis.iter().map(|s| &s.name));
+        let other = stores.chain(self.lake.iter().map(|s| &s.name)).next();
         match other.filter(|_| self.alert.is_some() || !self.running.is_empty()) {
             Some(sink) => Err(Problem::new(
                 keeps,

@@ -43,6 +43,16 @@ pub fn mask_password(address: &str) -> String {
     }
 }
 
+/// The address without password, path and query: the token of a webhook is in its path.
+pub fn mask_path(address: &str) -> String {
+    let masked = mask_password(address);
+    let host = masked.find("://").map_or(0, |at| at + 3);
+    match masked[host..].find(['/', '?']) {
+        Some(at) if masked[host + at..].len() > 1 => format!("{}/{MASK}", &masked[..host + at]),
+        _ => masked,
+    }
+}
+
 /// A URI that may hold a password: prints without it.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
@@ -203,6 +213,15 @@ mod tests {
         assert_eq!(Address::new(address).to_string(), want);
         assert_eq!(format!("{:?}", Address::new(address)), format!("{want:?}"));
         assert_eq!(Address::new(address).as_str(), address);
+    }
+
+    #[rstest]
+    #[case("https://u:pw@hooks/services/T0/B0/xyz?k=v", "https://u:***@hooks/***")]
+    #[case("https://hooks?token=x", "https://hooks/***")]
+    #[case("http://hooks:8099/", "http://hooks:8099/")]
+    #[case("http://hooks", "http://hooks")]
+    fn a_receiver_prints_without_its_path(#[case] address: &str, #[case] want: &str) {
+        assert_eq!(mask_path(address), want);
     }
 
     #[test]

@@ -67,6 +67,7 @@ pub struct TableConfig {
     pub truncate: OnTruncate,
     pub encodings: BTreeMap<String, Encoding>,
     pub max_snapshots: usize,
+    pub rewind_horizon_ms: u64,
     pub properties: BTreeMap<String, String>,
 }
 

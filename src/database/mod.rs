@@ -95,9 +95,25 @@ impl Database {
     /// # Errors
     /// When that is not done, or not for sure.
     pub async fn signal(&self, table: &str, id: &str, kind: &str, data: &str) -> Result<(), DatabaseError> {
+        self.at_once(async |connection| signal::insert(connection, table, id, kind, data).await).await
+    }
+
+    /// The ids in the signal table that begin so, in their order.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub async fn signals(&self, table: &str, begin: &str) -> Result<Vec<String>, DatabaseError> {
+        self.at_once(async |connection| signal::ids(connection, table, begin).await).await
+    }
+
+    /// On a connection of its own.
+    async fn at_once<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, DatabaseError> {
         let work = async {
             let mut connection = PgConnection::connect_with(&self.options).await?;
-            signal::insert(&mut connection, table, id, kind, data).await
+            work(&mut connection).await
         };
         match tokio::time::timeout(ANSWER_WITHIN, work).await {
             Ok(done) => done.map_err(explain),

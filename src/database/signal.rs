@@ -14,9 +14,28 @@ pub(super) async fn insert(
     Ok(())
 }
 
+/// The ids of the table's rows that begin so, in their order.
+pub(super) async fn ids(connection: &mut PgConnection, table: &str, begin: &str) -> Result<Vec<String>, sqlx::Error> {
+    let mut columns = sqlx::query_scalar::<_, String>(
+        "SELECT attname::text FROM pg_catalog.pg_attribute WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped \
+         ORDER BY attnum LIMIT 1",
+    )
+    .bind(quoted(table))
+    .persistent(false)
+    .fetch_all(&mut *connection)
+    .await?;
+    let Some(id) = columns.pop().map(|name| quoted_name(&name)) else { return Ok(Vec::new()) };
+    let statement = format!("SELECT {id}::text FROM {} WHERE starts_with({id}::text, $1) ORDER BY 1", quoted(table));
+    sqlx::query_scalar(&statement).bind(begin).persistent(false).fetch_all(connection).await
+}
+
+fn quoted_name(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
 /// `schema.table` with each part in quotes.
 fn quoted(table: &str) -> String {
-    let parts: Vec<String> = table.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
+    let parts: Vec<String> = table.split('.').map(quoted_name).collect();
     parts.join(".")
 }
 

@@ -222,7 +222,7 @@ pub fn row(seed: u64, table: Table, key: u64, state: State, out: &mut Vec<Cell>)
             or_null(b & 63 != 0, || Cell::Uuid(content_uuid(seed, u64::from(state.link)))),
             or_null(b >> 8 & 63 != 0, || Cell::Uuid(uuid(seed ^ 0x05e4, (b >> 16) % 5000))),
             pick(EVENT_TYPES, b >> 32),
-            Cell::TimestampTz(born_micros),
+            Cell::TimestampTz(happened_micros(key, b)),
             or_null(b >> 32 & 3 != 3, || Cell::Int((v % 3_600_000) as i64)),
             or_null(v >> 24 & 7 != 0, || pick(DEVICES, v >> 28)),
             or_null(v >> 34 & 3 != 0, || pick(PAYLOADS, v >> 36)),
@@ -236,6 +236,11 @@ pub fn row(seed: u64, table: Table, key: u64, state: State, out: &mut Vec<Cell>)
             or_null(v & 31 != 0, || text(note(v))),
         ]),
     }
+}
+
+/// Events happen one after the other, fifty a second, and are told up to two seconds later.
+fn happened_micros(key: u64, b: u64) -> i64 {
+    CREATED_AT_DEFAULT + (key * 20_000) as i64 - (b % 2_000_000) as i64
 }
 
 /// Some ten bytes that don't compress to nothing.

@@ -50,6 +50,11 @@ pub enum Error {
     Refused(String),
     #[error("{0}")]
     Table(String),
+    #[error(
+        "the row {0} was sent and can't be marked: a trigger sets the flag back, or a row security policy hides the row from UPDATE; \
+         what was sent is found again once the mark stays"
+    )]
+    Unmarked(String),
     #[error("the brokers don't show the topic {0}")]
     NoTopic(String),
     #[error("{0}: the log ends in another producer's open transaction; what stands behind it can't be told yet")]
@@ -82,9 +87,12 @@ impl Error {
             // Taking it again tells whether another process has it.
             Error::Transaction(e) => !matches!(e, TransactionError::Refused(_)),
             Error::MakeTopic(e) => !matches!(e, SendError::Refused(_)),
-            Error::Settings(_) | Error::Refused(_) | Error::Table(_) | Error::LostOffsets { .. } | Error::Taken(_) => {
-                false
-            }
+            Error::Settings(_)
+            | Error::Refused(_)
+            | Error::Table(_)
+            | Error::Unmarked(_)
+            | Error::LostOffsets { .. }
+            | Error::Taken(_) => false,
             Error::Panicked => false,
         }
     }

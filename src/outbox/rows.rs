@@ -151,6 +151,11 @@ impl Rows {
             for some in keys.chunks(MARKED_AT_ONCE) {
                 let done = sqlx::query(&self.sql.mark).bind(some).persistent(false).execute(&mut *transaction).await;
                 marked += done.map_err(explain)?.rows_affected();
+                let left = sqlx::query(&self.sql.unmarked).bind(some).persistent(false);
+                let left = left.fetch_optional(&mut *transaction).await.map_err(explain)?;
+                if let Some(row) = left {
+                    return Err(Error::Unmarked(row.try_get(0).map_err(explain)?));
+                }
             }
             transaction.commit().await.map_err(explain)?;
             Ok(marked)

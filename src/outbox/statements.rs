@@ -92,6 +92,8 @@ pub(super) struct Statements {
     pub settle: String,
     /// The rows of these keys.
     pub mark: String,
+    /// One of these keys whose row is not marked.
+    pub unmarked: String,
 }
 
 impl Statements {
@@ -132,6 +134,10 @@ impl Statements {
                  WHERE name = $1 AND owner = $2"
             ),
             mark: format!("UPDATE {table} SET {flag} = true WHERE {key} = ANY({}) AND {flag} IS NOT TRUE", keys(1)),
+            unmarked: format!(
+                "SELECT {key}::text FROM {table} WHERE {key} = ANY({}) AND {flag} IS NOT TRUE LIMIT 1",
+                keys(1)
+            ),
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::change::Op;
 use crate::memory::{Kind, Memory};
 use crate::position::TopicPartition;
 use crate::serve::metrics as names;
-use crate::sink::lake::{CatchUp, Committed};
+use crate::sink::lake::{CatchUp, Committed, Growth, Size};
 
 /// Rows by op, in the order of [`OPS`].
 pub type Rows = [u64; 4];
@@ -94,10 +94,30 @@ impl Meter {
         self.unavailable("lost", done.unavailable.lost_rows);
         let behind = done.catch_up == CatchUp::Behind;
         gauge!(names::TABLE_REPLAYING, "table" => table()).set(if behind { 1.0 } else { 0.0 });
+        self.sizes(&done.size, &done.growth);
         if let Some(index) = done.index {
             gauge!(names::INDEX_KEYS, "table" => table()).set(index.keys as f64);
             if let Some(took) = index.scan {
                 histogram!(names::INDEX_REBUILD_SECONDS, "table" => table()).record(took.as_secs_f64());
+            }
+        }
+    }
+
+    /// What its metadata says of the table; what that doesn't say stays as it was.
+    fn sizes(&self, size: &Size, growth: &Growth) {
+        let figures = [
+            (names::TABLE_ROWS, size.rows),
+            (names::TABLE_DATA_FILES, size.data_files),
+            (names::TABLE_DELETE_FILES, size.delete_files),
+            (names::TABLE_BYTES, size.bytes),
+            (names::TABLE_DELETED_ROWS, growth.deleted_rows),
+            (names::TABLE_MANIFESTS, growth.manifests),
+            (names::TABLE_SNAPSHOTS, Some(growth.snapshots)),
+            (names::TABLE_METADATA_FILES, Some(growth.metadata_files)),
+        ];
+        for (name, figure) in figures {
+            if let Some(figure) = figure {
+                gauge!(name, "table" => self.table.clone()).set(figure as f64);
             }
         }
     }

@@ -52,6 +52,7 @@ use source_tables::SourceTables;
 pub use stored_index::verify_indexes;
 pub use sweep::{SweepError, Swept, sweep};
 use tables::{Servers, Tables};
+pub use wiring::configured;
 use worker::Worker;
 use writer_schemas::WriterSchemas;
 
@@ -141,7 +142,7 @@ pub async fn run(
     let group = format!("{}.lake", config.kafka.group);
     let dead_letters = Arc::new(dead_letters);
     let (writer_schemas, source_tables) = (Arc::new(writer_schemas), Arc::new(source_tables));
-    let memory = Arc::clone(&shared.memory);
+    let (of_sinks, shared_with_sinks) = (Arc::clone(&catalog), shared.clone());
     let servers = Servers {
         shared,
         kafka: kafka.clone(),
@@ -179,7 +180,8 @@ pub async fn run(
         schemas: writer_schemas,
         sources: source_tables,
         dead_letters,
-        memory,
+        catalog: of_sinks,
+        shared: shared_with_sinks,
         status: Arc::clone(&status),
         runtime: runtime.clone(),
         stop: stopping.clone(),

@@ -195,6 +195,11 @@ impl Tables {
             ));
             return Ok(None);
         }
+        // A topic that a pattern found: the configuration could not tell.
+        if let Err(e) = self.config.check_collisions([topic]) {
+            stopped(e.to_string());
+            return Ok(None);
+        }
         let opened = LakeTable::open(Arc::clone(&self.servers.catalog), table_spec(&config), self.runtime.clone());
         let lake = match opened.await {
             Ok(lake) => lake.sharing(self.servers.shared.clone()),

@@ -64,18 +64,23 @@ pub(super) fn table_spec(config: &TableConfig) -> TableSpec {
         format_version: config.format_version,
         properties: config.properties.clone().into_iter().collect(),
         location: None,
-        retention: Retention { max_snapshots: config.max_snapshots, ..Retention::default() },
+        retention: Retention {
+            max_snapshots: config.max_snapshots,
+            horizon_ms: config.rewind_horizon_ms,
+            ..Retention::default()
+        },
         target_file_bytes: config.target_file_bytes,
         zstd_level: ZSTD_LEVEL,
         origin_columns: config.origin_columns,
         type_change: config.on_type_change,
         dropped_column: config.on_dropped_column,
         unavailable_column: config.unavailable_column,
+        keys_roam: false,
     }
 }
 
 /// The configuration of a table: that of a topic which was committed to it.
-pub(super) fn configured(config: &Config, table: &Table) -> Option<TableConfig> {
+pub fn configured(config: &Config, table: &Table) -> Option<TableConfig> {
     let stored = table.metadata().properties().get(CHECKPOINT).and_then(|json| Checkpoint::from_json(json).ok());
     let topics = stored.unwrap_or_default().topics;
     topics.keys().find_map(|topic| config.table_for(topic).filter(|c| c.ident() == *table.identifier()))
@@ -106,6 +111,7 @@ pub(super) fn dead_letter_spec(config: &Config) -> TableSpec {
         type_change: TypeChange::default(),
         dropped_column: DroppedColumn::default(),
         unavailable_column: false,
+        keys_roam: false,
     }
 }
 

@@ -24,6 +24,14 @@ pub const MEMORY_PAUSED_MS_TOTAL: &str = "firn_memory_paused_ms_total";
 pub const EARLY_BATCHES_TOTAL: &str = "firn_early_batches_total";
 pub const TABLE_STOPPED: &str = "firn_table_stopped";
 pub const TABLE_REPLAYING: &str = "firn_table_replaying";
+pub const TABLE_ROWS: &str = "firn_table_rows";
+pub const TABLE_DATA_FILES: &str = "firn_table_data_files";
+pub const TABLE_DELETE_FILES: &str = "firn_table_delete_files";
+pub const TABLE_BYTES: &str = "firn_table_bytes";
+pub const TABLE_DELETED_ROWS: &str = "firn_table_deleted_rows";
+pub const TABLE_MANIFESTS: &str = "firn_table_manifests";
+pub const TABLE_SNAPSHOTS: &str = "firn_table_snapshots";
+pub const TABLE_METADATA_FILES: &str = "firn_table_metadata_files";
 pub const FOREIGN_SNAPSHOTS_TOTAL: &str = "firn_foreign_snapshots_total";
 pub const STALE_TOTAL: &str = "firn_stale_total";
 pub const INDEX_KEYS: &str = "firn_index_keys";
@@ -76,7 +84,7 @@ const fn metric(
 }
 
 /// Every metric of firn.
-pub const METRICS: [Metric; 42] = [
+pub const METRICS: [Metric; 50] = [
     metric(RECORDS_TOTAL, Kind::Counter, Unit::Count, &["topic"], "Kafka records read"),
     metric(ROWS_TOTAL, Kind::Counter, Unit::Count, &["table", "op"], "rows committed, by op (c, u, d, r)"),
     metric(SKIPPED_TOTAL, Kind::Counter, Unit::Count, &["topic", "kind"], "records skipped by a rule, by its name"),
@@ -144,6 +152,14 @@ pub const METRICS: [Metric; 42] = [
         &["table"],
         "1 while the table is behind where it stood before a rewind",
     ),
+    metric(TABLE_ROWS, Kind::Gauge, Unit::Count, &["table"], "rows of the table, without those deleted by position"),
+    metric(TABLE_DATA_FILES, Kind::Gauge, Unit::Count, &["table"], "data files of the table"),
+    metric(TABLE_DELETE_FILES, Kind::Gauge, Unit::Count, &["table"], "delete files of the table"),
+    metric(TABLE_BYTES, Kind::Gauge, Unit::Bytes, &["table"], "bytes of the table's files"),
+    metric(TABLE_DELETED_ROWS, Kind::Gauge, Unit::Count, &["table"], "rows in data files that are deleted by position"),
+    metric(TABLE_MANIFESTS, Kind::Gauge, Unit::Count, &["table"], "manifests of the current snapshot"),
+    metric(TABLE_SNAPSHOTS, Kind::Gauge, Unit::Count, &["table"], "snapshots that the table keeps"),
+    metric(TABLE_METADATA_FILES, Kind::Gauge, Unit::Count, &["table"], "versions of its metadata that the table names"),
     metric(
         FOREIGN_SNAPSHOTS_TOTAL,
         Kind::Counter,

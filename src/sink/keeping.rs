@@ -29,7 +29,7 @@ pub struct Step {
 /// What a ledger has stored of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
-    /// Counts rewinds: what was kept before one counts no more.
+    /// What was kept in another one counts no more: from before a rewind, or before the sink's offsets were gone.
     pub generation: u64,
     /// How many transactions stored something: the last one has to be seen before what is stored is whole.
     pub transactions: u64,

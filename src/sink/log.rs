@@ -139,6 +139,7 @@ mod tests {
     use crate::position::Span;
     use crate::sink::conformance::ledger::Books;
     use crate::sink::keeping::Keeping;
+    use crate::sink::ledger::Entry;
 
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
@@ -195,6 +196,13 @@ mod tests {
         assert_eq!((standing.next, standing.until), (3, None));
         assert!(matches!(sink.deliver(&delivery(3, 3)).await, Err(SinkError::Moved(_))), "taken over");
         other.rewind(&[(at.clone(), 1)]).await.unwrap();
-        assert_eq!(books.entry(&at).unwrap().note, r#"{"generation":1}"#);
+        let note = |entry: Option<Entry>| Note::of(&at, entry.as_ref()).unwrap();
+        let before = note(books.history().into_iter().rev().nth(1));
+        let rewound = note(books.entry(&at));
+        assert_eq!(
+            (rewound.clone(), books.entry(&at).unwrap().next),
+            (Note { generation: rewound.generation, ..Note::default() }, 1)
+        );
+        assert!(rewound.generation > before.generation);
     }
 }

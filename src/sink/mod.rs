@@ -11,7 +11,7 @@
 //! | intent (ClickHouse, HTTP) | the exact range is stored before it is sent, and sent again with the same bounds until it is acknowledged |
 //!
 //! # Layout
-//! - [`Sink`], [`Standing`], [`Delivery`], [`SinkError`]: the contract.
+//! - [`Sink`], [`Standing`], [`Delivery`], [`Gathered`], [`SinkError`]: the contract.
 //! - [`lake`], [`clickhouse`], [`redis`], [`topic`], [`http`], [`log`]: the sinks. None knows another.
 //! - [`ledger`]: positions in Kafka, for sinks that have no store of their own; `note`: what they note beside them; [`keeping`]: what a
 //!   pipeline stores with them.
@@ -82,6 +82,17 @@ pub struct RefusedRow {
     pub detail: String,
 }
 
+/// What a sink has taken in that a [`Sink::commit`] is still to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gathered {
+    /// Every delivery that was answered is done.
+    Nothing,
+    /// More may be added.
+    Some,
+    /// It is time.
+    Due,
+}
+
 /// Why a sink did not do what it was asked to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SinkError {
@@ -115,8 +126,28 @@ pub trait Sink: Send {
     async fn take_over(&mut self, partitions: &[TopicPartition]) -> Result<Vec<Option<Standing>>, SinkError>;
 
     /// Delivers exactly once. The span of each delivery begins where its partition stands; where it does not, the answer is
-    /// [`SinkError::Moved`]. Either all of a delivery is done with its position, or its `until` will say so.
+    /// [`SinkError::Moved`]. Either all of a delivery is done with its position, or its `until` will say so. A sink that gathers
+    /// deliveries has only taken it in: until [`Sink::commit`] it stands where it stood.
     async fn deliver(&mut self, delivery: &Delivery) -> Result<(), SinkError>;
+
+    /// What was delivered and is not done; always nothing in a sink that does each delivery at once.
+    fn gathered(&self) -> Gathered {
+        Gathered::Nothing
+    }
+
+    /// Does what was gathered, and moves its positions, in one step. [`SinkError::Moved`]: it never will be; to be [forgotten](Sink::forget),
+    /// and read again from where the sink stands.
+    async fn commit(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    /// Lets go of what was gathered: the sink stands where its last commit put it.
+    async fn forget(&mut self) {}
+
+    /// Remembers where a partition begins of which nothing was ever delivered, where it can without rows. It is to be taken over then.
+    async fn begin(&mut self, at: &TopicPartition, next: i64) -> Result<(), SinkError> {
+        self.rewind(&[(at.clone(), next)]).await
+    }
 
     /// Sets the positions, by a person's will, in a new generation: what was delivered once is delivered again.
     async fn rewind(&mut self, to: &[(TopicPartition, i64)]) -> Result<(), SinkError>;

@@ -17,7 +17,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Int32Type, Int64Type};
+use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, BooleanArray, RecordBatch, RecordBatchOptions, StringArray, UInt64Array};
 use arrow_schema::{DataType, Schema, SchemaRef};
 use arrow_select::concat::concat_batches;
@@ -217,9 +217,13 @@ impl Transform {
         };
         let ops = arrow_cast::cast(rows.column(width + 2), &DataType::Utf8).map_err(failed)?;
         let ops = ops.as_string::<i32>();
+        let times = rows.column(width + 3).as_primitive::<TimestampMicrosecondType>();
+        let lsns = rows.column(width + 4).as_primitive::<Int64Type>();
         let origin = |row: usize| {
             let (partition, offset) = place(&rows, row);
-            (partition, RowOrigin { offset, op: op_of(ops, row) })
+            let source_us = (!times.is_null(row)).then(|| times.value(row));
+            let source_lsn = (!lsns.is_null(row)).then(|| lsns.value(row));
+            (partition, RowOrigin { offset, op: op_of(ops, row), source_us, source_lsn })
         };
         let origins = (0..rows.num_rows()).map(origin).collect();
         Ok((self.planned(&rows)?, Some(origins)))

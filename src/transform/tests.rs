@@ -74,7 +74,10 @@ async fn images_op_and_source_are_columns_and_rows_know_their_change() {
         (Op::Create, 4, "d", 4.0, None),
     ];
     let output = transform.run("products", &changes(10, &rows)).await.unwrap();
-    let origin = |offset, op| (0, RowOrigin { offset, op });
+    let origin = |offset: i64, op| {
+        let (source_us, source_lsn) = (Some((990 + offset) * 1_000), Some(67 + offset));
+        (0, RowOrigin { source_us, source_lsn, ..RowOrigin::new(offset, op) })
+    };
     assert_eq!(output.origins.unwrap(), [origin(11, Op::Update), origin(12, Op::Delete), origin(13, Op::Create)]);
     assert_eq!(
         text(&output.rows),
@@ -153,7 +156,8 @@ async fn a_union_of_sources_is_traced() {
     let sql = "SELECT after.id AS id, 'a' AS kind FROM a UNION ALL SELECT after.id, 'b' FROM b";
     let transform = Transform::plan(sql, &sources, &[]).await.unwrap();
     let output = transform.run("b", &changes(5, &[(Op::Create, 9, "x", 1.0, None)])).await.unwrap();
-    assert_eq!(output.origins.unwrap(), [(0, RowOrigin { offset: 5, op: Op::Create })]);
+    let origin = RowOrigin { source_us: Some(1_000_000), source_lsn: Some(77), ..RowOrigin::new(5, Op::Create) };
+    assert_eq!(output.origins.unwrap(), [(0, origin)]);
     assert_eq!(output.rows.column(1).as_string::<i32>().value(0), "b");
 }
 

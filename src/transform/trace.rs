@@ -1,4 +1,4 @@
-//! Which change a row of a SELECT comes from: its offset and op are selected too, where the SELECT keeps changes apart.
+//! Which change a row of a SELECT comes from: its offset, op, time and LSN are selected too, where the SELECT keeps changes apart.
 
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::{
@@ -13,6 +13,8 @@ use crate::change::origin;
 const PARTITION_ALIAS: &str = "__firn_partition";
 const OFFSET_ALIAS: &str = "__firn_offset";
 const OP_ALIAS: &str = "__firn_op";
+const SOURCE_TS_ALIAS: &str = "__firn_source_ts";
+const SOURCE_LSN_ALIAS: &str = "__firn_source_lsn";
 
 /// # Errors
 /// When the text is not one SELECT.
@@ -67,7 +69,7 @@ fn name_field(item: &mut SelectItem) {
     }
 }
 
-/// The statement with partition, offset and op of the change as its last columns; `None` where a row may come from several, or that can't be seen.
+/// The statement with partition, offset, op, time and LSN of the change as its last columns; `None` where a row may come from several, or that can't be seen.
 pub(super) fn traced(mut statement: Statement, sources: &[&str]) -> Option<Statement> {
     trace(&mut query_of(&mut statement)?.body, sources)?;
     Some(statement)
@@ -99,7 +101,14 @@ fn trace_select(select: &mut Select, sources: &[&str]) -> Option<()> {
         .flat_map(|from| std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)));
     let mut found = tables.filter_map(|table| name_of(table, sources));
     let source = found.next().filter(|_| found.next().is_none())?;
-    for (column, alias) in [(origin::PARTITION, PARTITION_ALIAS), (origin::OFFSET, OFFSET_ALIAS), (OP, OP_ALIAS)] {
+    let columns = [
+        (origin::PARTITION, PARTITION_ALIAS),
+        (origin::OFFSET, OFFSET_ALIAS),
+        (OP, OP_ALIAS),
+        (origin::SOURCE_TS, SOURCE_TS_ALIAS),
+        (origin::SOURCE_LSN, SOURCE_LSN_ALIAS),
+    ];
+    for (column, alias) in columns {
         let expr = Expr::CompoundIdentifier(vec![source.clone(), Ident::with_quote('"', column)]);
         select.projection.push(SelectItem::ExprWithAlias { expr, alias: Ident::with_quote('"', alias) });
     }

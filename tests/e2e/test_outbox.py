@@ -135,6 +135,22 @@ def test_of_two_processes_the_newer_one_goes_on(outbox: Outbox, step: str) -> No
     assert ids == Counter(range(1, 36)) + Counter([15]), ids
 
 
+def test_a_mark_that_does_not_stay_stops_it_before_anything_is_sent_again(outbox: Outbox) -> None:
+    outbox.insert(5)
+    outbox.source.run(
+        "CREATE FUNCTION unmark() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.sent_to_kafka := false; RETURN NEW; END';"
+        "CREATE TRIGGER unmark BEFORE UPDATE ON user_login FOR EACH ROW EXECUTE FUNCTION unmark()"
+    )
+    firn = outbox.firn()
+    for _ in range(2):
+        ended = firn.command("outbox", "--once")
+        assert ended.returncode == 4 and "can't be marked" in ended.stderr, ended.stdout + ended.stderr
+        assert Counter(row["id"] for row in outbox.sent()) == Counter(range(1, 6))
+    outbox.source.run("DROP TRIGGER unmark ON user_login")
+    assert once(firn) == {"outbox": "logins", "sent": 0, "found": 5, "refused": []}
+    outbox.assert_each_once()
+
+
 def crash_after_commit(outbox: Outbox, firn: Firn, rows: int) -> None:
     """These rows are in the topic and not marked."""
     armed = firn.folder / "armed"

@@ -278,7 +278,7 @@ pub async fn stored(catalog: &MemoryCatalog, table: &TableIdent) -> BTreeSet<Str
 }
 
 /// What a listing shows, and whether it came to its end.
-async fn listed(catalog: &MemoryCatalog, table: &Table) -> (BTreeSet<String>, bool) {
+pub async fn listed(catalog: &MemoryCatalog, table: &Table) -> (BTreeSet<String>, bool) {
     let location = table.metadata().location();
     let (store, directory) = catalog.stores().object_store(location).unwrap();
     let root = location.strip_suffix(directory.as_ref()).unwrap().to_owned();

@@ -31,9 +31,9 @@ use crate::lake::{changes, columns, files, load, put, span, spec, stage};
 const ROW_ID: &str = "2147483540";
 
 /// Id and value of each live row, by its key.
-type Rows = BTreeMap<i64, (i64, String)>;
+pub type Rows = BTreeMap<i64, (i64, String)>;
 
-async fn rows(table: &Table) -> Rows {
+pub async fn rows(table: &Table) -> Rows {
     let live = files(table).await;
     let mut rows = Rows::new();
     for file in &live.data {

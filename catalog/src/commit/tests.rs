@@ -33,6 +33,7 @@ fn upsert() -> Batch {
         data_files: vec![testing::data_file("d/3", 5)],
         delete_files: vec![testing::position_deletes("x/2", 2, "d/1")],
         removed: HashSet::from([key("x/1"), key("d/2")]),
+        ..RowDelta::default()
     };
     Batch::new("w", 2, delta)
 }

@@ -136,7 +136,12 @@ async fn pyiceberg_reads_and_appends_to_what_was_committed() {
     ];
     for (n, delta) in deltas.into_iter().enumerate() {
         let mut batch = crate::testing::Batch::new("w", n as u64, delta);
-        batch.plan.retention = crate::Retention { max_snapshots: 3, merge_manifests_above: 2, max_metadata_files: 3 };
+        batch.plan.retention = crate::Retention {
+            max_snapshots: 3,
+            merge_manifests_above: 2,
+            max_metadata_files: 3,
+            ..crate::Retention::default()
+        };
         let committed = batch.commit(&*catalog, &crate::testing::ident("t")).await.unwrap();
         committed.cleanup.run().await.unwrap();
     }

@@ -7,6 +7,7 @@ use futures::StreamExt;
 use iceberg::spec::{DataFile, Manifest, ManifestContentType, ManifestFile};
 
 use super::write::{Fate, Writer};
+use crate::maintain::manifests::ReplacedManifests;
 use crate::manifests::{READS_IN_FLIGHT, Standing, standing};
 use crate::{Error, ErrorKind, FileKey, Result};
 
@@ -17,7 +18,7 @@ const TARGET_BYTES: u64 = 8 << 20;
 const MERGED_AT_ONCE: usize = 32;
 
 type Loaded = (ManifestFile, Arc<Manifest>);
-type KindAndSpec = (u8, i32);
+pub(crate) type KindAndSpec = (u8, i32);
 
 /// `added` are this commit's own manifests: they count, but are not touched.
 pub(super) async fn carry(
@@ -51,6 +52,18 @@ pub(super) async fn carry(
     }
     made.extend(untouched);
     Ok(made)
+}
+
+/// The list with what stands for some of it.
+pub(super) fn replaced(mut list: Vec<ManifestFile>, replaced: Option<&ReplacedManifests>) -> Result<Vec<ManifestFile>> {
+    let Some(replaced) = replaced else { return Ok(list) };
+    let before = list.len();
+    list.retain(|m| !replaced.gone.contains(&m.manifest_path));
+    if before - list.len() != replaced.gone.len() {
+        return Err(Error::new(ErrorKind::Invalid, "a manifest is to be replaced but is not in the base"));
+    }
+    list.extend(replaced.by.iter().cloned());
+    Ok(list)
 }
 
 pub(super) fn not_live(path: &str) -> Error {
@@ -158,10 +171,10 @@ fn choose_to_merge(manifests: &[ManifestFile], group: KindAndSpec) -> Vec<Manife
     small.into_iter().take(MERGED_AT_ONCE).take_while(fits).cloned().collect()
 }
 
-fn kind_and_spec(manifest: &ManifestFile) -> KindAndSpec {
+pub(crate) fn kind_and_spec(manifest: &ManifestFile) -> KindAndSpec {
     (manifest.content as u8, manifest.partition_spec_id)
 }
 
-fn length(manifest: &ManifestFile) -> u64 {
+pub(crate) fn length(manifest: &ManifestFile) -> u64 {
     u64::try_from(manifest.manifest_length).unwrap_or(0)
 }

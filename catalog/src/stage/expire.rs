@@ -7,6 +7,7 @@ use iceberg::spec::{MAIN_BRANCH, SnapshotRef, SnapshotReference, TableMetadata};
 use serde::Deserialize;
 
 use crate::commit::Plan;
+use crate::maintain::is_shared;
 use crate::{Error, ErrorKind, Result};
 
 /// The new snapshot and its parent always stay: a reader of the parent must not lose its ground.
@@ -27,16 +28,19 @@ impl Expiry {
     /// shared with another table).
     pub fn of(metadata: &TableMetadata, plan: &Plan) -> Result<Option<Self>> {
         let max_snapshots = plan.retention.max_snapshots.max(LEAST_KEPT);
-        if metadata.snapshots().len() <= max_snapshots
-            || metadata.properties().get("gc.enabled").is_some_and(|v| v == "false")
-        {
+        if metadata.snapshots().len() <= max_snapshots || is_shared(metadata) {
             return Ok(None);
         }
         let chain = chain(metadata, metadata.current_snapshot());
         let tells = |s: &SnapshotRef| {
             plan.summary.is_empty() || plan.summary.keys().any(|k| s.summary().additional_properties.contains_key(k))
         };
-        let Some(oldest) = (max_snapshots - 1..chain.len()).find(|n| tells(&chain[*n])) else { return Ok(None) };
+        let horizon =
+            chain.first().map_or(i64::MIN, |s| s.timestamp_ms().saturating_sub_unsigned(plan.retention.horizon_ms));
+        let young = chain.iter().take_while(|s| s.timestamp_ms() > horizon).count();
+        let Some(oldest) = (max_snapshots.max(young) - 1..chain.len()).find(|n| tells(&chain[*n])) else {
+            return Ok(None);
+        };
         let (kept, beyond) = chain.split_at(oldest + 1);
         let Some(oldest_kept) = kept.last().filter(|_| !beyond.is_empty()) else { return Ok(None) };
         let held = held(metadata)?;
@@ -45,19 +49,25 @@ impl Expiry {
     }
 
     pub fn updates(&self, metadata: &TableMetadata) -> Vec<TableUpdate> {
-        let ids: Vec<i64> = self.expired.iter().map(|s| s.snapshot_id()).collect();
-        let mut updates = Vec::new();
-        for &snapshot_id in &ids {
-            if metadata.statistics_for_snapshot(snapshot_id).is_some() {
-                updates.push(TableUpdate::RemoveStatistics { snapshot_id });
-            }
-            if metadata.partition_statistics_for_snapshot(snapshot_id).is_some() {
-                updates.push(TableUpdate::RemovePartitionStatistics { snapshot_id });
-            }
-        }
-        updates.push(TableUpdate::RemoveSnapshots { snapshot_ids: ids });
-        updates
+        without_snapshots(metadata, self.expired.iter().map(|s| s.snapshot_id()).collect())
     }
+}
+
+/// What takes these snapshots, and their statistics, out of the table's metadata.
+pub(crate) fn without_snapshots(metadata: &TableMetadata, snapshot_ids: Vec<i64>) -> Vec<TableUpdate> {
+    let mut updates = Vec::new();
+    for &snapshot_id in &snapshot_ids {
+        if metadata.statistics_for_snapshot(snapshot_id).is_some() {
+            updates.push(TableUpdate::RemoveStatistics { snapshot_id });
+        }
+        if metadata.partition_statistics_for_snapshot(snapshot_id).is_some() {
+            updates.push(TableUpdate::RemovePartitionStatistics { snapshot_id });
+        }
+    }
+    if !snapshot_ids.is_empty() {
+        updates.push(TableUpdate::RemoveSnapshots { snapshot_ids });
+    }
+    updates
 }
 
 /// `head` and its ancestors, newest first, as far as they are there.
@@ -88,7 +98,7 @@ fn held(metadata: &TableMetadata) -> Result<HashSet<i64>> {
 }
 
 /// `TableMetadata` doesn't show its references but in its JSON.
-fn references(metadata: &TableMetadata) -> Result<HashMap<String, SnapshotReference>> {
+pub(crate) fn references(metadata: &TableMetadata) -> Result<HashMap<String, SnapshotReference>> {
     #[derive(Deserialize)]
     struct OnlyReferences {
         #[serde(default)]

@@ -19,9 +19,9 @@ use iceberg::{TableRequirement, TableUpdate};
 use crate::commit::{LAST_COMMIT_ID, Plan};
 use crate::manifests::{self, ManifestCache};
 use crate::{Error, ErrorKind, Result, metadata, surroundings};
-pub(crate) use expire::{Expiry, chain};
-use write::Writer;
-pub(crate) use write::first_row_ids;
+pub(crate) use carry::{KindAndSpec, kind_and_spec, length};
+pub(crate) use expire::{Expiry, chain, references, without_snapshots};
+pub(crate) use write::{Fate, Writer, first_row_ids};
 
 const PREVIOUS_VERSIONS_MAX: &str = "write.metadata.previous-versions-max";
 const PREVIOUS_VERSIONS_MAX_DEFAULT: usize = 100;
@@ -111,13 +111,25 @@ impl Staging<'_> {
         let parent = self.parent(metadata)?;
         let mut writer = Writer::new(self, metadata, written);
         let mut entries = writer.added(&self.plan.delta).await?;
+        let mut before = 0;
         if let Some(parent) = parent {
             let list = manifests::list(self.base, parent).await?;
+            before = list.len();
+            let list = carry::replaced(list, self.plan.replaced_manifests.as_ref())?;
             entries.extend(carry::carry(&mut writer, list, &entries).await?);
         } else if let Some(missing) = self.plan.delta.removed.iter().next() {
             return Err(carry::not_live(&missing.path));
         }
-        let summary = summary::summary(self.plan, writer.collector.build(), parent.map(|p| p.summary()));
+        let kept = entries.iter().filter(|m| m.added_snapshot_id != self.snapshot_id).count();
+        let mut counted = writer.collector.build();
+        for (name, count) in [
+            ("manifests-created", entries.len() - kept),
+            ("manifests-kept", kept),
+            ("manifests-replaced", before.saturating_sub(kept)),
+        ] {
+            counted.insert(name.to_owned(), count.to_string());
+        }
+        let summary = summary::summary(self.plan, counted, parent.map(|p| p.summary()));
 
         let parent_id = parent.map(|p| p.snapshot_id());
         let sequence_number = metadata.next_sequence_number();

@@ -29,7 +29,8 @@ pub(super) fn summary(plan: &Plan, counted: HashMap<String, String>, parent: Opt
             None => properties.remove(total),
         };
     }
-    Summary { operation: operation(&plan.delta), additional_properties: properties }
+    let operation = plan.operation.clone().unwrap_or_else(|| operation(&plan.delta));
+    Summary { operation, additional_properties: properties }
 }
 
 fn number(properties: &HashMap<String, String>, name: &str) -> Option<i64> {

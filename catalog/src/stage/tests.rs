@@ -190,7 +190,8 @@ async fn upsert(catalog: &MemoryCatalog, n: u64, retention: Retention) -> Table 
 #[tokio::test]
 async fn manifests_snapshots_metadata_and_files_stay_bounded() {
     let catalog = catalog(FormatVersion::V2).await;
-    let retention = Retention { max_snapshots: 6, merge_manifests_above: 5, max_metadata_files: 7 };
+    let retention =
+        Retention { max_snapshots: 6, merge_manifests_above: 5, max_metadata_files: 7, ..Retention::default() };
     let owner = [TableUpdate::SetProperties {
         updates: HashMap::from([("write.metadata.delete-after-commit.enabled".to_owned(), "true".to_owned())]),
     }];
@@ -227,7 +228,8 @@ async fn manifests_snapshots_metadata_and_files_stay_bounded() {
 #[tokio::test]
 async fn the_oldest_snapshot_that_stays_is_one_of_the_writers_own() {
     let catalog = catalog(FormatVersion::V2).await;
-    let retention = Retention { max_snapshots: 3, merge_manifests_above: 100, max_metadata_files: 100 };
+    let retention =
+        Retention { max_snapshots: 3, merge_manifests_above: 100, max_metadata_files: 100, ..Retention::default() };
     let mut own = vec![];
     for (n, others) in [4, 4, 0].into_iter().enumerate() {
         let table = upsert(&catalog, n as u64, retention).await;
@@ -252,7 +254,8 @@ async fn the_oldest_snapshot_that_stays_is_one_of_the_writers_own() {
 #[tokio::test]
 async fn what_a_tag_or_branch_holds_is_kept_with_its_files() {
     let catalog = catalog(FormatVersion::V2).await;
-    let retention = Retention { max_snapshots: 3, merge_manifests_above: 3, max_metadata_files: 100 };
+    let retention =
+        Retention { max_snapshots: 3, merge_manifests_above: 3, max_metadata_files: 100, ..Retention::default() };
     let mut tagged = 0;
     for n in 0..12 {
         let table = upsert(&catalog, n, retention).await;
@@ -275,12 +278,46 @@ async fn what_a_tag_or_branch_holds_is_kept_with_its_files() {
     }
 }
 
+/// Where several snapshots go in one commit, what is tagged may be the parent of the oldest that stays.
+#[tokio::test]
+async fn what_is_tagged_right_behind_the_oldest_that_stays_is_kept_with_its_files() {
+    let catalog = catalog(FormatVersion::V2).await;
+    let retention =
+        Retention { max_snapshots: 5, merge_manifests_above: 3, max_metadata_files: 100, ..Retention::default() };
+    let mut tagged = 0;
+    for n in 0..5 {
+        let table = upsert(&catalog, n, retention).await;
+        if n == 1 {
+            tagged = table.metadata().current_snapshot_id().unwrap();
+            let retention = iceberg::spec::SnapshotRetention::Tag { max_ref_age_ms: None };
+            let reference = SnapshotReference::new(tagged, retention);
+            let tag = TableUpdate::SetSnapshotRef { ref_name: "keep".to_owned(), reference };
+            catalog.swap(&table, &[], &[tag]).await.unwrap();
+        }
+    }
+    // One that lets nothing go, as a compaction's.
+    upsert(&catalog, 5, Retention { max_snapshots: usize::MAX, ..retention }).await;
+    let table = upsert(&catalog, 6, retention).await;
+    let there: HashSet<i64> = table.metadata().snapshots().map(|s| s.snapshot_id()).collect();
+    assert!(there.len() == 6 && there.contains(&tagged), "the first one went: {there:?}");
+    let snapshot = table.metadata().snapshot_by_id(tagged).unwrap();
+    for manifest in crate::manifests::list(&table, snapshot).await.unwrap() {
+        assert!(table.file_io().exists(&manifest.manifest_path).await.unwrap(), "{} is gone", manifest.manifest_path);
+    }
+    let live = live::files(&table, Some(tagged), &ManifestCache::new(0)).await.unwrap();
+    assert!(!live.position_deletes.is_empty());
+    for file in live.data.iter().chain(&live.position_deletes) {
+        assert!(table.file_io().exists(file.file.file_path()).await.unwrap(), "{} is gone", file.file.file_path());
+    }
+}
+
 #[tokio::test]
 async fn a_puffin_file_goes_with_its_last_vector() {
     let catalog = catalog(FormatVersion::V3).await;
     let puffin = "memory://warehouse/x.puffin";
     testing::touch(&catalog, puffin).await;
-    let retention = Retention { max_snapshots: 2, merge_manifests_above: 9, max_metadata_files: 100 };
+    let retention =
+        Retention { max_snapshots: 2, merge_manifests_above: 9, max_metadata_files: 100, ..Retention::default() };
     let vector = |offset: i64, of: &str| testing::deletion_vector(puffin, offset, of);
     let gone = |offset: i64| HashSet::from([FileKey { path: puffin.to_owned(), content_offset: Some(offset) }]);
     let first = RowDelta {
@@ -330,7 +367,8 @@ async fn cost(catalog: &MemoryCatalog, from: u64, commits: u64, retention: Reten
 #[tokio::test]
 async fn the_cost_of_a_commit_does_not_grow_with_their_number() {
     let catalog = catalog(FormatVersion::V2).await;
-    let retention = Retention { max_snapshots: 20, merge_manifests_above: 16, max_metadata_files: 10 };
+    let retention =
+        Retention { max_snapshots: 20, merge_manifests_above: 16, max_metadata_files: 10, ..Retention::default() };
     cost(&catalog, 0, 20, retention).await;
     let early = cost(&catalog, 20, 32, retention).await;
     let last = std::env::var("FIRN_TEST_COMMITS").map_or(600, |n| n.parse().unwrap());

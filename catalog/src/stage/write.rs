@@ -13,11 +13,20 @@ use super::Staging;
 use crate::manifests::{ManifestCache, Standing};
 use crate::{Error, ErrorKind, Result, RowDelta, SpecFile};
 
-/// Files in the order in which they are written.
-fn by_spec(files: &[SpecFile]) -> BTreeMap<i32, Vec<&SpecFile>> {
-    let mut by_spec: BTreeMap<i32, Vec<&SpecFile>> = BTreeMap::new();
-    for file in files {
-        by_spec.entry(file.spec_id).or_default().push(file);
+/// A new file, and its data sequence number where it does not get that of the snapshot.
+type Added<'d> = (&'d DataFile, i64);
+
+/// The delta's data files in the order in which they are written: by spec, new rows first.
+fn data_files(delta: &RowDelta) -> Vec<(i32, Vec<Added<'_>>)> {
+    let new = by_spec(delta.data_files.iter().map(|f| (f, UNASSIGNED_SEQUENCE_NUMBER)));
+    let rewritten = by_spec(delta.rewritten.iter().map(|r| (&r.file, r.sequence_number)));
+    new.into_iter().chain(rewritten).collect()
+}
+
+fn by_spec<'d>(files: impl Iterator<Item = (&'d SpecFile, i64)>) -> BTreeMap<i32, Vec<Added<'d>>> {
+    let mut by_spec: BTreeMap<i32, Vec<Added<'d>>> = BTreeMap::new();
+    for (SpecFile { spec_id, file }, sequence_number) in files {
+        by_spec.entry(*spec_id).or_default().push((file, sequence_number));
     }
     by_spec
 }
@@ -27,14 +36,14 @@ fn by_spec(files: &[SpecFile]) -> BTreeMap<i32, Vec<&SpecFile>> {
 pub(crate) fn first_row_ids(delta: &RowDelta, first: u64) -> HashMap<String, i64> {
     let mut next = first;
     let mut ids = HashMap::new();
-    for SpecFile { file, .. } in by_spec(&delta.data_files).into_values().flatten() {
+    for (file, _) in data_files(delta).into_iter().flat_map(|(_, files)| files) {
         ids.extend(i64::try_from(next).ok().map(|id| (file.file_path().to_owned(), id)));
         next = next.saturating_add(file.record_count());
     }
     ids
 }
 
-pub(super) struct Writer<'a> {
+pub(crate) struct Writer<'a> {
     pub staging: &'a Staging<'a>,
     /// The base with the plan's updates applied.
     pub metadata: &'a TableMetadata,
@@ -45,7 +54,7 @@ pub(super) struct Writer<'a> {
 
 /// What becomes of a live entry in a manifest that is written anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(crate) enum Fate {
     Stays,
     Removed,
 }
@@ -59,23 +68,22 @@ impl<'a> Writer<'a> {
         self.staging.manifests
     }
 
-    /// The delta's new files, one manifest for each kind and spec.
+    /// The delta's new files, one manifest for each kind and spec; rewritten rows apart from new ones.
     pub async fn added(&mut self, delta: &RowDelta) -> Result<Vec<ManifestFile>> {
         let mut made = Vec::new();
-        let kinds =
-            [(ManifestContentType::Data, &delta.data_files), (ManifestContentType::Deletes, &delta.delete_files)];
-        for (content, files) in kinds {
-            for (spec_id, files) in by_spec(files) {
-                let (spec, schema) = self.spec(spec_id, None)?;
-                let mut writer = self.open(content, spec.clone(), schema.clone())?;
-                for SpecFile { file, .. } in files {
-                    fits(file, &spec)?;
-                    self.collector.add_file(file, schema.clone(), spec.clone());
-                    // inherited from the manifest list when read
-                    writer.add_file(file.clone(), UNASSIGNED_SEQUENCE_NUMBER)?;
-                }
-                made.push(writer.write_manifest_file().await?);
+        let deletes = by_spec(delta.delete_files.iter().map(|f| (f, UNASSIGNED_SEQUENCE_NUMBER)));
+        let data = data_files(delta).into_iter().map(|group| (ManifestContentType::Data, group));
+        let deletes = deletes.into_iter().map(|group| (ManifestContentType::Deletes, group));
+        for (content, (spec_id, files)) in data.chain(deletes) {
+            let (spec, schema) = self.spec(spec_id, None)?;
+            let mut writer = self.open(content, spec.clone(), schema.clone())?;
+            for (file, sequence_number) in files {
+                fits(file, &spec)?;
+                self.collector.add_file(file, schema.clone(), spec.clone());
+                // unassigned: inherited from the manifest list when read
+                writer.add_file(file.clone(), sequence_number)?;
             }
+            made.push(writer.write_manifest_file().await?);
         }
         Ok(made)
     }

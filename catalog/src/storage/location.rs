@@ -23,7 +23,7 @@ pub(super) struct Location {
 impl Location {
     pub fn parse(location: &str) -> Result<Self> {
         let (scheme, rest) = match location.split_once("://") {
-            Some(("s3" | "s3a", rest)) => (Scheme::S3, rest),
+            Some(("s3" | "s3a" | "s3n", rest)) => (Scheme::S3, rest),
             Some(("memory", rest)) => (Scheme::Memory, rest),
             Some(("file", rest)) => (Scheme::File, rest),
             Some((other, _)) => {
@@ -55,6 +55,56 @@ impl Location {
     }
 }
 
+/// What lies in the same store as one location, whichever way it is written.
+#[derive(Clone, Debug)]
+pub(crate) struct Locator {
+    /// With the scheme and bucket as the location has them; ends with a slash.
+    root: String,
+    of: Location,
+}
+
+impl Locator {
+    /// # Errors
+    /// For a location that can't be used.
+    pub fn of(location: &str) -> Result<Self> {
+        let of = Location::parse(location)?;
+        let root = match of.scheme {
+            Scheme::File => match location.split_once(':') {
+                Some(("file", rest)) if rest.starts_with("//") => "file:///".to_owned(),
+                Some(("file", _)) => "file:/".to_owned(),
+                _ => "/".to_owned(),
+            },
+            Scheme::S3 | Scheme::Memory => {
+                let scheme = location.split_once("://").map_or("s3", |(scheme, _)| scheme);
+                format!("{scheme}://{}/", of.bucket)
+            }
+        };
+        Ok(Self { root, of })
+    }
+
+    /// Whether the location is all of its store.
+    pub fn is_root(&self) -> bool {
+        self.of.path.as_ref().is_empty()
+    }
+
+    /// The path in the store; `None` for what lies in another one.
+    ///
+    /// # Errors
+    /// For what can't be compared, as a key with two slashes in a row.
+    pub fn path_of(&self, location: &str) -> Result<Option<Path>> {
+        match Location::parse(location) {
+            Ok(parsed) => Ok((parsed.store_key() == self.of.store_key()).then_some(parsed.path)),
+            Err(e) if e.kind() == ErrorKind::Unsupported => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The other way round.
+    pub fn location_of(&self, path: &Path) -> String {
+        format!("{}{path}", self.root)
+    }
+}
+
 /// Taken as it stands: percent signs in a key are the key's own (Iceberg escapes partition values before they get here).
 fn path(location: &str, key: &str) -> Result<Path> {
     Path::parse(key).map_err(|e| bad_location(location, e))
@@ -69,6 +119,7 @@ mod tests {
     #[rstest]
     #[case::s3("s3://b/a/f.parquet", Scheme::S3, "b", "a/f.parquet")]
     #[case::s3a_is_s3("s3a://b/a", Scheme::S3, "b", "a")]
+    #[case::s3n_is_s3("s3n://b/a", Scheme::S3, "b", "a")]
     #[case::bucket_alone("s3://b", Scheme::S3, "b", "")]
     #[case::escapes_stay("s3://b/p=a%2Fb/x y", Scheme::S3, "b", "p=a%2Fb/x y")]
     #[case::file("file:///tmp/a", Scheme::File, "", "tmp/a")]
@@ -83,6 +134,22 @@ mod tests {
     ) {
         let location = Location::parse(text).unwrap();
         assert_eq!((location.scheme, location.bucket.as_str(), location.path.as_ref()), (scheme, bucket, path));
+    }
+
+    #[rstest]
+    #[case::s3("s3a://b/wh/t", "s3://b/wh/t/f", Some("s3a://b/wh/t/f"))]
+    #[case::another_bucket("s3://b/wh/t", "s3://c/wh/t/f", None)]
+    #[case::another_store("s3://b/wh/t", "gs://b/wh/t/f", None)]
+    #[case::file("file:/wh/t", "/wh//t/f", Some("file:/wh/t/f"))]
+    #[case::plain_path("/wh/t", "file:///wh/t/f", Some("/wh/t/f"))]
+    fn what_lies_in_one_store_is_known_however_it_is_written(
+        #[case] of: &str,
+        #[case] other: &str,
+        #[case] as_listed: Option<&str>,
+    ) {
+        let locator = Locator::of(of).unwrap();
+        let path = locator.path_of(other).unwrap();
+        assert_eq!(path.map(|path| locator.location_of(&path)).as_deref(), as_listed);
     }
 
     #[rstest]

@@ -27,11 +27,12 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, ErrorKind, Result};
 pub(crate) use error::explain;
 use fault::{Faults, FaultyStore};
+pub(crate) use location::Locator;
 use location::{Location, Scheme};
 
 /// Opens the store of `location` and answers the `FileIO` for it and for every other location under the same properties.
 ///
-/// Locations: `s3://bucket/key`, `s3a://bucket/key` (the same thing), `file:///path`, `/path`, `memory://name/key`.
+/// Locations: `s3://bucket/key`, `s3a://` and `s3n://` (the same thing), `file:///path`, `/path`, `memory://name/key`.
 /// Properties as in `PyIceberg`: `s3.endpoint`, `s3.access-key-id`, `s3.secret-access-key`, `s3.session-token`, `s3.region`,
 /// `s3.path-style-access` or `s3.force-virtual-addressing`; without keys the environment's AWS settings apply.
 ///

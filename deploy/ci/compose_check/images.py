@@ -47,7 +47,9 @@ def dockerfiles(tree):
         if not tree.exists(path):
             yield f"{service} is built from {path}, which doesn't exist"
             continue
-        arguments, stages, user = {}, [], None
+        # An image that another service builds counts as a stage.
+        contexts = tree.services[service].get("build", {}).get("additional_contexts", {})
+        arguments, stages, user = {}, [name for name, of in contexts.items() if of.removeprefix("service:") in tree.services], None
         for word, rest in instructions(tree.text(path)):
             if word == "ARG":
                 name, _, default = rest.partition("=")

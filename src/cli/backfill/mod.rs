@@ -68,9 +68,9 @@ struct BeginArgs {
     /// Delete the range first in ClickHouse tables that otherwise get only what they lack
     #[arg(long)]
     replace: bool,
-    /// Begin although rows that are there already will be there twice
-    #[arg(long)]
-    accept_doubles: bool,
+    /// Begin although rows that this sink has will be there twice; also where its SELECT leaves snapshots out (WHERE op <> 'r')
+    #[arg(long, value_name = "SINK", value_delimiter = ',')]
+    accept_doubles: Vec<String>,
     /// Begin whatever else the connector is said to be at
     #[arg(long)]
     anew: bool,
@@ -183,7 +183,7 @@ async fn begin(args: BeginArgs, output: Output) -> Result<(), Failure> {
         to_ms: args.to,
         channel: args.channel.into(),
         replace: args.replace,
-        accept_doubles: args.accept_doubles,
+        accept_doubles: args.accept_doubles.clone(),
         anew: args.anew,
     };
     let backfill = backfill::prepare(&config, wish).await?;

@@ -6,9 +6,8 @@ use serde::Serialize;
 
 use super::super::print::Grid;
 use super::super::{Failure, Output};
-use super::show::Size;
 use super::utc;
-use crate::sink::lake::MODE;
+use crate::sink::lake::{MODE, Size};
 
 /// Tables loaded at once: enough to hide the store's latency, few enough for a metastore that serves others.
 const LOADS_IN_FLIGHT: usize = 8;

@@ -1,6 +1,7 @@
-//! `firn table list|show|history|files|preview`: what is in the catalog, from metadata alone but for the preview. `sweep` writes.
+//! `firn table list|show|history|files|health|preview`: what is in the catalog, from metadata alone but for the preview. `sweep` writes.
 
 mod files;
+mod health;
 mod history;
 mod list;
 mod show;
@@ -27,6 +28,8 @@ pub(super) enum TableCommand {
     History(SomeOfTable),
     /// The data and delete files of the current snapshot
     Files(OneTable),
+    /// How tables do: files, deletes, manifests, snapshots, what a scan costs, and what to do
+    Health(health::HealthArgs),
     /// Some rows
     Preview(SomeOfTable),
     /// Remove the rows that a new snapshot of the source did not find again
@@ -57,6 +60,7 @@ pub(super) async fn run(command: &TableCommand, output: Output) -> Result<(), Fa
         TableCommand::Show(args) => show::run(&args.load().await?, output),
         TableCommand::History(args) => history::run(&args.of.load().await?, args.limit, output),
         TableCommand::Files(args) => files::run(&args.load().await?, output).await,
+        TableCommand::Health(args) => health::run(args, output).await,
         TableCommand::Sweep(args) => sweep::run(args, output).await,
         TableCommand::Preview(args) => {
             let catalog = open(&args.of.config).await?;
@@ -84,7 +88,7 @@ impl OneTable {
 }
 
 /// Loads `namespace.table`; where there is none, names the nearest that is there.
-pub(super) async fn load(catalog: &dyn Catalog, name: &str) -> Result<Table, Failure> {
+pub(in crate::cli) async fn load(catalog: &dyn Catalog, name: &str) -> Result<Table, Failure> {
     let Some((namespace, table)) = name.rsplit_once('.') else {
         return Err(Failure::usage(format!("`{name}` is not namespace.table; `firn table list` shows what is there")));
     };
@@ -101,7 +105,7 @@ pub(super) async fn load(catalog: &dyn Catalog, name: &str) -> Result<Table, Fai
 }
 
 /// All tables, in order.
-async fn names(catalog: &dyn Catalog) -> Result<Vec<TableIdent>, Failure> {
+pub(in crate::cli) async fn names(catalog: &dyn Catalog) -> Result<Vec<TableIdent>, Failure> {
     let mut names = Vec::new();
     for namespace in catalog.list_namespaces().await? {
         names.extend(catalog.list_tables(&namespace).await?);

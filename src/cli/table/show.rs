@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use iceberg::spec::TableMetadata;
 use iceberg::table::Table;
 use serde::Serialize;
 
@@ -12,44 +11,9 @@ use super::utc;
 use crate::position::Checkpoint;
 use crate::sink::lake::letters::{PENDING, REPLAYED};
 use crate::sink::lake::{
-    CHECKPOINT, COLUMNS, KEY, LOST_RANGES, LostRange, REPLAYING, Replaying, SCHEMA_HISTORY, SchemaChange, key_columns,
-    lost_ranges, schema_history,
+    CHECKPOINT, COLUMNS, KEY, LOST_RANGES, LostRange, REPLAYING, Replaying, SCHEMA_HISTORY, SchemaChange, Size,
+    key_columns, lost_ranges, schema_history,
 };
-
-/// What the current snapshot's summary says of the table's size.
-#[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct Size {
-    /// Without the deleted ones, as far as they are position deletes.
-    pub rows: Option<u64>,
-    pub data_files: Option<u64>,
-    pub delete_files: Option<u64>,
-    pub bytes: Option<u64>,
-    /// Readers pay for these row by row; firn writes none.
-    pub equality_deletes: Option<u64>,
-}
-
-impl Size {
-    pub fn of(metadata: &TableMetadata) -> Self {
-        let Some(snapshot) = metadata.current_snapshot() else {
-            return Self {
-                rows: Some(0),
-                data_files: Some(0),
-                delete_files: Some(0),
-                bytes: Some(0),
-                equality_deletes: Some(0),
-            };
-        };
-        let summary = &snapshot.summary().additional_properties;
-        let total = |name: &str| summary.get(name).and_then(|v| v.parse::<u64>().ok());
-        Self {
-            rows: total("total-records").map(|r| r.saturating_sub(total("total-position-deletes").unwrap_or(0))),
-            data_files: total("total-data-files"),
-            delete_files: total("total-delete-files"),
-            bytes: total("total-files-size"),
-            equality_deletes: total("total-equality-deletes"),
-        }
-    }
-}
 
 #[derive(Debug, Serialize)]
 struct Shown {

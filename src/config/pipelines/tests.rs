@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rstest::rstest;
 
-use crate::config::Config;
 use crate::config::env::Lookup;
+use crate::config::{Config, PipelineConfig};
 
 fn parse(text: &str) -> Result<Config, String> {
     let lookup = Lookup { env: HashMap::new(), dir: PathBuf::from("/etc/firn"), ..Lookup::default() };
@@ -112,6 +112,41 @@ fn who_names_what_is_not_there_is_told_what_is() {
 }
 
 #[test]
+fn a_table_of_the_lake_needs_a_catalog_and_nobody_else_writes_to_it() {
+    let catalog = "[catalog]\ntype = \"sql\"\nuri = \"sqlite:x\"\nwarehouse = \"w\"\n";
+    let lake = "[lake]\ntopics = [\"shop.gold.*\", \"shop.gold.orders\"]\n";
+    let pipeline = |sinks: &str| {
+        format!("[[pipelines]]\nname = \"p\"\nsql = \"SELECT 1\"\nsources = [{{ topic = \"t\" }}]\n{sinks}")
+    };
+    let of = |sections: &str, sinks: &str| {
+        parse(&format!("[kafka]\nbootstrap_servers = \"k:9092\"\n{sections}{}", pipeline(sinks)))
+    };
+    let sink = |name: &str, table: &str| format!("[[pipelines.lake]]\nname = \"{name}\"\ntable = \"{table}\"\n");
+    let one = of(catalog, &sink("lake", "gold.orders")).unwrap();
+    assert_eq!(one.pipelines[0].sink_names().collect::<Vec<_>>(), ["lake"]);
+    let both = of(&format!("{catalog}{lake}"), &sink("lake", "gold.others")).unwrap();
+    assert!(both.only(&["p.lake".to_owned()]).is_ok());
+
+    let without = of("", &sink("lake", "gold.orders")).unwrap_err();
+    assert!(without.contains("catalog: is missing"), "{without}");
+    for (sections, sinks, first) in [
+        (catalog.to_owned(), [sink("a", "gold.orders"), sink("b", "gold.orders")].concat(), "p.a"),
+        (format!("{catalog}{lake}"), sink("a", "gold.orders"), "p.a"),
+        (
+            format!("{catalog}[dead_letters]\nnamespace = \"gold\"\n"),
+            sink("a", "gold.firn_dead_letters"),
+            "dead letters",
+        ),
+    ] {
+        let message = of(&sections, &sinks).unwrap_err();
+        assert!(message.contains("gold.") && message.contains(first), "{message}");
+    }
+    let alert = "[pipelines.alert]\nkey = [\"id\"]\ncool_down = \"1m\"\n";
+    let kept = of(catalog, &[sink("lake", "gold.orders"), alert.to_owned()].concat()).unwrap_err();
+    assert!(kept.contains("the sink `lake` keeps its position itself"), "{kept}");
+}
+
+#[test]
 fn the_examples_are_read() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut read = 0;
@@ -137,4 +172,17 @@ fn the_pipelines_of_the_documentation_are_read() {
         let config = parse(&format!("[kafka]\nbootstrap_servers = \"localhost:9092\"\n{block}"));
         assert!(config.is_ok(), "{block}\n{}", config.unwrap_err());
     }
+}
+
+#[test]
+fn clickhouse_gets_more_rows_at_a_time_unless_a_number_is_said() {
+    let of = |more: &str| -> PipelineConfig {
+        let text = format!(
+            "name = 'p'\nsql = 'SELECT 1'\n{more}\n[[sources]]\ntopic = 't'\n[[clickhouse]]\nurl = 'http://c'\ntable = 't'\norder_by = ['id']\n[[log]]\n"
+        );
+        toml::from_str(&text).unwrap()
+    };
+    let rows = |p: PipelineConfig| (p.batch_rows_of("clickhouse"), p.batch_rows_of("log"));
+    assert_eq!(rows(of("")), (50_000, 10_000));
+    assert_eq!(rows(of("batch_rows = 7")), (7, 7));
 }

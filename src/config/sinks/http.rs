@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::error::Problem;
-use crate::config::secret::{Address, Secret};
+use crate::config::secret::{Address, Secret, mask_path};
 use crate::sink::http::{Body, HttpSettings};
 
 /// One receiver of POST requests.
@@ -17,6 +17,7 @@ pub struct HttpConfig {
     #[serde(default = "default_name")]
     pub name: String,
     /// `https://user:password@host/path`
+    #[serde(serialize_with = "without_path")]
     pub url: Address,
     #[serde(default)]
     pub body: BodyConfig,
@@ -58,6 +59,10 @@ pub enum BodyConfig {
 /// What firn itself says in every request.
 const OWN_HEADERS: [&str; 6] =
     ["idempotency-key", "x-firn-signature", "content-length", "transfer-encoding", "host", "connection"];
+
+fn without_path<S: serde::Serializer>(url: &Address, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&mask_path(url.as_str()))
+}
 
 fn default_name() -> String {
     "http".to_owned()

@@ -52,11 +52,7 @@ pub fn affected(config: &Config, topic: &str) -> Vec<Affected> {
     let group = |sink: &str| format!("{}.{sink}", config.kafka.group);
     let mut all = Vec::new();
     if let Some(table) = config.table_for(topic) {
-        let effect = match table.mode {
-            Mode::Upsert => Effect::Overwrites,
-            Mode::Append => Effect::Keeps,
-        };
-        all.push(Affected { sink: "lake".to_owned(), effect, group: group("lake") });
+        all.push(Affected { sink: "lake".to_owned(), effect: of_table(table.mode), group: group("lake") });
     }
     for pipeline in config.pipelines.iter().filter(|p| p.sources.iter().any(|source| source.topic == topic)) {
         for name in pipeline.sink_names() {
@@ -68,9 +64,21 @@ pub fn affected(config: &Config, topic: &str) -> Vec<Affected> {
 }
 
 fn of_sink(pipeline: &PipelineConfig, name: &str) -> Effect {
+    // Its statistics count a row that is read anew once more, whatever the SELECT takes.
+    if pipeline.running.iter().any(|running| running.ops.iter().any(|op| op == "r")) {
+        return Effect::Doubles;
+    }
     let clickhouse = pipeline.clickhouse.iter().find(|sink| sink.name == name).map(of_clickhouse);
     let redis = || pipeline.redis.iter().find(|sink| sink.name == name).map(of_redis);
-    clickhouse.or_else(redis).unwrap_or(Effect::Doubles)
+    let lake = || pipeline.lake.iter().find(|sink| sink.name == name).map(|sink| of_table(sink.mode));
+    clickhouse.or_else(redis).or_else(lake).unwrap_or(Effect::Doubles)
+}
+
+fn of_table(mode: Mode) -> Effect {
+    match mode {
+        Mode::Upsert => Effect::Overwrites,
+        Mode::Append => Effect::Keeps,
+    }
 }
 
 fn of_clickhouse(sink: &ClickHouseConfig) -> Effect {
@@ -116,9 +124,13 @@ mod tests {
             clickhouse("mirror", "engine = 'replacing'"),
             clickhouse("gaps", "snapshot_rows = 'missing'\nsnapshot_key = ['id']"),
             clickhouse("live", "snapshot_rows = 'none'"),
+            "[[pipelines.lake]]\ntable = 'gold.t'\nmode = 'upsert'\nkey = ['id']\n".to_owned(),
             redis("hash", "kind = 'hash'"),
             redis("counts", "kind = 'hash'\nincrements = { n = 1 }"),
             redis("stream", "kind = 'stream'"),
+            "[[pipelines]]\nname = 's'\nsql = 'SELECT 1'\n[[pipelines.sources]]\ntopic = 'p.s.t'\n\
+             [[pipelines.running]]\nname = 'n'\nkey = 'after.a'\nvalue = 'after.b'\n[[pipelines.log]]\n"
+                .to_owned(),
             "[[pipelines]]\nname = 'q'\nsql = 'SELECT 1'\n[[pipelines.sources]]\ntopic = 'p.s.other'\n".to_owned(),
             clickhouse("facts", ""),
         ]
@@ -139,8 +151,10 @@ mod tests {
                 ("p.hash", Overwrites),
                 ("p.counts", Doubles),
                 ("p.stream", Doubles),
+                ("p.lake", Overwrites),
+                ("s.log", Doubles),
             ]
         );
-        assert_eq!(all.last().unwrap().group, "g.p.stream");
+        assert_eq!(all.last().unwrap().group, "g.s.log");
     }
 }

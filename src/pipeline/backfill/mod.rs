@@ -78,8 +78,8 @@ pub struct Wish {
     pub channel: Channel,
     /// Rows of the range are deleted first, in the sinks that only fill in what is missing.
     pub replace: bool,
-    /// Also where rows will be doubled.
-    pub accept_doubles: bool,
+    /// Sinks in which rows may be doubled.
+    pub accept_doubles: Vec<String>,
     /// Whatever else is said to be under way.
     pub anew: bool,
 }
@@ -142,15 +142,25 @@ impl Backfill {
         let of = |effect: Effect| -> Vec<&str> {
             self.affected.iter().filter(|a| a.effect == effect).map(|a| a.sink.as_str()).collect()
         };
-        let doubled = of(Effect::Doubles);
+        let accepted = &self.wish.accept_doubles;
+        if let Some(unknown) = accepted.iter().find(|name| !self.affected.iter().any(|a| a.sink == **name)) {
+            return Some(format!(
+                "--accept-doubles: {} is not read by `{unknown}`; it is by {}",
+                self.place.topic,
+                self.affected.iter().map(|a| a.sink.as_str()).collect::<Vec<_>>().join(", ")
+            ));
+        }
+        let doubled: Vec<&str> = of(Effect::Doubles).into_iter().filter(|s| !accepted.iter().any(|a| a == s)).collect();
         if self.affected.is_empty() {
             return Some(format!("no table and no pipeline reads {}", self.place.topic));
         }
-        if !doubled.is_empty() && !self.wish.accept_doubles {
+        if !doubled.is_empty() {
             return Some(format!(
                 "rows that are there already would be doubled in {}: set snapshot_rows = \"missing\" with a snapshot_key (ClickHouse), \
-                 leave snapshots out of the pipeline (WHERE op <> 'r'), or say --accept-doubles, if the range is not there",
-                doubled.join(", ")
+                 or say --accept-doubles {} where that is meant, where the range is not there, or where the SELECT leaves snapshots out \
+                 (WHERE op <> 'r')",
+                doubled.join(", "),
+                doubled.join(",")
             ));
         }
         if self.wish.replace && of(Effect::FillsIn).is_empty() {
@@ -171,7 +181,13 @@ impl Backfill {
         if let Some(objection) = self.objection() {
             return Err(BackfillError::Refused(objection));
         }
-        if let Some(id) = self.under_way().await? {
+        if let Some(id) = self.under_way(config).await? {
+            if self.wish.replace && !range::is_replaced(&id) {
+                return Err(BackfillError::Refused(format!(
+                    "this range is being read without --replace already ({id}), which would delete what has come of it: wait until it is done, or \
+                     `firn backfill stop`, then run the command again"
+                )));
+            }
             return Ok(Begun { id, already: true, deleted: Vec::new() });
         }
         let channel = self.place.channel(config, self.wish.channel)?;
@@ -179,16 +195,20 @@ impl Backfill {
             true => replace::delete(config, &self.affected, &self.range).await?,
             false => Vec::new(),
         };
-        let id = self.range.new_id(&self.place.collection, chrono::Utc::now());
+        let id = self.range.new_id(&self.place.collection, self.wish.replace, chrono::Utc::now());
         let signal = Signal::execute(&id, &self.place.collection, &self.range.condition);
         send(config, &self.kafka, &self.place, channel, &signal).await?;
         Ok(Begun { id, already: false, deleted })
     }
 
     /// The id of this very range, if it was begun and is not over.
-    async fn under_way(&self) -> Result<Option<String>, BackfillError> {
+    async fn under_way(&self, config: &Config) -> Result<Option<String>, BackfillError> {
         let (kafka, place, anew) = (self.kafka.clone(), self.place.clone(), self.wish.anew);
         let ids = self.range.ids(&self.place.collection);
+        let in_table = match self.place.channel(config, self.wish.channel)? {
+            place::Way::Table(table) => recent_row(config, table, &ids).await?,
+            place::Way::Topic(_) => None,
+        };
         tokio::task::spawn_blocking(move || {
             let snapshots = match place.notifications() {
                 Some(topic) => Notices::open(&kafka, topic, place.prefix())?.snapshots,
@@ -205,16 +225,32 @@ impl Backfill {
                     )));
                 }
                 None => {
-                    if let Some(topic) = place.signal_topic() {
-                        let sent = recent_signal(&kafka, topic, &ids)?;
-                        return Ok(sent.filter(|id| snapshots.get(id).is_none()));
-                    }
+                    let sent = match (in_table, place.signal_topic()) {
+                        (Some(id), _) => Some(id),
+                        (None, Some(topic)) => recent_signal(&kafka, topic, &ids)?,
+                        (None, None) => None,
+                    };
+                    return Ok(sent.filter(|id| snapshots.get(id).is_none()));
                 }
             }
             Ok(None)
         })
         .await?
     }
+}
+
+/// A row of the signal table of the last minute whose id begins so.
+async fn recent_row(config: &Config, table: &str, ids: &str) -> Result<Option<String>, BackfillError> {
+    let found = source(config)?.signals(table, ids).await?;
+    let now = chrono::Utc::now();
+    let is_recent = |id: &String| {
+        range::begun_at(id, ids).is_some_and(|at| (now - at).num_milliseconds() <= TAKEN_UP_WITHIN.as_millis() as i64)
+    };
+    Ok(found.into_iter().rfind(is_recent))
+}
+
+fn source(config: &Config) -> Result<Database, BackfillError> {
+    Ok(Database::new(config.source.url.as_ref().map_or("", |url| url.as_str()))?)
 }
 
 /// A signal of the last minute whose id begins so.
@@ -252,8 +288,7 @@ async fn send(
             Producer::new(kafka)?.send(topic, Some(key), Some(signal.message().as_bytes()), &[]).await?;
         }
         place::Way::Table(table) => {
-            let url = config.source.url.as_ref().map_or("", |url| url.as_str());
-            Database::new(url)?.signal(table, &signal.id, signal.kind, &signal.data.to_string()).await?;
+            source(config)?.signal(table, &signal.id, signal.kind, &signal.data.to_string()).await?;
         }
     }
     Ok(())

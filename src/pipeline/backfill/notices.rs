@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use super::BackfillError;
 use super::progress::Snapshots;
 use crate::debezium::signalling::Notification;
-use crate::source::kafka::{ClientSettings, Read, TopicReader};
+use crate::position::TopicPartition;
+use crate::source::kafka::{ClientSettings, Looked, Read, TopicReader, has_record};
 
 /// How often partitions and topics are looked for that were not there before.
 const LOOK: Duration = Duration::from_secs(5);
@@ -23,23 +24,26 @@ impl Notices {
         let reader = TopicReader::new(settings, topic)?;
         let mut notices =
             Self { reader, prefix: prefix.to_owned(), snapshots: Snapshots::default(), looked: Instant::now() };
-        notices.look()?;
-        let ends = notices.reader.ends().map_err(unread)?;
-        let (mut heard, end) = (Instant::now(), |of: &Self| {
-            ends.iter().all(|(partition, end)| of.reader.next().get(partition).is_some_and(|next| next >= end))
-        });
-        while !end(&notices) {
-            if notices.poll(Duration::from_millis(200))? {
-                heard = Instant::now();
-            } else if heard.elapsed() > Duration::from_secs(2) {
-                // The rest are offsets without a record.
-                break;
+        let ends = notices.look()?.ends;
+        for (partition, end) in ends {
+            let at = TopicPartition::new(topic, partition);
+            let mut heard = Instant::now();
+            while let Some(next) = notices.reader.next().get(&partition).copied().filter(|next| *next < end) {
+                if notices.poll(Duration::from_millis(200))? {
+                    heard = Instant::now();
+                } else if heard.elapsed() > Duration::from_secs(2) {
+                    // Offsets without a record, or a broker that does not answer: then this is the error.
+                    if !has_record(settings, &at, Some(next), end)? {
+                        notices.reader.passed(partition, end);
+                    }
+                    heard = Instant::now();
+                }
             }
         }
         Ok(notices)
     }
 
-    fn look(&mut self) -> Result<(), BackfillError> {
+    fn look(&mut self) -> Result<Looked, BackfillError> {
         self.looked = Instant::now();
         self.reader.look().map_err(unread)
     }
@@ -57,7 +61,8 @@ impl Notices {
                 }
                 Ok(true)
             }
-            Read::Idle => Ok(false),
+            // The next look begins anew.
+            Read::Idle | Read::OutOfRange => Ok(false),
             Read::Trouble(why) => {
                 tracing::warn!("notifications: {why}");
                 Ok(false)

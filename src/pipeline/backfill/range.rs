@@ -1,6 +1,6 @@
 //! Which rows: a column of time, and its bounds.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -42,8 +42,21 @@ pub(super) async fn choose(config: &Config, place: &Place, wish: &Wish) -> Resul
         Ok(column) => column,
         Err(why) => return refused(format!("{}: {why}", place.collection)),
     };
+    if is_of_days(described.as_deref(), &column) && [from_ms, to_ms].into_iter().flatten().any(|ms| ms % DAY_MS != 0) {
+        return refused(format!(
+            "{}: `{column}` is a date, and the source would read whole days: give --from and --to as dates",
+            place.collection
+        ));
+    }
     let condition = place.signalling.condition(&column, from_ms, to_ms);
     Ok(Range { column: Some(column), from_ms, to_ms, condition })
+}
+
+const DAY_MS: i64 = 86_400_000;
+
+/// Whether a bound within a day would be rounded to it.
+fn is_of_days(columns: Option<&[DescribedColumn]>, column: &str) -> bool {
+    columns.into_iter().flatten().any(|c| c.name == column && c.type_name == "date")
 }
 
 /// The column that was asked for, or the only one of time.
@@ -67,6 +80,21 @@ fn pick(columns: Option<&[DescribedColumn]>, wished: Option<&str>) -> Result<Str
     }
 }
 
+const TIME: &str = "%Y%m%d%H%M%S";
+/// Ends the ids of ranges that were deleted first.
+const REPLACED: &str = "r";
+
+/// Whether the rows of the range with this id were deleted before it was read.
+pub(super) fn is_replaced(id: &str) -> bool {
+    id.ends_with(REPLACED)
+}
+
+/// When the range of this id was begun.
+pub(super) fn begun_at(id: &str, ids: &str) -> Option<DateTime<Utc>> {
+    let time = id.strip_prefix(ids)?.trim_end_matches(REPLACED);
+    Some(NaiveDateTime::parse_from_str(time, TIME).ok()?.and_utc())
+}
+
 impl Range {
     /// What the ids of this range in this table begin with: the same for the same range.
     pub(super) fn ids(&self, collection: &str) -> String {
@@ -74,8 +102,8 @@ impl Range {
     }
 
     /// Of at most 42 characters, which is what signal tables have room for.
-    pub(super) fn new_id(&self, collection: &str, now: DateTime<Utc>) -> String {
-        format!("{}{}", self.ids(collection), now.format("%Y%m%d%H%M%S"))
+    pub(super) fn new_id(&self, collection: &str, replaced: bool, now: DateTime<Utc>) -> String {
+        format!("{}{}{}", self.ids(collection), now.format(TIME), if replaced { REPLACED } else { "" })
     }
 }
 
@@ -101,14 +129,26 @@ mod tests {
     }
 
     #[test]
+    fn only_dates_are_of_days() {
+        let columns = [column("at", "timestamptz", false), column("day", "date", false)];
+        assert!(is_of_days(Some(&columns), "day") && !is_of_days(Some(&columns), "at") && !is_of_days(None, "day"));
+    }
+
+    #[test]
     fn the_same_range_has_ids_that_begin_alike_and_fit() {
         let range =
             |condition: &str| Range { column: None, from_ms: None, to_ms: None, condition: condition.to_owned() };
-        let id = range("a").new_id("public.t", DateTime::UNIX_EPOCH);
+        let id = range("a").new_id("public.t", true, DateTime::UNIX_EPOCH);
         assert!(
-            id.starts_with(&range("a").ids("public.t")) && id.ends_with("-19700101000000") && id.len() <= 42,
+            id.starts_with(&range("a").ids("public.t"))
+                && id.ends_with("-19700101000000r")
+                && is_replaced(&id)
+                && id.len() <= 42,
             "{id}"
         );
+        assert_eq!(begun_at(&id, &range("a").ids("public.t")), Some(DateTime::UNIX_EPOCH));
+        assert_eq!(begun_at(&id, &range("b").ids("public.t")), None);
+        assert!(!is_replaced(&range("a").new_id("public.t", false, DateTime::UNIX_EPOCH)));
         assert_ne!(range("a").ids("public.t"), range("b").ids("public.t"));
         assert_ne!(range("a").ids("public.t"), range("a").ids("public.u"));
     }

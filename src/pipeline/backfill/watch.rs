@@ -137,11 +137,11 @@ impl Backfill {
         let task = tokio::task::spawn_blocking(move || {
             let partitions: Vec<_> =
                 (0..partition_count(&kafka, &topic)?).map(|p| TopicPartition::new(&topic, p)).collect();
-            let ends: Vec<i64> = watermarks(&kafka, &partitions)?.into_iter().map(|(_, _, high)| high).collect();
+            let logs: Vec<_> = watermarks(&kafka, &partitions)?.into_iter().map(|(_, low, high)| (low, high)).collect();
             loop {
                 let mut behind = Vec::new();
                 for sink in &affected {
-                    let records = missing(&kafka, &sink.group, &partitions, &ends)?;
+                    let records = missing(&kafka, &sink.group, &partitions, &logs)?;
                     if records > 0 {
                         behind.push(Behind { sink: sink.sink.clone(), records });
                     }
@@ -163,11 +163,13 @@ fn missing(
     kafka: &ClientSettings,
     group: &str,
     partitions: &[TopicPartition],
-    ends: &[i64],
+    logs: &[(i64, i64)],
 ) -> Result<i64, BackfillError> {
     let mut missing = 0;
-    for ((at, end), next) in partitions.iter().zip(ends).zip(committed(kafka, group, partitions)?) {
-        let left = end - next.unwrap_or(0);
+    for ((at, (low, end)), next) in partitions.iter().zip(logs).zip(committed(kafka, group, partitions)?) {
+        // What the log has lost nobody waits for.
+        let next = next.map(|next| next.max(*low));
+        let left = end - next.unwrap_or(*low);
         if left > FEW || left > 0 && has_record(kafka, at, next, *end)? {
             missing += left;
         }

@@ -11,8 +11,8 @@ use arrow_select::filter::filter_record_batch;
 use super::meter;
 use super::plan::{Made, Unfit};
 use super::runner::{EMPTY_MS, Flow, Runner};
-use super::sinks::GroupOffsets;
 use super::state::State;
+use super::view::View;
 use crate::batch::ChangeBatch;
 use crate::change::origin;
 use crate::pipeline::tables::epoch_ms;
@@ -22,18 +22,25 @@ use crate::sink::{Delivery, RefusedRow, SinkError};
 use crate::source::kafka::{SourceError, read_log};
 
 /// Waits between two tries of what is not to be had now: doubled up to the second.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+pub(super) const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// How often what needs a person is tried nevertheless.
 const STOPPED_AGAIN: Duration = Duration::from_secs(15);
 
 impl Runner {
-    /// Delivers what was read since the last time.
+    /// Delivers what was read since the last time. Where the shutdown comes first, what is not delivered counts as unread.
     pub(super) fn flush(&mut self) -> Result<Flow, SourceError> {
         self.opened = None;
         self.source_ms = None;
-        if self.parts.inputs.values().any(|input| input.intake.rows() > 0) && self.planned()? == Flow::Shutdown {
-            return Ok(Flow::Shutdown);
+        let flow = self.deliver_all()?;
+        match flow {
+            Flow::On => self.let_go(),
+            // Its rows are gone: nobody may store a position above them.
+            Flow::Shutdown => self.give_up(),
         }
+        Ok(flow)
+    }
+
+    fn deliver_all(&mut self) -> Result<Flow, SourceError> {
         let mut made = BTreeMap::new();
         let topics: Vec<String> = self.parts.inputs.keys().cloned().collect();
         for topic in topics {
@@ -54,13 +61,13 @@ impl Runner {
         for at in moved {
             // Its rest is still to come: all of it once more, then.
             if let Some(slot) = self.slots.get_mut(&at).filter(|slot| slot.is_incomplete()) {
-                slot.start_over();
-                let back = [(at, slot.from)];
-                self.seek(&back);
+                slot.put_off();
+                self.read_on(&[at]);
                 continue;
             }
             let made = made.remove(&at);
-            let Some(slot) = self.slots.get(&at) else { continue };
+            // One that was placed anew meanwhile is read again.
+            let Some(slot) = self.slots.get(&at).filter(|slot| slot.has_moved()) else { continue };
             let is_empty = made.as_ref().is_none_or(|m| m.rows.num_rows() == 0);
             // A position alone can wait for rows, but not for ever.
             if is_empty && slot.until.is_none() && now < slot.delivered_at + EMPTY_MS && !self.is_shutdown() {
@@ -104,13 +111,17 @@ impl Runner {
                     STOPPED_AGAIN
                 }
             };
-            if self.rest(wait)? == Flow::Shutdown {
+            if self.rest_on(wait)? == Flow::Shutdown {
                 return Ok(Flow::Shutdown);
             }
         }
     }
 
     fn ready(&mut self, columns: &arrow_schema::SchemaRef) -> Result<Flow, SourceError> {
+        // Under the columns that it was gathered for.
+        if self.commit()? == Flow::Shutdown {
+            return Ok(Flow::Shutdown);
+        }
         let mut wait = AGAIN.0;
         loop {
             match self.parts.mount.prepare(columns) {
@@ -136,7 +147,7 @@ impl Runner {
         batch: &ChangeBatch,
         made: &mut BTreeMap<TopicPartition, Made>,
     ) -> Result<Flow, SourceError> {
-        if self.wait_for_views()? == Flow::Shutdown {
+        if self.ready_to_run()? == Flow::Shutdown {
             return Ok(Flow::Shutdown);
         }
         self.source_ms = self.source_ms.into_iter().chain(oldest_source_ms(batch)).min();
@@ -144,17 +155,23 @@ impl Runner {
             Ok(table) => table,
             Err(e) => {
                 self.stop(&e);
-                while self.rest(STOPPED_AGAIN)? == Flow::On {}
+                while self.rest_on(STOPPED_AGAIN)? == Flow::On {}
                 return Ok(Flow::Shutdown);
             }
         };
         let runtime = self.parts.runtime.clone();
         loop {
             match runtime.block_on(self.parts.plan.run(name, &table)) {
-                Ok(mut outcome) => {
+                // The views' columns are others by now than those that it was planned for.
+                Ok(None) => {
+                    if self.ready_to_run()? == Flow::Shutdown {
+                        return Ok(Flow::Shutdown);
+                    }
+                }
+                Ok(Some(mut outcome)) => {
                     if let Err(e) = self.pass_alerts(topic, &table, &mut outcome.made) {
                         self.stop(&e);
-                        while self.rest(STOPPED_AGAIN)? == Flow::On {}
+                        while self.rest_on(STOPPED_AGAIN)? == Flow::On {}
                         return Ok(Flow::Shutdown);
                     }
                     let mut failing: BTreeMap<i32, BTreeMap<i64, String>> = BTreeMap::new();
@@ -169,7 +186,7 @@ impl Runner {
                 }
                 Err(e) => {
                     self.stop(&e.to_string());
-                    if self.rest(STOPPED_AGAIN)? == Flow::Shutdown {
+                    if self.rest_on(STOPPED_AGAIN)? == Flow::Shutdown {
                         return Ok(Flow::Shutdown);
                     }
                 }
@@ -177,41 +194,52 @@ impl Runner {
         }
     }
 
+    /// Has the views, and a plan for the columns that they have then.
+    fn ready_to_run(&mut self) -> Result<Flow, SourceError> {
+        match self.wait_for_views()? {
+            Flow::On => self.planned(),
+            Flow::Shutdown => Ok(Flow::Shutdown),
+        }
+    }
+
     fn wait_for_views(&mut self) -> Result<Flow, SourceError> {
-        let views = self.parts.plan.views().to_vec();
-        let mut told = false;
-        for view in views {
-            while !view.is_loaded() {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::info!(sink = self.parts.id, view = view.name, "waiting until the view is loaded");
-                }
-                if self.rest(Duration::from_millis(100))? == Flow::Shutdown {
+        for view in self.parts.plan.views().to_vec() {
+            let ends = loop {
+                if self.wait_until_loaded(&view)? == Flow::Shutdown {
                     return Ok(Flow::Shutdown);
                 }
-            }
-            let partitions = view.partitions();
-            let at: Vec<_> = partitions.iter().map(|p| TopicPartition::new(view.topic(), *p)).collect();
-            match self.source.ends(&at) {
-                Ok(ends) => {
-                    let ends = partitions.into_iter().zip(ends).collect();
-                    if !view.wait_for(&ends, self.parts.view_wait) {
-                        // The view was stopped, too: what is open is read again at the next start.
-                        if self.is_shutdown() {
-                            return Ok(Flow::Shutdown);
-                        }
-                        meter::view_timed_out(&view.name);
-                        tracing::warn!(
-                            sink = self.parts.id,
-                            view = view.name,
-                            "joined without waiting longer for the view's topic"
-                        );
+                let read = view.read_to();
+                let at: Vec<_> = read.keys().map(|p| TopicPartition::new(view.topic(), *p)).collect();
+                match self.source.ends(&at) {
+                    Ok(ends) if read.values().zip(&ends).any(|(read, end)| end < read) => view.doubt(),
+                    Ok(ends) => break read.into_keys().zip(ends).collect(),
+                    Err(e) => {
+                        let (sink, view) = (&self.parts.id, &view.name);
+                        tracing::warn!(sink, view, "where the view's topic ends can't be told: {e}");
+                        break BTreeMap::new();
                     }
                 }
-                Err(e) => tracing::warn!(
-                    sink = self.parts.id,
-                    view = view.name,
-                    "where the view's topic ends can't be told: {e}"
-                ),
+            };
+            if !view.wait_for(&ends, self.parts.view_wait) {
+                // The view was stopped, too: what is open is read again at the next start.
+                if self.is_shutdown() {
+                    return Ok(Flow::Shutdown);
+                }
+                meter::view_timed_out(&view.name);
+                let (sink, view) = (&self.parts.id, &view.name);
+                tracing::warn!(sink, view, "joined without waiting longer for the view's topic");
+            }
+        }
+        Ok(Flow::On)
+    }
+
+    fn wait_until_loaded(&mut self, view: &View) -> Result<Flow, SourceError> {
+        if !view.is_loaded() {
+            tracing::info!(sink = self.parts.id, view = view.name, "waiting until the view is loaded");
+        }
+        while !view.is_loaded() {
+            if self.rest_on(Duration::from_millis(100))? == Flow::Shutdown {
+                return Ok(Flow::Shutdown);
             }
         }
         Ok(Flow::On)
@@ -244,7 +272,7 @@ impl Runner {
         // Before they are written: after a restart the same records are read again.
         if let Some(why) = self.rejects.too_many().map(str::to_owned) {
             self.stop(&why);
-            while self.rest(STOPPED_AGAIN)? == Flow::On {}
+            while self.rest_on(STOPPED_AGAIN)? == Flow::On {}
             return Ok(Flow::Shutdown);
         }
         for letter in &mut self.rejects.letters {
@@ -292,7 +320,10 @@ impl Runner {
                     self.meter.failed(&SinkError::Moved(String::new()));
                     tracing::warn!(sink = self.parts.id, partition = %at, "going on from where the sink stands: {why}");
                     self.trouble(why);
-                    self.place_anew(at)?;
+                    match self.waiting.is_some() {
+                        true => self.read_again()?,
+                        false => self.place_anew(at)?,
+                    }
                     return Ok(Flow::On);
                 }
                 Err(e) => {
@@ -306,22 +337,13 @@ impl Runner {
     }
 
     fn delivered(&mut self, at: &TopicPartition, delivery: &Delivery, begun: Instant) {
-        let rows = delivery.rows.num_rows();
-        let now_ms = epoch_ms();
         let oldest = self.slots.get(at).and_then(|slot| slot.oldest_ms);
-        self.meter.delivered(rows, begun.elapsed().as_secs_f64(), now_ms, oldest, self.source_ms);
-        self.parts.status.update_sink(&self.parts.id, |s| {
-            s.rows += rows as u64;
-            s.last_delivery_ms = Some(now_ms);
-        });
-        self.goes_on();
         let now = self.now();
         if let Some(slot) = self.slots.get_mut(at) {
             slot.delivered(now);
         }
-        if self.parts.offsets == GroupOffsets::Reported {
-            self.source.report(&[(at.clone(), delivery.span.next)]);
-        }
+        self.took_in(delivery.rows.num_rows(), oldest, begun);
+        self.goes_on();
     }
 
     /// Takes the refused rows out of the delivery, into the dead letters.
@@ -339,7 +361,7 @@ impl Runner {
     }
 
     /// Waits before the same is tried again.
-    fn failed(&mut self, e: &SinkError, wait: &mut Duration) -> Result<Flow, SourceError> {
+    pub(super) fn failed(&mut self, e: &SinkError, wait: &mut Duration) -> Result<Flow, SourceError> {
         self.meter.failed(e);
         match e {
             SinkError::Stopped(why) => {

@@ -7,6 +7,7 @@ use crate::debezium::{DecodeOptions, Decoder, Pushed, reason};
 use crate::pipeline::told::{Told, push};
 use crate::pipeline::wiring::decode_options;
 use crate::record::Record;
+use crate::table_event::Fence;
 
 /// What became of a record.
 #[derive(Debug, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub(super) enum Taken {
     Row,
     /// It is no row: the kind's word.
     Skipped(&'static str),
+    /// Of a view: the source table was emptied; where, if the source tells.
+    Emptied(Option<Fence>),
     Rejected {
         reason: &'static str,
         detail: String,
@@ -90,7 +93,7 @@ impl Intake {
             match push(&mut self.decoder, record, told)? {
                 Pushed::Row(_) => return Ok(Taken::Row),
                 Pushed::Skipped(kind) => return Ok(Taken::Skipped(kind.as_str())),
-                Pushed::Truncate(_) => return Ok(Taken::Skipped("truncate")),
+                Pushed::Truncate(fence) => return Ok(Taken::Emptied(fence)),
                 Pushed::Rejected(reject) => return rejected(reject.reason, reject.detail),
                 Pushed::NeedsSchema(_) if self.decoder.rows() > 0 => return Ok(Taken::Full),
                 Pushed::NeedsSchema(columns) => {

@@ -7,13 +7,14 @@
 //! A sink that is slow, full or away holds up nobody but itself.
 //!
 //! # Layout
-//! - [`runner`], [`flush`]: the thread of a sink. [`placing`]: which partitions it reads, from where. [`slot`]: one of them. [`rejects`]: bad records. [`mount`]: the sink itself, also asked by the consumer.
+//! - [`runner`], [`flush`], [`gather`]: the thread of a sink. [`placing`]: which partitions it reads, from where. [`slot`]: one of them. [`rejects`]: bad records. [`mount`]: the sink itself, also asked by the consumer.
 //! - [`intake`]: records to rows. [`plan`]: rows through the SELECT. [`view`]: the tables that are joined.
 //! - [`state`], [`rules`]: what a pipeline remembers from change to change: statistics, and alerts that were told.
 //! - [`rewind`]: a sink set back. [`preview`]: a pipeline tried on what its topics hold. [`sinks`]: from the configuration to sinks.
 //!   [`ledger`]: positions of sinks that have no store of their own. [`topic`]: what a topic needs around it.
 
 mod flush;
+mod gather;
 mod intake;
 mod latency;
 mod ledger;
@@ -29,6 +30,9 @@ mod runner;
 mod sinks;
 mod slot;
 mod state;
+#[cfg(test)]
+#[cfg(feature = "demo")]
+mod tests;
 mod topic;
 mod view;
 
@@ -37,6 +41,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use firn_catalog::Catalog;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -46,8 +51,9 @@ use super::source_tables::SourceTables;
 use super::writer_schemas::WriterSchemas;
 use crate::change::Mode;
 use crate::config::{Config, PipelineConfig, Start as FromWhere};
-use crate::memory::{Kind, Memory};
+use crate::memory::Kind;
 use crate::serve::Status;
+use crate::sink::lake::Shared;
 use crate::source::kafka::{ClientSettings, KafkaSource, SourceError, Start};
 use intake::{Intake, options};
 use mount::Mount;
@@ -55,7 +61,7 @@ use plan::Plan;
 pub use preview::{Preview, last_columns, preview};
 pub use rewind::{SinkRewind, prepare_sink_rewind, rewind_sink};
 use runner::{Input, Parts, Runner};
-use sinks::Named;
+use sinks::{Lake, Named};
 pub use sinks::{delete_between, last_rows, probe as probe_sinks};
 use state::{Rules, state_topic};
 use view::{Tellers, View};
@@ -66,7 +72,8 @@ pub(super) struct Servers {
     pub schemas: Arc<WriterSchemas>,
     pub sources: Arc<SourceTables>,
     pub dead_letters: Arc<DeadLetters>,
-    pub memory: Arc<Memory>,
+    pub catalog: Arc<dyn Catalog>,
+    pub shared: Shared,
     pub status: Arc<Status>,
     pub runtime: Handle,
     pub stop: watch::Receiver<bool>,
@@ -81,15 +88,17 @@ pub(super) type Running = (String, JoinHandle<Result<(), SourceError>>);
 /// The sentence for a person: a setting that contradicts another, a client that can't be made.
 pub(super) fn start(config: &Config, servers: &Servers) -> Result<Vec<Running>, String> {
     let tellers = Tellers { schemas: Arc::clone(&servers.schemas), sources: Arc::clone(&servers.sources) };
+    let (catalog, shared) = (Arc::clone(&servers.catalog), servers.shared.clone());
+    let lake = Lake { catalog, shared, io: servers.runtime.clone() };
     let mut running = Vec::new();
     for pipeline in &config.pipelines {
         let at = |e: String| format!("pipeline {}: {e}", pipeline.name);
         let views = pipeline.views.iter().map(|topic| {
-            let (memory, stop) = (&servers.memory, servers.stop.clone());
+            let (memory, stop) = (&servers.shared.memory, servers.stop.clone());
             View::start(topic, &servers.kafka, &tellers, memory, &servers.runtime, stop)
         });
         let views = views.collect::<Result<Vec<_>, _>>().map_err(at)?;
-        for sink in sinks::of(config, pipeline).map_err(at)? {
+        for sink in sinks::of(config, pipeline, &lake).map_err(at)? {
             let id = format!("{}.{}", pipeline.name, sink.name);
             let runner = runner(config, pipeline, servers, &tellers, &views, sink).map_err(at)?;
             let thread = std::thread::Builder::new().name(format!("firn-{id}"));
@@ -125,7 +134,7 @@ fn runner(
         id,
         kafka: servers.kafka.clone(),
         mount,
-        plan: Plan::new(&pipeline.sql, views.to_vec(), Arc::clone(&rules)),
+        plan: Plan::new(pipeline, views.to_vec(), Arc::clone(&rules)),
         state_topic: (!rules.is_empty()).then(|| state_topic(config, &servers.kafka)),
         rules,
         inputs,
@@ -135,8 +144,8 @@ fn runner(
         offsets: sink.offsets,
         skipped: sink.skipped,
         limits: Limits { max_share: config.dead_letters.max_share, min_rows: config.dead_letters.min_rows },
-        counted: servers.memory.count(Kind::Open),
-        batch_rows: pipeline.batch_rows,
+        counted: servers.shared.memory.count(Kind::Open),
+        batch_rows: pipeline.batch_rows_of(&sink.name),
         batch_wait: Duration::from_millis(pipeline.batch_wait_ms),
         view_wait: Duration::from_millis(pipeline.view_wait_ms),
         runtime: servers.runtime.clone(),

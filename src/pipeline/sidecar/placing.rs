@@ -1,27 +1,22 @@
 //! Which partitions are read, and from where: assignments, revocations, and what the client or the sink has given up.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crate::position::TopicPartition;
-use crate::source::kafka::{Assigned, Misplaced, SourceError, has_record};
+use crate::sink::SinkError;
+use crate::source::kafka::{Assigned, Misplaced, SourceError, has_record_soon};
 
 use super::runner::Runner;
 use super::slot::Slot;
 use super::state::State;
 
-/// How long the rest of a range that was begun once may take to come before the log is asked whether there is any.
-const RANGE_MS: u64 = 1_000;
-
 impl Runner {
     /// Takes note of partitions that came, or were asked for again.
     pub(super) fn assigned(&mut self, assigned: Vec<Assigned>) {
-        if let Some(e) = self.parts.mount.take_trouble() {
-            self.meter.failed(&e);
-            tracing::warn!(sink = self.parts.id, "the sink does not say where it stands, trying again: {e}");
-            self.trouble(e.to_string());
-        }
+        let mut away = BTreeSet::new();
         for a in assigned {
-            let standing = self.parts.mount.standing(&a.at);
+            let mut standing = self.parts.mount.standing(&a.at);
             let known = standing.as_ref().and_then(|s| s.topic_id.as_ref());
             let anew = known.zip(a.topic_id.as_ref()).is_some_and(|(had, has)| had != has);
             match (&a.misplaced, a.position) {
@@ -43,8 +38,18 @@ impl Runner {
                         _ => self.hold(a.at, Some(why)),
                     }
                 }
-                (None, None) => self.hold(a.at, None),
+                (None, None) => away.extend(self.not_taken_over(a.at)),
                 (None, Some(position)) => {
+                    if standing.is_none() && self.parts.mount.begins_late() {
+                        match self.parts.mount.begin(&a.at, position) {
+                            Ok(begun) => standing = begun,
+                            Err(e) => {
+                                self.parts.mount.not_taken_over(&a.at, e);
+                                away.extend(self.not_taken_over(a.at));
+                                continue;
+                            }
+                        }
+                    }
                     let state = match self.remembered(&a.at) {
                         Ok(state) => state,
                         Err(why) => {
@@ -63,7 +68,27 @@ impl Runner {
                 }
             }
         }
+        for why in away {
+            tracing::warn!(sink = self.parts.id, "the sink does not say where it stands, trying again: {why}");
+            self.trouble(why);
+        }
         self.show_partitions();
+    }
+
+    /// Holds a partition in which the sink does not say where it stands; why, where time may mend it.
+    fn not_taken_over(&mut self, at: TopicPartition) -> Option<String> {
+        let trouble = self.parts.mount.take_trouble(&at);
+        trouble.iter().for_each(|e| self.meter.failed(e));
+        match trouble {
+            Some(SinkError::Stopped(why)) => {
+                self.hold(at, Some(why));
+                None
+            }
+            other => {
+                self.hold(at, None);
+                other.map(|e| e.to_string())
+            }
+        }
     }
 
     /// What the pipeline keeps of a partition that the sink has taken over, as it was where the sink stands.
@@ -79,21 +104,27 @@ impl Runner {
     pub(super) fn assigned_again(&mut self, assigned: Vec<Assigned>) {
         let at: Vec<_> = assigned.iter().map(|a| a.at.clone()).collect();
         self.assigned(assigned);
-        let go: Vec<_> = at.into_iter().filter_map(|at| Some((at.clone(), self.slots.get(&at)?.from))).collect();
+        let go: Vec<_> = at.into_iter().filter(|at| self.slots.contains_key(at)).collect();
         if !go.is_empty() {
-            self.seek(&go);
+            self.read_on(&go);
             self.goes_on();
         }
     }
 
     /// Reads nothing of it until the sink says where it stands. With a reason the sink counts as stopped.
-    fn hold(&mut self, at: TopicPartition, why: Option<String>) {
+    pub(super) fn hold(&mut self, at: TopicPartition, why: Option<String>) {
+        // What was gathered may be in the log no more.
+        if self.slots.get(&at).is_some_and(Slot::is_gathered) {
+            self.commit_or_forget();
+        }
         // What was read of it must not stand in the batch beside what is read of it again.
         if self.slots.remove(&at).is_some_and(|slot| slot.has_moved()) {
             self.start_over();
         }
         self.source.pause(std::slice::from_ref(&at));
-        if let Some(why) = &why {
+        // It is said once, however often the sink is asked.
+        let is_new = self.held.get(&at) != Some(&why);
+        if let Some(why) = why.as_ref().filter(|_| is_new) {
             self.stop(why);
         }
         self.held.insert(at, why);
@@ -101,6 +132,9 @@ impl Runner {
 
     /// What was read of them is given up: the new owner reads it again. So is what was read of the others, since rows are mixed.
     pub(super) fn revoked(&mut self, revoked: &[TopicPartition]) {
+        if revoked.iter().any(|at| self.slots.get(at).is_some_and(Slot::is_gathered)) {
+            self.commit_or_forget();
+        }
         for at in revoked {
             tracing::info!(sink = self.parts.id, partition = %at, "given up");
             self.slots.remove(at);
@@ -114,32 +148,36 @@ impl Runner {
 
     /// Gives up the open batch, and reads it again.
     fn start_over(&mut self) {
-        if self.opened.take().is_none() {
+        if self.opened.is_none() {
             return;
         }
+        self.give_up();
+        let all: Vec<_> = self.slots.keys().cloned().collect();
+        self.read_on(&all);
+    }
+
+    /// Gives up the open batch: nothing of it counts as read.
+    pub(super) fn give_up(&mut self) {
+        self.opened = None;
+        self.held_back.clear();
         self.rejects.letters.clear();
         for input in self.parts.inputs.values_mut() {
             drop(input.intake.finish());
         }
         self.slots.values_mut().for_each(Slot::start_over);
-        let back: Vec<_> = self.slots.iter().map(|(at, slot)| (at.clone(), slot.from)).collect();
-        self.seek(&back);
     }
 
     /// A range that was begun once may end with offsets that hold no record any more: nothing would come that shows it.
-    pub(super) fn finish_ranges(&mut self) -> Result<(), SourceError> {
+    pub(super) fn finish_ranges(&mut self) {
         let now = self.now();
-        let waiting = |s: &Slot| s.until.filter(|until| *until > s.next && s.delivered_at + RANGE_MS < now);
-        let open: Vec<_> = self.slots.iter().filter_map(|(at, s)| Some((at.clone(), s.next, waiting(s)?))).collect();
-        for (at, next, until) in open {
-            if matches!(has_record(&self.parts.kafka, &at, Some(next), until), Ok(false))
-                && let Some(slot) = self.slots.get_mut(&at)
+        for (at, slot) in &mut self.slots {
+            if let Some(until) = slot.ask(now)
+                && matches!(has_record_soon(&self.parts.kafka, at, Some(slot.next), until), Ok(false))
             {
-                slot.next = until;
+                slot.complete();
                 self.opened.get_or_insert_with(Instant::now);
             }
         }
-        Ok(())
     }
 
     /// Asks the sink anew where it stands in what is held. To ask is to take over: not from a new owner.
@@ -148,7 +186,11 @@ impl Runner {
             return Ok(());
         }
         let assigned = self.source.assignment()?;
+        let before = self.held.len();
         self.held.retain(|at, _| assigned.contains(at));
+        if self.held.len() < before {
+            self.goes_on();
+        }
         let held: Vec<TopicPartition> = self.held.keys().cloned().collect();
         if !held.is_empty() {
             let placed = self.source.place(&held);
@@ -163,16 +205,20 @@ impl Runner {
         self.retry_held()
     }
 
-    /// Goes on at other positions. A partition that was taken away meanwhile is read no more, so that no gap can come of it.
-    pub(super) fn seek(&mut self, positions: &[(TopicPartition, i64)]) {
-        if positions.is_empty() || self.source.seek(positions).is_ok() {
+    /// Reads partitions on from where they stand. One that was taken away meanwhile is read no more, so that no gap can come of it.
+    pub(super) fn read_on(&mut self, partitions: &[TopicPartition]) {
+        let place = |at: &TopicPartition| Some((at.clone(), self.slots.get(at)?.next));
+        let places: Vec<_> = partitions.iter().filter_map(place).collect();
+        if places.is_empty() || self.source.seek(&places).is_ok() {
             return;
         }
         // One that is no longer assigned is refused with all others.
-        for position in positions {
-            if let Err(e) = self.source.seek(std::slice::from_ref(position)) {
-                tracing::info!(sink = self.parts.id, partition = %position.0, "no longer read: {e}");
-                self.hold(position.0.clone(), None);
+        for at in partitions {
+            // To hold one may have set the others back.
+            let Some(next) = self.slots.get(at).map(|slot| slot.next) else { continue };
+            if let Err(e) = self.source.seek(&[(at.clone(), next)]) {
+                tracing::info!(sink = self.parts.id, partition = %at, "no longer read: {e}");
+                self.hold(at.clone(), None);
             }
         }
     }
@@ -186,8 +232,9 @@ impl Runner {
                 self.hold(at, Some(why));
             }
         }
-        let back: Vec<_> = positions.into_iter().filter(|(at, _)| self.slots.contains_key(at)).collect();
-        self.seek(&back);
+        // Where they stand now: what was held may have set them back.
+        let left: Vec<_> = self.slots.keys().cloned().collect();
+        self.read_on(&left);
     }
 }
 

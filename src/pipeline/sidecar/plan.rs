@@ -11,11 +11,14 @@ use arrow_select::filter::filter_record_batch;
 
 use super::preview::Preview;
 use super::state::Rules;
-use super::view::View;
+use super::view::{Since, View};
 use crate::batch::RowOrigin;
 use crate::change::{RowSchema, origin};
-use crate::config::PipelineConfig;
+use crate::config::{PipelineConfig, PipelineTopic};
 use crate::transform::{Transform, TransformError, changes};
+
+/// What it is called where a column is not there: by DataFusion, of a struct and of a table, and by the rules.
+const NO_SUCH_COLUMN: [&str; 3] = ["not found in struct", "No field named", "has no column"];
 
 /// Rows of one partition that a sink is to get.
 #[derive(Debug)]
@@ -42,6 +45,8 @@ pub(super) struct Outcome {
 #[derive(Debug)]
 pub(super) struct Plan {
     sql: String,
+    /// Tables whose columns nobody has declared.
+    undeclared: Vec<String>,
     views: Vec<Arc<View>>,
     rules: Arc<Rules>,
     planned: Option<Planned>,
@@ -55,8 +60,10 @@ struct Planned {
 }
 
 impl Plan {
-    pub(super) fn new(sql: &str, views: Vec<Arc<View>>, rules: Arc<Rules>) -> Self {
-        Self { sql: sql.to_owned(), views, rules, planned: None }
+    pub(super) fn new(pipeline: &PipelineConfig, views: Vec<Arc<View>>, rules: Arc<Rules>) -> Self {
+        let undeclared = pipeline.sources.iter().chain(&pipeline.views).filter(|topic| topic.columns.0.is_empty());
+        let undeclared = undeclared.map(PipelineTopic::table_name).collect();
+        Self { sql: pipeline.sql.clone(), undeclared, views, rules, planned: None }
     }
 
     pub(super) fn views(&self) -> &[Arc<View>] {
@@ -76,7 +83,7 @@ impl Plan {
         let mut tables = Vec::new();
         for (name, columns) in sources {
             let columns = columns.as_ref().ok_or_else(|| unknown(name))?;
-            let wrong = |e: String| Unfit::Wrong(TransformError::Plan(e));
+            let wrong = |e: String| self.wrong(TransformError::Plan(e));
             tables.push((name.clone(), self.rules.columns(name, &changes::columns(columns)).map_err(wrong)?));
         }
         let count = tables.len();
@@ -87,29 +94,49 @@ impl Plan {
             return Ok(None);
         }
         let (own, views) = tables.split_at(count);
-        let transform = Transform::plan(&self.sql, own, views).await.map_err(Unfit::Wrong)?;
+        let transform = Transform::plan(&self.sql, own, views).await.map_err(|e| self.wrong(e))?;
         let columns = Arc::clone(transform.columns());
         self.rules.check(&columns, transform.is_traced()).map_err(|e| Unfit::Wrong(TransformError::Plan(e)))?;
         self.planned = Some(Planned { transform, tables, shown: HashMap::new() });
         Ok(Some(columns))
     }
 
-    /// Runs it over the changes of one source, as the [table](changes::table) of them with the statistics' columns.
+    /// What to do where a column is missing that nobody has declared.
+    fn wrong(&self, e: TransformError) -> Unfit {
+        Unfit::Wrong(match e {
+            TransformError::Plan(why)
+                if !self.undeclared.is_empty() && NO_SUCH_COLUMN.iter().any(|words| why.contains(words)) =>
+            {
+                TransformError::Plan(format!(
+                    "{why}. Of records without a schema a column is known once one has a value in it: declare it under `columns` of \
+                     [[pipelines.sources]] or [[pipelines.views]] (none are declared of {})",
+                    self.undeclared.join(", ")
+                ))
+            }
+            other => other,
+        })
+    }
+
+    /// Runs it over the changes of one source, as the [table](changes::table) of them with the statistics' columns. `None` where a
+    /// view has other columns than it was planned for, and has to [fit](Self::fit) first, or began its topic anew meanwhile.
     ///
     /// # Errors
     /// When it fails as a whole.
-    pub(super) async fn run(&mut self, source: &str, table: &RecordBatch) -> Result<Outcome, TransformError> {
-        let Some(planned) = &mut self.planned else { return Ok(Outcome::default()) };
+    pub(super) async fn run(&mut self, source: &str, table: &RecordBatch) -> Result<Option<Outcome>, TransformError> {
+        let Some(planned) = &mut self.planned else { return Ok(None) };
         for view in &self.views {
             let version = planned.shown.get(&view.name).copied().unwrap_or_default();
-            if let Some(shown) = view.rows_since(version) {
-                let table = planned.tables.iter().find(|(name, _)| *name == view.name);
-                // New columns came in since the plan was made: the next fit takes them.
-                if table.is_some_and(|(_, columns)| *columns == shown.columns) {
-                    planned.shown.insert(view.name.clone(), shown.version);
-                    planned.transform.set_view(&view.name, shown.rows);
-                }
+            let shown = match view.rows_since(version) {
+                Since::Same => continue,
+                Since::NotLoaded => return Ok(None),
+                Since::Shown(shown) => shown,
+            };
+            let table = planned.tables.iter().find(|(name, _)| *name == view.name);
+            if table.is_none_or(|(_, columns)| *columns != shown.columns) {
+                return Ok(None);
             }
+            planned.shown.insert(view.name.clone(), shown.version);
+            planned.transform.set_view(&view.name, shown.rows);
         }
         let failed = |e: arrow_schema::ArrowError| TransformError::Run(e.to_string());
         let pieces = match planned.transform.is_traced() {
@@ -131,7 +158,7 @@ impl Plan {
                 (None, None) => {}
             }
         }
-        Ok(result)
+        Ok(Some(result))
     }
 }
 
@@ -194,4 +221,35 @@ fn place(table: &RecordBatch, row: usize) -> Option<(i32, i64)> {
     let partition = table.column_by_name(origin::PARTITION)?.as_primitive::<Int32Type>();
     let offset = table.column_by_name(origin::OFFSET)?.as_primitive::<arrow_array::types::Int64Type>();
     (row < partition.len()).then(|| (partition.value(row), offset.value(row)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::{Column, ColumnType, origin_columns};
+
+    /// What the plan says of a SELECT of `after.duration_ms` where no record had one.
+    async fn unfit(source: &str, sql: &str) -> String {
+        let pipeline = format!("name = \"p\"\nsql = \"{sql}\"\nsources = [{source}]");
+        let pipeline: PipelineConfig = toml::from_str(&pipeline).unwrap();
+        let mut plan = Plan::new(&pipeline, Vec::new(), Arc::new(Rules::of(&pipeline)));
+        let columns = [Column::new("id", ColumnType::Long)].into_iter().chain(origin_columns()).collect();
+        match plan.fit(&[("events".to_owned(), Some(RowSchema { columns }))]).await {
+            Err(Unfit::Wrong(e)) => e.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn who_misses_a_column_that_no_record_had_a_value_in_is_told_to_declare_it() {
+        let (events, declared) = ("{ topic = \"s.events\" }", "{ topic = \"s.events\", columns = { id = \"long\" } }");
+        let of_struct = unfit(events, "SELECT after.duration_ms FROM events").await;
+        assert!(of_struct.contains("duration_ms") && of_struct.contains("declare it under `columns`"), "{of_struct}");
+        let of_table = unfit(events, "SELECT duration_ms FROM events").await;
+        assert!(of_table.contains("(none are declared of events)"), "{of_table}");
+        let known = unfit(declared, "SELECT after.duration_ms FROM events").await;
+        assert!(known.contains("duration_ms") && !known.contains("declare it"), "{known}");
+        let other = unfit(events, "SELECT FROM WHERE").await;
+        assert!(!other.contains("declare it"), "{other}");
+    }
 }

@@ -97,13 +97,14 @@ fn look(
         std::thread::sleep(Duration::from_millis(50));
     }
     let rules = Arc::new(Rules::of(pipeline));
-    let mut plan = Plan::new(&pipeline.sql, views, Arc::clone(&rules));
+    let mut plan = Plan::new(pipeline, views, Arc::clone(&rules));
     let columns: Vec<_> = sources.iter().map(|(topic, columns, _)| (topic.table_name(), columns.clone())).collect();
-    match runtime.block_on(plan.fit(&columns)) {
-        Ok(_) => {}
-        Err(Unfit::NotYet(why)) => return Err(why),
-        Err(Unfit::Wrong(e)) => return Err(e.to_string()),
-    }
+    let fit = |plan: &mut Plan| match runtime.block_on(plan.fit(&columns)) {
+        Ok(_) => Ok(()),
+        Err(Unfit::NotYet(why)) => Err(why),
+        Err(Unfit::Wrong(e)) => Err(e.to_string()),
+    };
+    fit(&mut plan)?;
     let mut rows = Vec::new();
     for (topic, _, batches) in &sources {
         // As if these records were all that there are.
@@ -115,7 +116,12 @@ fn look(
             }
             let mut states = kept.iter_mut().map(|(partition, state)| (*partition, state)).collect();
             let table = with_statistics(&rules, &topic.table_name(), &table, &mut states).map_err(|e| e.to_string())?;
-            let outcome = runtime.block_on(plan.run(&topic.table_name(), &table)).map_err(|e| e.to_string())?;
+            let outcome = loop {
+                match runtime.block_on(plan.run(&topic.table_name(), &table)).map_err(|e| e.to_string())? {
+                    Some(outcome) => break outcome,
+                    None => fit(&mut plan)?,
+                }
+            };
             let place = |p: i32, offset: i64| format!("{}/{p}@{offset}", topic.topic);
             rejected.extend(outcome.failing.into_iter().map(|f| (place(f.partition, f.offset), f.detail)));
             rows.extend(outcome.made.into_values().map(|made| made.rows));

@@ -1,8 +1,11 @@
 //! One sink set back, or over what Kafka has lost, beside processes that run: they notice at their next delivery.
 
+use tokio::runtime::Handle;
+
 use crate::config::Config;
 use crate::pipeline::rewind::Target;
 use crate::position::TopicPartition;
+use crate::sink::lake::Shared;
 use crate::source::kafka::{self, ClientSettings, offsets_since, partition_count, watermarks};
 
 use super::sinks;
@@ -81,8 +84,10 @@ fn positions(client: &ClientSettings, topic: &str, target: &Target) -> Result<Ve
 /// # Errors
 /// When the sink does not take them.
 pub async fn rewind_sink(config: &Config, rewind: &SinkRewind) -> Result<(), String> {
+    let catalog = crate::catalogs::open(&config.catalog).await.map_err(|e| e.to_string())?;
+    let lake = sinks::Lake { catalog, shared: Shared::default(), io: Handle::current() };
     for pipeline in &config.pipelines {
-        for mut named in sinks::of(config, pipeline)? {
+        for mut named in sinks::of(config, pipeline, &lake)? {
             if format!("{}.{}", pipeline.name, named.name) == rewind.sink {
                 return named.sink.rewind(&rewind.to).await.map_err(|e| e.to_string());
             }

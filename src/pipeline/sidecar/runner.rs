@@ -1,6 +1,6 @@
 //! One sink of one pipeline: a thread that reads, transforms and delivers, at its own pace.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::gather::Waiting;
 use super::intake::{Intake, Taken};
 use super::meter::Meter;
 use super::mount::Mount;
@@ -78,10 +79,14 @@ pub(super) struct Runner {
     pub(super) rejects: Rejects,
     /// When the oldest change of the batch was committed in its source.
     pub(super) source_ms: Option<i64>,
+    /// What the sink took in and has not done.
+    pub(super) waiting: Option<Waiting>,
     /// When the open batch began.
     pub(super) opened: Option<Instant>,
     pub(super) started: Instant,
     next_tick: Instant,
+    /// What is not read until a range that was begun once is whole.
+    pub(super) held_back: Vec<TopicPartition>,
     /// What came while nothing was to be read.
     kept: Vec<Kept>,
     pub(super) stopped: Option<String>,
@@ -90,9 +95,23 @@ pub(super) struct Runner {
 enum Kept {
     Assigned(Vec<Assigned>),
     Revoked(Vec<TopicPartition>),
+    OutOfRange,
+}
+
+/// Takes partitions out that were given up after they were assigned: to begin with them would be to set their new owner back.
+fn strike(kept: &mut [Kept]) {
+    let mut gone = BTreeSet::new();
+    for kept in kept.iter_mut().rev() {
+        match kept {
+            Kept::Assigned(assigned) => assigned.retain(|a| !gone.contains(&a.at)),
+            Kept::Revoked(revoked) => gone.extend(revoked.iter().cloned()),
+            Kept::OutOfRange => {}
+        }
+    }
 }
 
 /// Whether to go on.
+#[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flow {
     On,
@@ -114,9 +133,11 @@ impl Runner {
             held: BTreeMap::new(),
             rejects,
             source_ms: None,
+            waiting: None,
             opened: None,
             started: now,
             next_tick: now,
+            held_back: Vec::new(),
             kept: Vec::new(),
             stopped: None,
         }
@@ -130,15 +151,19 @@ impl Runner {
         let topics: Vec<String> = self.parts.inputs.keys().cloned().collect();
         self.source.subscribe(&topics)?;
         while !self.is_shutdown() {
-            self.step()?;
-            if self.is_due() && self.flush()? == Flow::Shutdown {
+            if self.step()? == Flow::Shutdown
+                || self.is_due() && self.flush()? == Flow::Shutdown
+                || self.commit_if_due()? == Flow::Shutdown
+            {
                 break;
             }
             self.tick()?;
         }
         if self.opened.is_some() {
-            self.flush()?;
+            // The last one, however it ends.
+            let (Flow::On | Flow::Shutdown) = self.flush()?;
         }
+        let (Flow::On | Flow::Shutdown) = self.commit()?;
         Ok(())
     }
 
@@ -150,12 +175,15 @@ impl Runner {
         self.started.elapsed().as_millis() as u64
     }
 
-    fn step(&mut self) -> Result<(), SourceError> {
-        for kept in std::mem::take(&mut self.kept) {
+    pub(super) fn step(&mut self) -> Result<Flow, SourceError> {
+        let mut kept = std::mem::take(&mut self.kept);
+        strike(&mut kept);
+        for kept in kept {
             match kept {
                 // Records of them may have come meanwhile.
                 Kept::Assigned(assigned) => self.assigned_again(assigned),
                 Kept::Revoked(revoked) => self.revoked(&revoked),
+                Kept::OutOfRange => self.verify_positions(),
             }
         }
         let timeout = match self.opened {
@@ -170,7 +198,7 @@ impl Runner {
                 let wanted = self.slots.get(&at).is_some_and(|slot| record.offset >= slot.next);
                 let beyond = self.slots.get(&at).is_some_and(|slot| slot.is_beyond(record.offset));
                 if !wanted {
-                    return Ok(());
+                    return Ok(Flow::On);
                 }
                 if beyond || !take(&mut self.parts, &mut self.rejects, &self.meter, &record) {
                     // It comes again: what is open goes first.
@@ -178,45 +206,57 @@ impl Runner {
                     if let Some(slot) = self.slots.get_mut(&at).filter(|_| beyond) {
                         slot.complete();
                     }
-                    self.flush()?;
-                    if let Some(next) = self.slots.get(&at).map(|slot| slot.next) {
-                        self.seek(&[(at, next)]);
+                    let flow = self.flush()?;
+                    if flow == Flow::On {
+                        self.read_on(&[at]);
                     }
-                    return Ok(());
+                    return Ok(flow);
                 }
                 if let Some(slot) = self.slots.get_mut(&at) {
                     slot.took(record.offset, record.timestamp_ms);
                 }
                 self.opened.get_or_insert_with(Instant::now);
+                self.hold_back();
             }
             Event::Idle => {}
-            Event::Trouble(detail) => {
-                tracing::warn!(sink = self.parts.id, "kafka: {detail}");
-                self.trouble(detail);
-            }
-            Event::UnknownTopic(detail) => {
-                tracing::warn!(
-                    sink = self.parts.id,
-                    "a topic of the pipeline is not there yet, waiting for it: {detail}"
-                );
-            }
+            Event::Trouble(detail) => self.kafka_trouble(detail),
+            Event::UnknownTopic(detail) => self.unknown_topic(&detail),
             Event::OutOfRange => self.verify_positions(),
             Event::Assigned(assigned) => self.assigned(assigned),
             Event::Revoked(revoked) => self.revoked(&revoked),
         }
-        Ok(())
+        Ok(Flow::On)
     }
 
-    fn is_due(&self) -> bool {
-        let Some(opened) = self.opened else { return false };
-        // What is left of it stands in the log, and comes soon.
-        if self.slots.values().any(Slot::is_incomplete) {
-            return false;
-        }
+    pub(super) fn is_due(&self) -> bool {
+        let Some(waited) = self.opened.map(|opened| opened.elapsed()) else { return false };
         let rows: usize = self.parts.inputs.values().map(|input| input.intake.rows()).sum();
-        rows >= self.parts.batch_rows
-            || opened.elapsed() >= self.parts.batch_wait
-            || self.slots.values().any(Slot::is_complete)
+        let is_due = rows >= self.parts.batch_rows
+            || waited >= self.parts.batch_wait
+            || self.slots.values().any(Slot::is_complete);
+        // What is left of a range stands in the log, and comes soon.
+        is_due && self.slots.values().filter_map(Slot::patience).all(|patience| waited >= patience)
+    }
+
+    /// Reads no more than a batch of the others while the rest of a range is to come.
+    fn hold_back(&mut self) {
+        if !self.held_back.is_empty() || self.slots.values().all(|slot| slot.patience().is_none()) {
+            return;
+        }
+        let others = || self.slots.iter().filter(|(_, slot)| slot.patience().is_none());
+        if others().map(|(_, slot)| slot.next - slot.from).sum::<i64>() >= self.parts.batch_rows as i64 {
+            self.held_back = others().map(|(at, _)| at.clone()).collect();
+            self.source.pause(&self.held_back);
+        }
+    }
+
+    /// Reads on what was held back.
+    pub(super) fn let_go(&mut self) {
+        let mut back = std::mem::take(&mut self.held_back);
+        back.retain(|at| self.slots.contains_key(at));
+        if !back.is_empty() {
+            self.source.resume(&back);
+        }
     }
 
     fn tick(&mut self) -> Result<(), SourceError> {
@@ -241,7 +281,8 @@ impl Runner {
         if self.slots.values().any(|slot| slot.has_moved() && slot.delivered_at + EMPTY_MS <= now) {
             self.opened.get_or_insert_with(Instant::now);
         }
-        self.finish_ranges()
+        self.finish_ranges();
+        Ok(())
     }
 
     /// Waits without reading, as a living member of the group.
@@ -249,7 +290,7 @@ impl Runner {
         let until = Instant::now() + wait;
         let partitions: Vec<TopicPartition> = self.slots.keys().cloned().collect();
         self.source.pause(&partitions);
-        let mut back = HashMap::new();
+        let mut back = BTreeSet::new();
         while Instant::now() < until {
             if self.is_shutdown() {
                 return Ok(Flow::Shutdown);
@@ -257,21 +298,29 @@ impl Runner {
             match self.source.poll(until.saturating_duration_since(Instant::now()).min(IDLE_POLL))? {
                 Event::Record(polled) => {
                     let record = polled.record();
-                    let at = TopicPartition::new(record.topic, record.partition);
-                    let offset = back.entry(at).or_insert(record.offset);
-                    *offset = record.offset.min(*offset);
+                    back.insert(TopicPartition::new(record.topic, record.partition));
                 }
                 Event::Assigned(assigned) => self.kept.push(Kept::Assigned(assigned)),
                 Event::Revoked(revoked) => self.kept.push(Kept::Revoked(revoked)),
-                _ => {}
+                // The client reads such a partition no more until it is placed anew.
+                Event::OutOfRange => self.kept.push(Kept::OutOfRange),
+                Event::Trouble(detail) => self.kafka_trouble(detail),
+                Event::UnknownTopic(detail) => self.unknown_topic(&detail),
+                Event::Idle => {}
             }
         }
         self.source.resume(&partitions);
-        let back: Vec<_> = back.into_iter().filter(|(at, _)| self.slots.contains_key(at)).collect();
-        if !back.is_empty() {
-            self.seek(&back);
-        }
+        self.read_on(&back.into_iter().collect::<Vec<_>>());
         Ok(Flow::On)
+    }
+
+    fn kafka_trouble(&self, detail: String) {
+        tracing::warn!(sink = self.parts.id, "kafka: {detail}");
+        self.trouble(detail);
+    }
+
+    fn unknown_topic(&self, detail: &str) {
+        tracing::warn!(sink = self.parts.id, "a topic of the pipeline is not there yet, waiting for it: {detail}");
     }
 
     pub(super) fn trouble(&self, message: String) {
@@ -293,7 +342,8 @@ impl Runner {
     }
 
     pub(super) fn goes_on(&mut self) {
-        if self.held.values().any(Option::is_some) {
+        if let Some(why) = self.held.values().flatten().next().cloned() {
+            self.stop(&why);
             return;
         }
         if self.stopped.take().is_some() {
@@ -306,7 +356,7 @@ impl Runner {
     pub(super) fn show_partitions(&self) {
         let shown = self.slots.iter().map(|(at, slot)| {
             let end = self.source.cached_high(at).unwrap_or(slot.next).max(slot.next);
-            let status = PartitionStatus { committed: slot.from, end };
+            let status = PartitionStatus { committed: slot.done, end };
             self.meter.lag(at, status.lag_records());
             (at.to_string(), status)
         });
@@ -320,7 +370,7 @@ fn take(parts: &mut Parts, rejects: &mut Rejects, meter: &Meter, record: &Record
     let Some(input) = parts.inputs.get_mut(record.topic) else { return true };
     loop {
         match input.intake.push(record, parts.tellers.told()) {
-            Ok(Taken::Row | Taken::Skipped(_)) => {
+            Ok(Taken::Row | Taken::Skipped(_) | Taken::Emptied(_)) => {
                 rejects.took();
                 return true;
             }
@@ -339,5 +389,35 @@ fn take(parts: &mut Parts, rejects: &mut Rejects, meter: &Meter, record: &Record
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_given_up_since_is_not_begun() {
+        let at = |p: i32| TopicPartition::new("t", p);
+        let assigned = |p: i32| Assigned {
+            at: at(p),
+            position: Some(1),
+            high: 9,
+            topic_id: None,
+            partition_count: 2,
+            misplaced: None,
+        };
+        let mut kept = [
+            Kept::Assigned(vec![assigned(0), assigned(1)]),
+            Kept::Revoked(vec![at(0)]),
+            Kept::OutOfRange,
+            Kept::Assigned(vec![assigned(0)]),
+        ];
+        strike(&mut kept);
+        let left = |kept: &Kept| match kept {
+            Kept::Assigned(all) => all.iter().map(|a| a.at.partition).collect(),
+            _ => vec![],
+        };
+        assert_eq!(kept.iter().map(left).collect::<Vec<_>>(), [vec![1], vec![], vec![], vec![0]]);
     }
 }

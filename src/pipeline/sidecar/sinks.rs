@@ -4,13 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use firn_catalog::Catalog;
+use tokio::runtime::Handle;
+
 use super::ledger::GroupLedger;
 use super::topic::{self, Surroundings};
 use crate::config::sinks::clickhouse::ClickHouseEngine;
 use crate::config::sinks::log::LogLevel;
-use crate::config::{ClickHouseConfig, Config, PipelineConfig};
+use crate::config::{ClickHouseConfig, Config, LakeSinkConfig, PipelineConfig};
+use crate::pipeline::wiring::table_spec;
 use crate::sink::clickhouse::{self, ClickHouseSettings, ClickHouseSink, Engine, LastRows};
 use crate::sink::http::{self, HttpSink};
+use crate::sink::lake::output::{self, LakeSink, Pace};
+use crate::sink::lake::{Shared, TableSpec};
 use crate::sink::log::LogSink;
 use crate::sink::redis::{self, RedisSink};
 use crate::sink::topic::TopicSink;
@@ -38,11 +44,20 @@ pub(super) enum GroupOffsets {
     Positions,
 }
 
+/// What tables of the lake are made with.
+#[derive(Clone)]
+pub(super) struct Lake {
+    pub catalog: Arc<dyn Catalog>,
+    pub shared: Shared,
+    /// Uploads run there.
+    pub io: Handle,
+}
+
 /// The sinks of a pipeline.
 ///
 /// # Errors
 /// When a setting is wrong.
-pub(super) fn of(config: &Config, pipeline: &PipelineConfig) -> Result<Vec<Named>, String> {
+pub(super) fn of(config: &Config, pipeline: &PipelineConfig, lake: &Lake) -> Result<Vec<Named>, String> {
     let id = |name: &str| format!("{}.{}.{name}", config.kafka.group, pipeline.name);
     let mut sinks: Vec<Named> = Vec::new();
     for sink in &pipeline.clickhouse {
@@ -57,6 +72,12 @@ pub(super) fn of(config: &Config, pipeline: &PipelineConfig) -> Result<Vec<Named
         let skipped = Some(made.skipped());
         let (name, offsets) = (sink.name.clone(), GroupOffsets::Reported);
         sinks.push(Named { name, sink: Box::new(made), offsets, skipped });
+    }
+    for sink in &pipeline.lake {
+        let Lake { catalog, shared, io } = lake.clone();
+        let made = LakeSink::new(table_of(sink), pace_of(sink), catalog, shared, io);
+        let (name, offsets) = (sink.name.clone(), GroupOffsets::Reported);
+        sinks.push(Named { name, sink: Box::new(made), offsets, skipped: None });
     }
     // The sink's consumer group, whose offsets are its positions.
     let ledger = |name: &str| Box::new(GroupLedger::new(kafka_of(config), &id(name)));
@@ -103,6 +124,13 @@ pub async fn probe(config: &Config) -> Vec<(String, Result<String, SinkError>)> 
             let answer = match sink.settings() {
                 Ok(settings) => redis::probe(&settings).await,
                 Err(p) => Err(SinkError::Stopped(format!("{}: {}", p.field, p.message))),
+            };
+            answers.push((format!("{}.{}", pipeline.name, sink.name), answer));
+        }
+        for sink in &pipeline.lake {
+            let answer = match crate::catalogs::open(&config.catalog).await {
+                Ok(catalog) => output::probe(table_of(sink), catalog).await,
+                Err(e) => Err(SinkError::Stopped(e.to_string())),
             };
             answers.push((format!("{}.{}", pipeline.name, sink.name), answer));
         }
@@ -155,6 +183,15 @@ pub async fn delete_between(
     };
     let deleted = clickhouse::delete_between(&clickhouse_settings(&found), column, from_ms, to_ms).await;
     deleted.map_err(|e| e.to_string())
+}
+
+/// The SELECT chooses the key: rows of one may come from any partition of any source.
+fn table_of(sink: &LakeSinkConfig) -> TableSpec {
+    TableSpec { keys_roam: true, ..table_spec(&sink.as_table()) }
+}
+
+fn pace_of(sink: &LakeSinkConfig) -> Pace {
+    Pace { interval: Duration::from_millis(sink.commit_interval_ms), rows: sink.commit_rows, bytes: sink.commit_bytes }
 }
 
 fn clickhouse_settings(sink: &ClickHouseConfig) -> ClickHouseSettings {

@@ -2,6 +2,8 @@
 //!
 //! Topics are not ordered against each other. Who joins asks where the view's topic ends, and waits until the view is there.
 
+mod emptied;
+mod gaps;
 mod history;
 mod keep;
 mod rows;
@@ -23,8 +25,9 @@ use crate::memory::{Counted, Kind, Memory};
 use crate::pipeline::source_tables::SourceTables;
 use crate::pipeline::told::Told;
 use crate::pipeline::writer_schemas::WriterSchemas;
-use crate::position::TopicPartition;
-use crate::source::kafka::{ClientSettings, Read, SourceError, TopicReader, has_record};
+use crate::source::kafka::{ClientSettings, Looked, Read, SourceError, TopicReader};
+use emptied::Emptied;
+use gaps::Gaps;
 use table::ViewTable;
 
 const POLL: Duration = Duration::from_millis(20);
@@ -32,8 +35,6 @@ const POLL: Duration = Duration::from_millis(20);
 const LOOK: Duration = Duration::from_secs(10);
 /// Wait before a broker or registry that does not answer is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long a partition stands still before its log is asked whether there is more.
-const STANDS_STILL: Duration = Duration::from_millis(150);
 /// Rows after which they are applied, whether more wait or not.
 const APPLIED_ROWS: usize = 20_000;
 
@@ -71,6 +72,8 @@ struct State {
     loaded: bool,
     /// Where the topic was when it was asked for last, by whoever waits, too.
     ends: BTreeMap<i32, i64>,
+    /// Somebody found less in the topic than was read of it.
+    is_doubted: bool,
     ended: bool,
     counted: Option<Counted>,
 }
@@ -80,6 +83,14 @@ pub(super) struct Shown {
     pub version: u64,
     pub columns: SchemaRef,
     pub rows: Vec<RecordBatch>,
+}
+
+/// What a view holds, since a version of its rows.
+pub(super) enum Since {
+    Same,
+    Shown(Shown),
+    /// It reads its topic from the beginning: nothing may be joined with what there is of it.
+    NotLoaded,
 }
 
 impl View {
@@ -137,25 +148,39 @@ impl View {
         stop: &watch::Receiver<bool>,
     ) -> Result<(), SourceError> {
         let mut next_look = Instant::now();
-        let mut gaps = Gaps { next_look, stood: BTreeMap::new() };
+        let mut has_failed = false;
+        let mut gaps = Gaps::new();
         let mut rejected = 0u64;
+        // When the oldest record came that the view does not show yet.
+        let mut unshown = None;
         while !*stop.borrow() {
-            if Instant::now() >= next_look {
-                match reader.look() {
-                    // A topic that is not there yet may come at any moment.
-                    Ok(()) => next_look = Instant::now() + if reader.next().is_empty() { AGAIN } else { LOOK },
+            let is_doubted = self.is_doubted();
+            if Instant::now() >= next_look || is_doubted && !has_failed {
+                let known = self.state().ends.clone();
+                let looked = reader.look();
+                has_failed = looked.is_err();
+                match looked {
+                    Ok(looked) => {
+                        if looked.is_anew {
+                            self.begin_anew(&mut intake);
+                            unshown = None;
+                        }
+                        self.ends_at(&known, &looked);
+                        // A topic that is not there yet may come at any moment.
+                        next_look = Instant::now() + if reader.next().is_empty() { AGAIN } else { LOOK };
+                    }
                     Err(e) => {
                         tracing::warn!(view = self.name, "the topic's partitions can't be told, trying again: {e}");
-                        next_look = Instant::now() + AGAIN;
+                        // To ask takes long where a partition has no leader, and the others are to be read.
+                        let is_urgent = is_doubted || reader.next().is_empty();
+                        next_look = Instant::now() + if is_urgent { AGAIN } else { LOOK };
                     }
-                }
-                if let Ok(ends) = reader.ends() {
-                    self.expect(&ends);
                 }
             }
             let idle = match reader.poll(POLL)? {
                 Read::Record(polled) => {
                     let record = polled.record();
+                    unshown.get_or_insert_with(Instant::now);
                     loop {
                         match intake.push(&record, tellers.told()) {
                             Ok(Taken::Full) => self.apply(&mut intake),
@@ -167,6 +192,11 @@ impl View {
                                 break;
                             }
                             Ok(Taken::Row | Taken::Skipped(_)) => break,
+                            Ok(Taken::Emptied(fence)) => {
+                                self.apply(&mut intake);
+                                self.empty(Emptied { partition: record.partition, fence });
+                                break;
+                            }
                             Err(why) => {
                                 tracing::warn!(view = self.name, record = %record.origin(), "waiting: {why}");
                                 std::thread::sleep(AGAIN);
@@ -179,19 +209,31 @@ impl View {
                     false
                 }
                 Read::Idle => true,
+                Read::OutOfRange => {
+                    next_look = Instant::now();
+                    true
+                }
                 Read::Trouble(detail) => {
                     tracing::warn!(view = self.name, "kafka: {detail}");
                     true
                 }
             };
-            if idle || intake.rows() >= APPLIED_ROWS {
+            if idle || intake.rows() >= APPLIED_ROWS || self.is_due(reader.next(), unshown) {
                 self.apply(&mut intake);
+                unshown = None;
                 let ends = self.state().ends.clone();
                 gaps.pass(kafka, &self.topic, &mut reader, &ends);
                 self.arrived(&reader);
             }
         }
         Ok(())
+    }
+
+    /// Whether somebody waits for what was read and is not shown, or it has waited long enough: records may never cease to come.
+    fn is_due(&self, read: &BTreeMap<i32, i64>, unshown: Option<Instant>) -> bool {
+        let state = self.state();
+        state.loaded && unshown.is_some_and(|since| since.elapsed() >= POLL)
+            || reaches(read, &state.ends) && !reaches(&state.next, &state.ends)
     }
 
     /// Puts the rows so far into the view.
@@ -226,11 +268,64 @@ impl View {
         Ok(())
     }
 
+    /// The source table was emptied.
+    fn empty(&self, emptied: Emptied) {
+        let mut state = self.state();
+        let State { rows: Some(rows), version, .. } = &mut *state else { return };
+        *version += 1;
+        let done = rows.empty(emptied);
+        drop(state);
+        match done {
+            Ok(()) => tracing::info!(view = self.name, "the source table was emptied"),
+            Err(e) => tracing::error!(view = self.name, "the view can't be emptied: {e}"),
+        }
+    }
+
+    /// Has nothing, as before the first record: the topic is another one, or has lost what was to be read next.
+    fn begin_anew(&self, intake: &mut Intake) {
+        tracing::warn!(
+            view = self.name,
+            topic = self.topic,
+            "the topic was made anew, or has lost what was to be read next: the view begins anew"
+        );
+        drop(intake.finish());
+        let mut state = self.state();
+        state.rows = intake.columns().and_then(|columns| ViewTable::new(columns, &self.settings).ok());
+        state.version += 1;
+        state.next.clear();
+        state.loaded = false;
+    }
+
+    /// Notes where the topic ends. Others may have asked meanwhile: what they heard counts, but not what was `known` before.
+    fn ends_at(&self, known: &BTreeMap<i32, i64>, looked: &Looked) {
+        let mut state = self.state();
+        state.is_doubted = false;
+        let State { ends, .. } = &mut *state;
+        ends.retain(|partition, _| looked.ends.contains_key(partition));
+        for (partition, end) in &looked.ends {
+            let have = ends.entry(*partition).or_insert(*end);
+            if *have < *end || known.get(partition) == Some(have) {
+                *have = *end;
+            }
+        }
+    }
+
+    fn is_doubted(&self) -> bool {
+        self.state().is_doubted
+    }
+
+    /// Has somebody look whether the topic is still the one that was read: it ends before what was read of it.
+    pub(super) fn doubt(&self) {
+        let mut state = self.state();
+        state.is_doubted = true;
+        state.loaded = false;
+    }
+
     /// Notes how far it has read, once the rows are in.
     fn arrived(&self, reader: &TopicReader) {
         let mut state = self.state();
         state.next.clone_from(reader.next());
-        if !state.loaded && !state.ends.is_empty() && reaches(&state.next, &state.ends) {
+        if !state.loaded && !state.is_doubted && !state.ends.is_empty() && reaches(&state.next, &state.ends) {
             state.loaded = true;
             let rows = state.rows.as_ref().map_or(0, ViewTable::len);
             tracing::info!(view = self.name, topic = self.topic, rows, "loaded");
@@ -251,9 +346,9 @@ impl View {
         &self.topic
     }
 
-    /// The partitions that are read.
-    pub(super) fn partitions(&self) -> Vec<i32> {
-        self.state().next.keys().copied().collect()
+    /// Of each partition that is read the next offset.
+    pub(super) fn read_to(&self) -> BTreeMap<i32, i64> {
+        self.state().next.clone()
     }
 
     /// Whether it was up to date once since the process began.
@@ -275,47 +370,27 @@ impl View {
         self.state().rows.as_ref().map(|rows| Arc::clone(rows.columns()))
     }
 
-    /// The rows now, unless they are those of `version`.
-    pub(super) fn rows_since(&self, version: u64) -> Option<Shown> {
+    /// The rows now, unless they are those of `version`, or it reads its topic anew.
+    pub(super) fn rows_since(&self, version: u64) -> Since {
         let mut state = self.state();
+        if !state.loaded {
+            return Since::NotLoaded;
+        }
         let now = state.version;
-        if now == version {
-            return None;
-        }
-        let rows = state.rows.as_mut()?;
-        let columns = Arc::clone(rows.columns());
-        Some(Shown { version: now, columns, rows: rows.scan().ok()? })
-    }
-}
-
-/// Offsets at the end of a log that hold no record: markers of transactions, what was aborted or compacted. No reader meets them.
-struct Gaps {
-    next_look: Instant,
-    /// Where each partition stood at the last look.
-    stood: BTreeMap<i32, i64>,
-}
-
-impl Gaps {
-    /// Passes those before `ends` in partitions that stand still.
-    fn pass(&mut self, kafka: &ClientSettings, topic: &str, reader: &mut TopicReader, ends: &BTreeMap<i32, i64>) {
-        if Instant::now() < self.next_look {
-            return;
-        }
-        let behind = reader.next().iter().filter(|(p, next)| ends.get(p).is_some_and(|end| *next < end));
-        let behind: BTreeMap<i32, i64> = behind.map(|(p, next)| (*p, *next)).collect();
-        for (partition, next) in behind.iter().filter(|(p, next)| self.stood.get(p) == Some(next)) {
-            let at = TopicPartition::new(topic, *partition);
-            if let Some(end) = ends.get(partition)
-                && matches!(has_record(kafka, &at, Some(*next), *end), Ok(false))
-            {
-                reader.passed(*partition, *end);
+        match state.rows.as_mut() {
+            Some(rows) if now != version => {
+                let columns = Arc::clone(rows.columns());
+                rows.scan().map_or(Since::Same, |rows| Since::Shown(Shown { version: now, columns, rows }))
             }
+            _ => Since::Same,
         }
-        self.stood = behind;
-        self.next_look = Instant::now() + STANDS_STILL;
     }
 }
 
 fn reaches(next: &BTreeMap<i32, i64>, ends: &BTreeMap<i32, i64>) -> bool {
     ends.iter().all(|(partition, end)| next.get(partition).is_some_and(|next| next >= end))
 }
+
+#[cfg(test)]
+#[cfg(feature = "demo")]
+mod tests;

@@ -60,6 +60,9 @@ use crate::position::TopicPartition;
 
 /// Inserts of one delivery that are open at a time.
 const OPEN_INSERTS: usize = 8;
+/// That a range was finished is stored once its partition rests for so long; before, the next range says it. What is not stored is sent
+/// again by whoever comes next, and left out by its token.
+const REST_MS: u64 = 5_000;
 /// How often a partition is tried to be taken over from others that do the same.
 const TAKE_OVER_ATTEMPTS: usize = 5;
 
@@ -90,11 +93,13 @@ struct Held {
     stored: bool,
     /// Its range was finished since. Stored with the next range, or by [`Sink::tick`].
     finished: bool,
+    /// When, in ms since the epoch.
+    finished_ms: u64,
 }
 
 impl Held {
     fn offered(intent: Intent) -> Self {
-        Self { stored: false, finished: intent.finished, last: intent }
+        Self { stored: false, finished: intent.finished, finished_ms: 0, last: intent }
     }
 
     /// As it will be stored.
@@ -253,7 +258,7 @@ impl ClickHouseSink {
             return Err(refused::find(&server, &rows, &table.columns, fault).await);
         }
         if let Some(held) = self.held.get_mut(at) {
-            held.finished = true;
+            (held.finished, held.finished_ms) = (true, now_ms());
         }
         self.skipped.fetch_add(left_out.len() as u64, Ordering::Relaxed);
         Ok(())
@@ -330,11 +335,14 @@ impl Sink for ClickHouseSink {
         Ok(())
     }
 
-    async fn tick(&mut self, _now_ms: i64) -> Result<(), SinkError> {
+    async fn tick(&mut self, now_ms: i64) -> Result<(), SinkError> {
         let open: Vec<TopicPartition> = self
             .held
             .iter()
-            .filter(|(_, held)| !held.stored || held.finished != held.last.finished)
+            .filter(|(_, held)| {
+                let rests = now_ms.cast_unsigned() >= held.finished_ms.saturating_add(REST_MS);
+                !held.stored || held.finished != held.last.finished && rests
+            })
             .map(|(at, _)| at.clone())
             .collect();
         for at in open {

@@ -35,6 +35,15 @@ impl Books {
         self.0.lock().unwrap().failing = commits;
     }
 
+    /// As if a person, or the brokers, had set it.
+    pub fn set(&self, at: &TopicPartition, entry: Option<Entry>) {
+        let entries = &mut self.0.lock().unwrap().entries;
+        match entry {
+            Some(entry) => drop(entries.insert(at.clone(), entry)),
+            None => drop(entries.remove(at)),
+        }
+    }
+
     pub fn entry(&self, at: &TopicPartition) -> Option<Entry> {
         self.0.lock().unwrap().entries.get(at).cloned()
     }

@@ -5,7 +5,9 @@
 //! | fresh, resume | a sink that knows nothing says so; another process goes on where the last one stood |
 //! | replay | the same delivery again, after a lost answer, adds nothing |
 //! | stale writer | who was taken over from writes nothing any more |
+//! | first writer | where only positions fence, of two at one position the first one writes, and the other goes on behind it |
 //! | crash | the connection is cut before and after each step of a delivery: what comes next makes it whole, once |
+//! | gather | what was taken in and not committed is not there, and is delivered anew; one commit does all of it |
 //! | gap | a delivery that begins elsewhere is refused |
 //! | poison row | the refusal names exactly the rows; the others then go |
 //! | rewind | what was delivered once is delivered again, by the new generation alone |
@@ -21,7 +23,7 @@ use async_trait::async_trait;
 
 use self::proxy::{Cut, Proxy};
 use super::keeping::Keeping;
-use super::{Delivery, RowOrigin, Sink, SinkError, Standing};
+use super::{Delivery, Gathered, RowOrigin, Sink, SinkError, Standing};
 use crate::change::{Column, ColumnType, Op};
 use crate::position::{Span, TopicPartition};
 
@@ -52,6 +54,11 @@ pub trait Place: Send + Sync {
 
     /// Whether a row that comes again takes the place of the one that is there, and no double can be seen.
     fn overwrites(&self) -> bool {
+        false
+    }
+
+    /// Whether nothing but the positions tells who goes on: who was taken over may still be the first to write, and the other is told.
+    fn fences_by_position(&self) -> bool {
         false
     }
 
@@ -94,8 +101,14 @@ fn with_digits(partition: i32, from: i64, next: i64, digits: impl Fn(i64) -> Str
         span: Span { topic_id: Some("topic-id".to_owned()), ..Span::new(at(partition), from, next) },
         rows: RecordBatch::try_new(columns(), columns_of_rows).unwrap(),
         keeping: Keeping::default(),
-        origins: Some(offsets.iter().map(|o| RowOrigin { offset: *o, op: Op::Create }).collect()),
+        origins: Some(offsets.iter().map(|o| RowOrigin::new(*o, Op::Create)).collect()),
     }
+}
+
+/// Delivers, and has it done.
+async fn deliver(sink: &mut Box<dyn Sink>, delivery: &Delivery) -> Result<(), SinkError> {
+    sink.deliver(delivery).await?;
+    sink.commit().await
 }
 
 fn id(partition: i32, offset: i64) -> i64 {
@@ -129,33 +142,14 @@ async fn resume(place: &impl Place) -> (Box<dyn Sink>, i64) {
     let Some(standing) = standing else { return (sink, 0) };
     assert_eq!(standing.topic_id.as_deref(), Some("topic-id"));
     if let Some(until) = standing.until {
-        sink.deliver(&delivery(0, standing.next, until)).await.unwrap();
+        deliver(&mut sink, &delivery(0, standing.next, until)).await.unwrap();
     }
     (sink, standing.until.unwrap_or(standing.next))
 }
 
 /// Runs every case, each on a place of its own; `name` tells the places apart.
 pub async fn all<P: Place>(fresh: impl Fn(&str) -> P) {
-    let place = fresh("resume");
-    fresh_and_resume(&place).await;
-    place.remove().await;
-    let place = fresh("replay");
-    replay(&place).await;
-    place.remove().await;
-    let place = fresh("stale");
-    stale_writer(&place).await;
-    place.remove().await;
-    let place = fresh("gap");
-    gap(&place).await;
-    place.remove().await;
-    let place = fresh("poison");
-    if place.refuses_poison() {
-        poison_row(&place).await;
-    }
-    place.remove().await;
-    let place = fresh("rewind");
-    rewind(&place).await;
-    place.remove().await;
+    all_but_crash(&fresh).await;
     for cut in [Cut::Request, Cut::Answer] {
         for turn in 0.. {
             let place = fresh(&format!("crash_{cut:?}_{turn}").to_lowercase());
@@ -169,16 +163,48 @@ pub async fn all<P: Place>(fresh: impl Fn(&str) -> P) {
     }
 }
 
+/// Every case that needs no server whose connection could be cut.
+pub async fn all_but_crash<P: Place>(fresh: impl Fn(&str) -> P) {
+    let place = fresh("resume");
+    fresh_and_resume(&place).await;
+    place.remove().await;
+    let place = fresh("replay");
+    replay(&place).await;
+    place.remove().await;
+    let place = fresh("stale");
+    stale_writer(&place).await;
+    place.remove().await;
+    let place = fresh("first");
+    if place.fences_by_position() {
+        first_writer(&place).await;
+    }
+    place.remove().await;
+    let place = fresh("gap");
+    gap(&place).await;
+    place.remove().await;
+    let place = fresh("poison");
+    if place.refuses_poison() {
+        poison_row(&place).await;
+    }
+    place.remove().await;
+    let place = fresh("rewind");
+    rewind(&place).await;
+    place.remove().await;
+    let place = fresh("gather");
+    gather(&place).await;
+    place.remove().await;
+}
+
 async fn fresh_and_resume(place: &impl Place) {
     let mut sink = place.open(&place.server()).await;
     sink.prepare(&columns()).await.unwrap();
     assert_eq!(sink.take_over(&[at(0), at(1)]).await.unwrap(), [None, None], "nothing was ever delivered");
     holds(place, vec![], "at first").await;
-    sink.deliver(&delivery(0, 0, 10)).await.unwrap();
-    sink.deliver(&delivery(1, 100, 110)).await.unwrap();
-    sink.deliver(&delivery(0, 10, 13)).await.unwrap();
+    deliver(&mut sink, &delivery(0, 0, 10)).await.unwrap();
+    deliver(&mut sink, &delivery(1, 100, 110)).await.unwrap();
+    deliver(&mut sink, &delivery(0, 10, 13)).await.unwrap();
     // The filter took every row: the position moves.
-    sink.deliver(&delivery(0, 13, 14)).await.unwrap();
+    deliver(&mut sink, &delivery(0, 13, 14)).await.unwrap();
     let want = [ids(0, 0, 14), ids(1, 100, 110)].concat();
     holds(place, want.clone(), "after three deliveries").await;
     drop(sink);
@@ -187,62 +213,109 @@ async fn fresh_and_resume(place: &impl Place) {
     assert_eq!(next, 14, "another process goes on where the last one stood");
     holds(place, want, "after the resume").await;
     sink.prepare(&columns()).await.unwrap();
-    sink.deliver(&delivery(0, 14, 20)).await.unwrap();
+    deliver(&mut sink, &delivery(0, 14, 20)).await.unwrap();
     holds(place, [ids(0, 0, 20), ids(1, 100, 110)].concat(), "going on").await;
 }
 
 async fn replay(place: &impl Place) {
     let (mut sink, _) = start(place, &place.server()).await;
     for _ in 0..2 {
-        let again = sink.deliver(&delivery(0, 0, 10)).await;
+        let again = deliver(&mut sink, &delivery(0, 0, 10)).await;
         assert!(matches!(again, Ok(()) | Err(SinkError::Moved(_))), "{again:?}");
         holds(place, ids(0, 0, 10), "the same delivery again").await;
     }
-    sink.deliver(&delivery(0, 10, 20)).await.unwrap();
+    deliver(&mut sink, &delivery(0, 10, 20)).await.unwrap();
     holds(place, ids(0, 0, 20), "the next one").await;
 }
 
 async fn stale_writer(place: &impl Place) {
     let (mut old, _) = start(place, &place.server()).await;
-    old.deliver(&delivery(0, 0, 10)).await.unwrap();
+    deliver(&mut old, &delivery(0, 0, 10)).await.unwrap();
     let (mut new, next) = resume(place).await;
     assert_eq!(next, 10);
-    let late = old.deliver(&delivery(0, 10, 15)).await;
-    assert!(matches!(late, Err(SinkError::Moved(_))), "taken over, though nothing came since: {late:?}");
-    new.deliver(&delivery(0, 10, 20)).await.unwrap();
+    if !place.fences_by_position() {
+        let late = deliver(&mut old, &delivery(0, 10, 15)).await;
+        assert!(matches!(late, Err(SinkError::Moved(_))), "taken over, though nothing came since: {late:?}");
+    }
+    deliver(&mut new, &delivery(0, 10, 20)).await.unwrap();
     for (from, next) in [(10, 15), (10, 20), (0, 10), (20, 30)] {
-        let late = old.deliver(&delivery(0, from, next)).await;
+        let late = deliver(&mut old, &delivery(0, from, next)).await;
         assert!(matches!(late, Err(SinkError::Moved(_))), "{from}..{next}: {late:?}");
     }
     holds(place, ids(0, 0, 20), "after the late deliveries").await;
-    new.deliver(&delivery(0, 20, 30)).await.unwrap();
+    deliver(&mut new, &delivery(0, 20, 30)).await.unwrap();
     holds(place, ids(0, 0, 30), "the newer one goes on").await;
     let (_, next) = resume(place).await;
     assert_eq!(next, 30);
 }
 
-async fn gap(place: &impl Place) {
+async fn first_writer(place: &impl Place) {
+    let (mut old, _) = start(place, &place.server()).await;
+    deliver(&mut old, &delivery(0, 0, 10)).await.unwrap();
+    let (mut new, next) = resume(place).await;
+    assert_eq!(next, 10);
+    deliver(&mut old, &delivery(0, 10, 15)).await.unwrap();
+    let late = deliver(&mut new, &delivery(0, 10, 20)).await;
+    assert!(matches!(late, Err(SinkError::Moved(_))), "the other was first: {late:?}");
+    holds(place, ids(0, 0, 15), "never both").await;
+    new.forget().await;
+    assert_eq!(new.take_over(&[at(0)]).await.unwrap().remove(0).unwrap().next, 15);
+    deliver(&mut new, &delivery(0, 15, 20)).await.unwrap();
+    holds(place, ids(0, 0, 20), "going on from there").await;
+}
+
+async fn gather(place: &impl Place) {
     let (mut sink, _) = start(place, &place.server()).await;
     sink.deliver(&delivery(0, 0, 10)).await.unwrap();
+    if sink.gathered() == Gathered::Nothing {
+        holds(place, ids(0, 0, 10), "done at once").await;
+        return;
+    }
+    sink.deliver(&delivery(0, 10, 20)).await.unwrap();
+    sink.deliver(&delivery(1, 5, 9)).await.unwrap_err();
+    holds(place, vec![], "nothing before the commit").await;
+    drop(sink);
+
+    let (mut sink, next) = resume(place).await;
+    assert_eq!(next, 0, "a process that ends leaves nothing of it");
+    assert_eq!(sink.take_over(&[at(1)]).await.unwrap(), [None]);
+    sink.deliver(&delivery(0, 0, 10)).await.unwrap();
+    sink.deliver(&delivery(1, 5, 9)).await.unwrap();
+    sink.forget().await;
+    assert_eq!((sink.gathered(), sink.commit().await), (Gathered::Nothing, Ok(())));
+    holds(place, vec![], "forgotten").await;
+    for (partition, from, next) in [(0, 0, 7), (1, 5, 9), (0, 7, 10)] {
+        sink.deliver(&delivery(partition, from, next)).await.unwrap();
+    }
+    sink.commit().await.unwrap();
+    assert_eq!(sink.gathered(), Gathered::Nothing);
+    holds(place, [ids(0, 0, 10), ids(1, 5, 9)].concat(), "one commit").await;
+    let (_, next) = resume(place).await;
+    assert_eq!(next, 10);
+}
+
+async fn gap(place: &impl Place) {
+    let (mut sink, _) = start(place, &place.server()).await;
+    deliver(&mut sink, &delivery(0, 0, 10)).await.unwrap();
     for (from, next) in [(12, 20), (5, 12), (5, 8)] {
-        let elsewhere = sink.deliver(&delivery(0, from, next)).await;
+        let elsewhere = deliver(&mut sink, &delivery(0, from, next)).await;
         assert!(matches!(elsewhere, Err(SinkError::Moved(_))), "{from}..{next}: {elsewhere:?}");
     }
     holds(place, ids(0, 0, 10), "after deliveries that begin elsewhere").await;
     let (mut sink, next) = resume(place).await;
     assert_eq!(next, 10);
-    sink.deliver(&delivery(0, 10, 20)).await.unwrap();
+    deliver(&mut sink, &delivery(0, 10, 20)).await.unwrap();
     holds(place, ids(0, 0, 20), "going on").await;
 }
 
 async fn poison_row(place: &impl Place) {
     let (mut sink, _) = start(place, &place.server()).await;
-    sink.deliver(&delivery(0, 0, 10)).await.unwrap();
+    deliver(&mut sink, &delivery(0, 0, 10)).await.unwrap();
     let poisoned = with_digits(0, 10, 30, |id| if id % 10 == 4 { NO_DIGITS.to_owned() } else { id.to_string() });
     let poison: Vec<usize> =
         ids(0, 10, 30).iter().enumerate().filter(|(_, id)| *id % 10 == 4).map(|(i, _)| i).collect();
     assert_eq!(poison.len(), 2);
-    let SinkError::Refused(rows) = sink.deliver(&poisoned).await.unwrap_err() else { panic!("not refused") };
+    let SinkError::Refused(rows) = deliver(&mut sink, &poisoned).await.unwrap_err() else { panic!("not refused") };
     assert_eq!(rows.iter().map(|r| r.row).collect::<Vec<_>>(), poison);
     assert!(rows.iter().all(|r| r.detail.contains(place.poison_is())), "the trouble is named: {rows:?}");
     holds(place, ids(0, 0, 10), "nothing was done").await;
@@ -252,26 +325,26 @@ async fn poison_row(place: &impl Place) {
     rest.rows = arrow_select::filter::filter_record_batch(&rest.rows, &keep).unwrap();
     rest.origins =
         rest.origins.map(|o| o.into_iter().enumerate().filter(|(i, _)| !poison.contains(i)).map(|(_, o)| o).collect());
-    sink.deliver(&rest).await.unwrap();
+    deliver(&mut sink, &rest).await.unwrap();
     let want = ids(0, 0, 30).into_iter().filter(|id| *id < 10 || id % 10 != 4).collect();
     holds(place, want, "the rest went").await;
 }
 
 async fn rewind(place: &impl Place) {
     let (mut old, _) = start(place, &place.server()).await;
-    old.deliver(&delivery(0, 0, 10)).await.unwrap();
+    deliver(&mut old, &delivery(0, 0, 10)).await.unwrap();
     let mut person = place.open(&place.server()).await;
     person.prepare(&columns()).await.unwrap();
     person.rewind(&[(at(0), 5), (at(1), 3)]).await.unwrap();
-    let late = old.deliver(&delivery(0, 10, 20)).await;
+    let late = deliver(&mut old, &delivery(0, 10, 20)).await;
     assert!(matches!(late, Err(SinkError::Moved(_))), "{late:?}");
 
     let mut sink = place.open(&place.server()).await;
     sink.prepare(&columns()).await.unwrap();
     let standing: Vec<_> = sink.take_over(&[at(0), at(1)]).await.unwrap().into_iter().map(Option::unwrap).collect();
     assert_eq!(standing.iter().map(|s| (s.next, s.until)).collect::<Vec<_>>(), [(5, None), (3, None)]);
-    sink.deliver(&delivery(0, 5, 10)).await.unwrap();
-    sink.deliver(&delivery(0, 10, 20)).await.unwrap();
+    deliver(&mut sink, &delivery(0, 5, 10)).await.unwrap();
+    deliver(&mut sink, &delivery(0, 10, 20)).await.unwrap();
     let want = if place.overwrites() { ids(0, 0, 20) } else { [ids(0, 0, 10), ids(0, 5, 20)].concat() };
     holds(place, want, "what was delivered once is delivered again").await;
 }
@@ -280,9 +353,9 @@ async fn rewind(place: &impl Place) {
 async fn crash(place: &impl Place, cut: Cut, turn: usize) -> bool {
     let proxy = Proxy::start(&place.server(), place.gate().as_deref()).await;
     let (mut sink, _) = start(place, proxy.address()).await;
-    sink.deliver(&delivery(0, 0, 10)).await.unwrap();
+    deliver(&mut sink, &delivery(0, 0, 10)).await.unwrap();
     proxy.cut_at(cut, turn);
-    let delivered = sink.deliver(&delivery(0, 10, 20)).await;
+    let delivered = deliver(&mut sink, &delivery(0, 10, 20)).await;
     let went_through = !proxy.has_cut();
     match &delivered {
         // A client may ask again by itself.
@@ -296,7 +369,7 @@ async fn crash(place: &impl Place, cut: Cut, turn: usize) -> bool {
     let (mut sink, next) = resume(place).await;
     assert!(next == 20 || next == 10 && delivered.is_err(), "{when}: goes on at {next}");
     holds(place, ids(0, 0, next), &when).await;
-    sink.deliver(&delivery(0, next, 30)).await.unwrap();
+    deliver(&mut sink, &delivery(0, next, 30)).await.unwrap();
     holds(place, ids(0, 0, 30), &when).await;
     went_through
 }

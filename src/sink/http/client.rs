@@ -62,10 +62,11 @@ impl Client {
         Ok(Self { http, url, settings: settings.clone() })
     }
 
-    /// The receiver without what may be secret.
+    /// The receiver without what may be secret: the token of a webhook is in its path.
     pub(super) fn place(&self) -> String {
         let port = self.url.port().map_or_else(String::new, |port| format!(":{port}"));
-        format!("{}://{}{port}{}", self.url.scheme(), self.url.host_str().unwrap_or_default(), self.url.path())
+        let path = if self.url.path() == "/" { "" } else { "/..." };
+        format!("{}://{}{port}{path}", self.url.scheme(), self.url.host_str().unwrap_or_default())
     }
 
     /// `host:port`, as one connects to it.

@@ -165,6 +165,12 @@ impl HttpSink {
         self.settings.body == Body::Object || self.settings.max_rows == 1
     }
 
+    /// A hash of what decides which request a row stands in, and how.
+    fn form(&self) -> String {
+        let said = format!("{:?}{:?}", self.settings.body, self.settings.key);
+        format!("{:016x}", xxhash_rust::xxh3::xxh3_64(said.as_bytes()))
+    }
+
     /// Stores where the partition stands, unless another process has it.
     async fn store(&mut self, at: &TopicPartition, keeping: &Keeping) -> Result<(), SinkError> {
         let Some(held) = self.held.get_mut(at) else { return Err(lost(at)) };
@@ -189,7 +195,15 @@ impl HttpSink {
         while from < span.next {
             let limits = self.limits();
             let one_by_one = self.is_one_by_one();
+            let form = self.form();
             let Some(held) = self.held.get_mut(at) else { return Err(lost(at)) };
+            if let Some(begun) = held.note.begun.as_ref().filter(|begun| begun.form != form) {
+                return Err(SinkError::Stopped(format!(
+                    "{at}: the range {from}..{} was begun with another body or key, and the receiver may have some of its requests: put \
+                     `body` and `key` back until it is through, or set the sink back (firn rewind --sink)",
+                    begun.until
+                )));
+            }
             let piece = match &held.note.begun {
                 Some(begun) => again(delivery, from, begun.until, keys, begun.lanes),
                 None => cut(delivery, from, keys, &limits),
@@ -202,7 +216,7 @@ impl HttpSink {
             if held.note.begun.is_none() {
                 let alone = if one_by_one { (0..limits.lanes).collect() } else { BTreeSet::new() };
                 held.next = Some(from);
-                held.note.begun = Some(Begun { until: piece.next, lanes: limits.lanes, alone });
+                held.note.begun = Some(Begun { until: piece.next, lanes: limits.lanes, form, alone });
                 held.is_stored = false;
             }
             if !held.is_stored {

@@ -144,7 +144,7 @@ mod tests {
             span: Span::new(TopicPartition::new("t", 0), from, next),
             rows: RecordBatch::try_from_iter([("o", offsets), ("k", keys)]).unwrap(),
             keeping: Keeping::default(),
-            origins: traced.then(|| rows.iter().map(|r| RowOrigin { offset: r.0, op: Op::Create }).collect()),
+            origins: traced.then(|| rows.iter().map(|r| RowOrigin::new(r.0, Op::Create)).collect()),
         }
     }
 

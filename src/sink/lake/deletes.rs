@@ -2,7 +2,7 @@
 //!
 //! Knows files; which rows to delete is decided elsewhere. No equality delete is ever written.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -262,11 +262,7 @@ async fn read_one(
         return Ok(data_files.into_iter().map(|f| (f, positions.clone())).collect());
     }
     let columns = [
-        WantedColumn {
-            id: RESERVED_FIELD_ID_DELETE_FILE_PATH,
-            name: "file_path".to_owned(),
-            data_type: DataType::Utf8,
-        },
+        path_column(),
         WantedColumn { id: RESERVED_FIELD_ID_DELETE_FILE_POS, name: "pos".to_owned(), data_type: DataType::Int64 },
     ];
     let mut found: Vec<(String, RoaringBitmap)> = data_files.into_iter().map(|f| (f, RoaringBitmap::new())).collect();
@@ -290,6 +286,33 @@ async fn read_one(
     })
     .await?;
     Ok(found)
+}
+
+fn path_column() -> WantedColumn {
+    WantedColumn { id: RESERVED_FIELD_ID_DELETE_FILE_PATH, name: "file_path".to_owned(), data_type: DataType::Utf8 }
+}
+
+/// The data files that a position delete file has rows of.
+///
+/// # Errors
+/// When it can't be read.
+pub(crate) async fn data_files(file_io: &FileIO, path: &str) -> Result<BTreeSet<String>, LakeError> {
+    let mut files = BTreeSet::new();
+    read_columns(file_io, path, &[path_column()], |arrays, rows| {
+        let [paths] = arrays else { return Ok(()) };
+        let paths = paths.as_string::<i32>();
+        let mut last = "";
+        for row in 0..rows {
+            let path = paths.value(row);
+            if path != last {
+                files.insert(path.to_owned());
+                last = path;
+            }
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(files)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use firn_catalog::ManifestCache;
-use firn_catalog::live::LiveFile as Entry;
+use firn_catalog::live::{DeletesByFile, LiveFile as Entry, LiveFiles};
 use iceberg::spec::{DataFile, DataFileFormat, Datum, PrimitiveLiteral, Struct};
 use iceberg::table::Table;
 
@@ -28,6 +28,8 @@ pub(crate) struct LiveFile {
     pub(crate) deletes: Vec<DeleteFile>,
     /// Of its first row: in format v3, once it is in the table.
     pub(crate) first_row_id: Option<i64>,
+    /// The snapshot that added it, where that was listed.
+    pub(crate) added_by: Option<i64>,
 }
 
 impl LiveFile {
@@ -42,6 +44,7 @@ impl LiveFile {
             offsets: origin.and_then(|ids| longs(file, ids.offset?)),
             deletes: vec![],
             first_row_id: None,
+            added_by: None,
         }
     }
 
@@ -89,6 +92,57 @@ pub(crate) fn delete_file(file: &DataFile) -> DeleteFile {
     }
 }
 
+/// Which delete files of a snapshot apply to which of its data files.
+pub(crate) struct Applying<'a> {
+    by_file: DeletesByFile<'a>,
+    /// Position delete files for several data files, by partition.
+    wide: HashMap<(i32, &'a Struct), Vec<&'a Entry>>,
+    equality: &'a [Entry],
+}
+
+impl<'a> Applying<'a> {
+    pub(crate) fn new(files: &'a LiveFiles) -> Self {
+        let by_file = files.deletes_by_file();
+        let mut wide = HashMap::<(i32, &Struct), Vec<&Entry>>::new();
+        for entry in &by_file.of_several {
+            wide.entry((entry.spec_id, entry.file.partition())).or_default().push(entry);
+        }
+        Self { by_file, wide, equality: &files.equality_deletes }
+    }
+
+    /// Position delete files and deletion vectors for this data file, in a fixed order. Those for several data files may have nothing of it.
+    pub(crate) fn positions(&self, data: &Entry) -> Vec<DeleteFile> {
+        let single = self.single(data).map(|e| delete_file(&e.file));
+        let wide = self.wide.get(&(data.spec_id, data.file.partition()));
+        let several = wide.into_iter().flatten().filter(|e| e.sequence_number >= data.sequence_number);
+        let several = several.map(|e| DeleteFile { one_data_file: false, ..delete_file(&e.file) });
+        let mut deletes: Vec<DeleteFile> = single.chain(several).collect();
+        deletes.sort_unstable_by(|a, b| (&a.path, a.vector).cmp(&(&b.path, b.vector)));
+        deletes
+    }
+
+    /// Rows of this data file that delete files of its own say are deleted.
+    pub(crate) fn deleted_rows(&self, data: &Entry) -> u64 {
+        self.single(data).map(|e| e.file.record_count()).sum()
+    }
+
+    /// Equality delete files for this data file: younger ones of its partition, or of no partition.
+    pub(crate) fn equality(&self, data: &'a Entry) -> impl Iterator<Item = &'a Entry> {
+        self.equality.iter().filter(|e| equality_applies(e, data))
+    }
+
+    fn single(&self, data: &Entry) -> impl Iterator<Item = &&'a Entry> {
+        let of_file = self.by_file.of_file.get(data.file.file_path());
+        of_file.into_iter().flatten().filter(|e| e.sequence_number >= data.sequence_number)
+    }
+}
+
+/// Whether an equality delete file says anything of a data file.
+pub(crate) fn equality_applies(deletes: &Entry, data: &Entry) -> bool {
+    let same = deletes.spec_id == data.spec_id && deletes.file.partition() == data.file.partition();
+    deletes.sequence_number > data.sequence_number && (same || deletes.file.partition().fields().is_empty())
+}
+
 /// All live data files of the current snapshot.
 ///
 /// # Errors
@@ -101,11 +155,7 @@ pub(crate) async fn list(
     cache: &ManifestCache,
 ) -> Result<Vec<LiveFile>, LakeError> {
     let files = firn_catalog::live::files(base, base.metadata().current_snapshot_id(), cache).await?;
-    let deletes = files.deletes_by_file();
-    let mut wide = HashMap::<(i32, &Struct), Vec<&Entry>>::new();
-    for entry in deletes.of_several {
-        wide.entry((entry.spec_id, entry.file.partition())).or_default().push(entry);
-    }
+    let applying = Applying::new(&files);
     let mut live = Vec::with_capacity(files.data.len());
     for entry in &files.data {
         let path = entry.file.file_path();
@@ -115,35 +165,20 @@ pub(crate) async fn list(
                 format!("{path} is not Parquet: rewrite it as Parquet (set write.format.default)"),
             ));
         }
-        let applies = |e: &&Entry| {
-            e.spec_id == entry.spec_id && e.file.partition() == entry.file.partition()
-                || e.file.partition().fields().is_empty()
-        };
-        if let Some(e) = files.equality_deletes.iter().find(|e| e.sequence_number > entry.sequence_number && applies(e))
-        {
+        if let Some(e) = applying.equality(entry).next() {
             return Err(foreign(
                 table,
                 format!(
                     "another writer made equality deletes ({}), which don't say which rows they delete: compact the table \
-                     (in Trino: ALTER TABLE ... EXECUTE optimize), then start again",
+                     (`firn maintain compact {table}`), then start again",
                     e.file.file_path()
                 ),
             ));
         }
         let mut file = LiveFile::of(&entry.file, entry.spec_id, origin);
         file.first_row_id = entry.first_row_id;
-        let since = |e: &&&Entry| e.sequence_number >= entry.sequence_number;
-        let single = deletes.of_file.get(path).into_iter().flatten();
-        file.deletes.extend(single.filter(since).map(|e| delete_file(&e.file)));
-        let partition = (entry.spec_id, entry.file.partition());
-        file.deletes.extend(
-            wide.get(&partition)
-                .into_iter()
-                .flatten()
-                .filter(since)
-                .map(|e| DeleteFile { one_data_file: false, ..delete_file(&e.file) }),
-        );
-        file.deletes.sort_unstable_by(|a, b| (&a.path, a.vector).cmp(&(&b.path, b.vector)));
+        file.added_by = Some(entry.snapshot_id);
+        file.deletes = applying.positions(entry);
         live.push(file);
     }
     Ok(live)

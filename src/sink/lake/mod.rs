@@ -11,44 +11,52 @@
 //! - `schema`: columns to Iceberg and back. `evolution`: what records with other columns ask of the table, and its history.
 //! - `planner` works out on each fresh base what a batch does; `resume` reads where a table stands.
 //! - Upserts: [`index`] (key to row), `scan` (fills it from files), `deletes` (position deletes and deletion vectors), `live` (the
-//!   files of the table as last seen), `cut` (rows that go by a TRUNCATE or a sweep), `upsert` (all of it together).
+//!   files of the table as last seen), `remap` and `moves` (where a rewrite put rows), `cut` (rows that go by a TRUNCATE or a sweep), `upsert` (all of it together).
+//! - `stored`: rows of data files, whoever wrote them and under whichever of the table's schemas.
 //! - `held`: rows that lack values the source did not send, held back and made whole at the commit.
+//! - `size`: how large a table is, by its metadata.
 //! - `sweep`: on demand, takes out what a snapshot of the source did not find again.
 //! - `rewind`: sets the table back, or over what Kafka's log has lost, in a snapshot of its own.
 //! - `adopt`: gives another writer's table its position.
 //! - [`letters`]: records that could not become rows, and their replay.
+//! - [`output`]: a table as the sink of a pipeline: gathers what a SELECT made, and commits it by all of the above.
 
 pub mod index;
 pub mod letters;
+pub mod output;
 
 mod adopt;
 mod agree;
 mod conform;
 mod cut;
-mod deletes;
+pub(crate) mod deletes;
 mod error;
 mod evolution;
 mod held;
-mod keys;
-mod layout;
-mod live;
+pub(crate) mod keys;
+pub(crate) mod layout;
+pub(crate) mod live;
 mod metrics;
+pub(crate) mod moves;
 mod overlay;
 mod ownership;
-mod parquet_file;
+pub(crate) mod parquet_file;
 mod planner;
-mod resume;
+pub(crate) mod remap;
+pub(crate) mod resume;
 mod rewind;
-mod row_ids;
+pub(crate) mod row_ids;
 mod row_key;
-mod scan;
+pub(crate) mod scan;
 mod schema;
 mod shared;
-mod sorted_file;
+mod size;
+pub(crate) mod sorted_file;
 mod spec;
-mod split;
+pub(crate) mod split;
 mod staged;
 mod stager;
+pub(crate) mod stored;
 mod sweep;
 mod table;
 mod upsert;
@@ -66,6 +74,7 @@ pub use rewind::{
 };
 pub use row_key::{KEY, key_columns};
 pub use shared::Shared;
+pub use size::{Growth, Size};
 pub use spec::TableSpec;
 pub use staged::Staged;
 pub(crate) use staged::StagedFile;

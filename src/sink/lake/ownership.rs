@@ -82,6 +82,7 @@ mod tests {
             offsets: None,
             deletes: vec![],
             first_row_id: None,
+            added_by: None,
         };
         assert_eq!(may_hold(&file, &Owned::all(&owned(partitions))), scanned);
     }

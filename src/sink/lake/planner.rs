@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
+use firn_catalog::surroundings;
 use firn_catalog::{Attempt, CommitError, ManifestCache, Plan, Planner, RowDelta, SpecFile};
 use iceberg::TableUpdate;
 use iceberg::spec::TableMetadata;
@@ -17,6 +18,10 @@ use crate::sink::lake::resume::{CHECKPOINT, GENERATION, LAST_SNAPSHOT_ID, MODE, 
 use crate::sink::lake::upsert::{Effect, Upserts};
 use crate::sink::lake::{CatchUp, LakeError, REPLAYING, Replaying, Staged, TableSpec};
 use crate::table_event::SourceSnapshot;
+
+/// Half of the least age at which other writers remove files that a table doesn't name (3 days: Iceberg's procedure; 7: Trino's). Of
+/// firn's own removal the table tells (`files_since_ms`).
+const MAX_STAGED_AGE_MS: i64 = 36 * 3_600_000;
 
 /// Plans one batch.
 pub(crate) struct BatchPlanner<'a> {
@@ -113,6 +118,11 @@ impl BatchPlanner<'_> {
         let table = self.spec.to_string();
         let before = standing(&table, metadata)?.unwrap_or_default();
         let mut checkpoint = self.advance(before.clone())?;
+        if self.batch.since_ms.is_some_and(|since| surroundings::now_ms().saturating_sub(since) > MAX_STAGED_AGE_MS) {
+            return Err(Stop::Stale(
+                "it was staged so long ago that a removal of orphans may have taken its files".to_owned(),
+            ));
+        }
         if !self.batch.layouts.iter().all(|layout| layout.fits(metadata)) {
             return Err(Stop::SchemaMoved);
         }
@@ -130,6 +140,9 @@ impl BatchPlanner<'_> {
         let (delta, effect) = match &mut self.upserts {
             Some(upserts) => {
                 upserts.own_too(checkpoint.of_grown_topics());
+                if self.spec.keys_roam {
+                    upserts.own_too(checkpoint.positions().map(|(at, _)| at));
+                }
                 let cuts = Cuts::of(self.batch, &before, &checkpoint);
                 let mut found = upserts.find(base, self.batch, &cuts).await?;
                 let row_ids = std::mem::take(&mut found.row_ids);
@@ -169,13 +182,14 @@ impl BatchPlanner<'_> {
         self.planned = Some(Planned { attempt, checkpoint, effect, left_out, resnapshots, catch_up });
         Ok(Plan {
             delta,
+            operation: None,
             summary: HashMap::from([(CHECKPOINT.to_owned(), json)]),
             properties,
             updates,
-            requirements: vec![],
             own_files,
-            onto: None,
+            files_since_ms: self.batch.since_ms,
             retention: self.spec.retention,
+            ..Plan::default()
         })
     }
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
+use arrow_array::{ArrayRef, RecordBatch};
 use arrow_ord::sort::{SortColumn, SortOptions, lexsort_to_indices};
 use arrow_schema::SchemaRef;
 use arrow_select::concat::concat_batches;
 use arrow_select::take::take_record_batch;
-use iceberg::spec::{NullOrder, SortDirection, Transform};
+use iceberg::spec::{NullOrder, SortDirection, SortField, Transform};
 use iceberg::transform::create_transform_function;
 
 use crate::sink::lake::LakeError;
@@ -29,40 +29,47 @@ pub(crate) struct SortedFile {
     most_bytes: usize,
 }
 
+/// A term of a table's sort order.
 #[derive(Clone, Debug)]
-struct SortBy {
+pub(crate) struct SortBy {
     column: usize,
     transform: Transform,
     options: SortOptions,
 }
 
+impl SortBy {
+    /// `None` when the table has no sort order, or one over nested fields, which is not honoured.
+    pub(crate) fn all_of(layout: &Layout) -> Option<Vec<Self>> {
+        let fields = layout.schema.as_struct().fields();
+        let term = |sort: &SortField| {
+            Some(Self {
+                column: fields.iter().position(|f| f.id == sort.source_id)?,
+                transform: sort.transform,
+                options: SortOptions {
+                    descending: sort.direction == SortDirection::Descending,
+                    nulls_first: sort.null_order == NullOrder::First,
+                },
+            })
+        };
+        let order = layout.sort_order.fields.iter().map(term).collect::<Option<Vec<_>>>()?;
+        (!order.is_empty()).then_some(order)
+    }
+
+    /// What rows, whose first columns are the table's, are sorted by.
+    pub(crate) fn values(&self, rows: &RecordBatch) -> Result<ArrayRef, LakeError> {
+        Ok(create_transform_function(&self.transform)?.transform(Arc::clone(rows.column(self.column)))?)
+    }
+
+    pub(crate) fn options(&self) -> SortOptions {
+        self.options
+    }
+}
+
 impl SortedFile {
     /// `None` when the table has no sort order, or one over nested fields, which is not honoured.
     pub(crate) fn new(layout: &Layout, most_bytes: usize) -> Option<Self> {
-        let fields = layout.schema.as_struct().fields();
-        let order = layout
-            .sort_order
-            .fields
-            .iter()
-            .map(|sort| {
-                Some(SortBy {
-                    column: fields.iter().position(|f| f.id == sort.source_id)?,
-                    transform: sort.transform,
-                    options: SortOptions {
-                        descending: sort.direction == SortDirection::Descending,
-                        nulls_first: sort.null_order == NullOrder::First,
-                    },
-                })
-            })
-            .collect::<Option<Vec<_>>>()?;
-        (!order.is_empty()).then(|| Self {
-            schema: Arc::clone(&layout.arrow),
-            order,
-            batches: vec![],
-            rows: 0,
-            bytes: 0,
-            most_bytes,
-        })
+        let order = SortBy::all_of(layout)?;
+        Some(Self { schema: Arc::clone(&layout.arrow), order, batches: vec![], rows: 0, bytes: 0, most_bytes })
     }
 
     pub(crate) fn write(&mut self, batch: RecordBatch) {
@@ -96,10 +103,7 @@ impl SortedFile {
         let columns = self
             .order
             .iter()
-            .map(|by| {
-                let values = create_transform_function(&by.transform)?.transform(Arc::clone(rows.column(by.column)))?;
-                Ok(SortColumn { values, options: Some(by.options) })
-            })
+            .map(|by| Ok(SortColumn { values: by.values(&rows)?, options: Some(by.options) }))
             .collect::<Result<Vec<_>, LakeError>>()?;
         let indices = lexsort_to_indices(&columns, None)?;
         let mut places = vec![0; rows.num_rows()];

@@ -47,6 +47,8 @@ pub struct TableSpec {
     /// Whether an upsert table names the columns whose values neither the source nor the table had
     /// ([`origin::UNAVAILABLE`](crate::change::origin::UNAVAILABLE)). An append table gets that column when a value is missing first.
     pub unavailable_column: bool,
+    /// Whether rows of one key come from several Kafka partitions, as where a SELECT chooses the key: the index then has all keys.
+    pub keys_roam: bool,
 }
 
 impl TableSpec {
@@ -69,6 +71,7 @@ impl TableSpec {
             type_change: TypeChange::default(),
             dropped_column: DroppedColumn::default(),
             unavailable_column: false,
+            keys_roam: false,
         }
     }
 

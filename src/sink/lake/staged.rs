@@ -28,6 +28,8 @@ pub struct Staged {
     /// Partitions that the table had a position of: if it has none any more, it was rolled back behind it.
     pub(crate) seen: Vec<Arc<Positions>>,
     pub(crate) files: Vec<StagedFile>,
+    /// When the first of its files was begun.
+    pub(crate) since_ms: Option<i64>,
     pub(crate) overlay: Option<Overlay>,
     /// Rows that lack values; whole, they go into files of the commit.
     pub(crate) held: HeldBack,
@@ -103,6 +105,7 @@ impl Staged {
             whole.generation = whole.generation.min(part.generation);
             whole.seen.extend(part.seen);
             whole.spans.extend(part.spans);
+            whole.since_ms = whole.since_ms.into_iter().chain(part.since_ms).min();
             whole.rows += part.rows;
             whole.newest_lsn = whole.newest_lsn.max(part.newest_lsn);
             whole.events.join(part.events, first_file);

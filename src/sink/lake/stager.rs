@@ -55,6 +55,10 @@ pub struct Stager {
     open: HashMap<Box<[u8]>, OpenFile>,
     done: Vec<StagedFile>,
     files: u32,
+    /// When it was begun; asked on the thread that begins it, whose clock the commit's is.
+    begun_ms: i64,
+    /// Before the first file was begun.
+    since_ms: Option<i64>,
     /// Makes the files' names unique.
     id: Uuid,
     upsert: Option<Upsert>,
@@ -142,6 +146,8 @@ impl Stager {
             open: HashMap::new(),
             done: vec![],
             files: 0,
+            begun_ms: surroundings::now_ms(),
+            since_ms: None,
             id: surroundings::new_id(),
             upsert: None,
             moved: BTreeMap::new(),
@@ -291,6 +297,7 @@ impl Stager {
                     None => Body::Streaming(Box::new(create(&self.layout, &self.io, self.id, number, memory)?)),
                 };
                 self.files += 1;
+                self.since_ms.get_or_insert(self.begun_ms);
                 Ok(free.insert(OpenFile { number, partition, body }))
             }
         }
@@ -419,6 +426,7 @@ impl Stager {
             generation: self.generation,
             seen: vec![self.seen],
             files: self.done,
+            since_ms: self.since_ms,
             overlay,
             held,
             spans,

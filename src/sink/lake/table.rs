@@ -20,7 +20,7 @@ use crate::sink::lake::planner::{BatchPlanner, Planned, Refusal};
 use crate::sink::lake::resume::{CHECKPOINT, MODE, generation, standing};
 use crate::sink::lake::staged::StagedFile;
 use crate::sink::lake::upsert::Upserts;
-use crate::sink::lake::{CatchUp, CommitFailure, LakeError, Shared, Staged, Stager, TableSpec};
+use crate::sink::lake::{CatchUp, CommitFailure, Growth, LakeError, Shared, Size, Staged, Stager, TableSpec};
 use crate::table_event::SourceSnapshot;
 
 /// One table. Shared by the workers of a process; commits run one after the other.
@@ -91,6 +91,8 @@ pub struct Committed {
     pub unavailable: Unavailable,
     /// Whether the table is still behind where it stood before a rewind.
     pub catch_up: CatchUp,
+    pub size: Size,
+    pub growth: Growth,
 }
 
 /// The primary-key index after a commit.
@@ -323,6 +325,8 @@ impl LakeTable {
                     resnapshots: planned.as_mut().map(|p| std::mem::take(&mut p.resnapshots)).unwrap_or_default(),
                     unavailable,
                     catch_up: planned.as_ref().map(|p| p.catch_up).unwrap_or_default(),
+                    size: Size::of(done.table.metadata()),
+                    growth: Growth::of(done.table.metadata()),
                 };
                 // Of several attempts any may be the one that landed.
                 let (effect, left_out) = match planned.filter(|p| done.landed == Some(p.attempt)) {

@@ -11,9 +11,10 @@ use iceberg::table::Table;
 use roaring::RoaringBitmap;
 use uuid::Uuid;
 
-use self::catch_up::blocking;
+pub(super) use self::catch_up::blocking;
 use self::deleted_rows::DeletedRows;
 pub(crate) use self::found::Found;
+use self::remaps::Remaps;
 pub use self::verify::IndexReport;
 use crate::position::{Span, TopicPartition};
 use crate::sink::lake::cut::Cuts;
@@ -29,6 +30,7 @@ mod catch_up;
 mod completion;
 mod deleted_rows;
 mod found;
+mod remaps;
 mod verify;
 
 /// The index and the table as last seen.
@@ -47,6 +49,7 @@ pub(crate) struct Upserts {
     /// Whether `live` lists exactly the files of the stamped snapshot.
     listed: bool,
     deleted: DeletedRows,
+    remaps: Remaps,
     owned: BTreeSet<TopicPartition>,
     manifests: ManifestCache,
     moved: Moved,
@@ -108,12 +111,19 @@ impl Upserts {
             live: HashMap::new(),
             listed: false,
             deleted: DeletedRows::new(&shared.memory),
+            remaps: Remaps::new(&shared.memory),
             owned: BTreeSet::new(),
             manifests: shared.manifests.clone(),
             moved: Moved::default(),
             awaited: Awaiting::default(),
             scanned: None,
         }
+    }
+
+    /// Where the rows of `keys` are, as far as the index knows.
+    fn locate(&mut self, keys: &[u128]) -> Result<Vec<Option<Location>>, LakeError> {
+        let found = blocking(|| self.index.lookup(keys))?;
+        Ok(found.into_iter().map(|at| at.and_then(|at| self.remaps.follow(at))).collect())
     }
 
     /// Keys in the index.
@@ -369,10 +379,10 @@ impl Upserts {
         self.listed = certain && numbered;
         self.deleted.shrink();
         let stamp = Stamp { snapshot_id: Some(snapshot_id), ..stamp };
-        let (index, live) = (&mut self.index, &self.live);
+        let (index, live, remaps) = (&mut self.index, &self.live, &self.remaps);
         blocking(|| {
             index.apply(&changes)?;
-            index.set_stamp(stamp, &|number| live.contains_key(&number))
+            index.set_stamp(stamp, &|number| live.contains_key(&number) || remaps.leads_on(number))
         })
     }
 }

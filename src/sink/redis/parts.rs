@@ -53,7 +53,7 @@ mod tests {
 
     fn delivery(offsets: Option<Vec<i64>>, rows: usize) -> Delivery {
         let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows as i64));
-        let origins = offsets.map(|o| o.into_iter().map(|offset| RowOrigin { offset, op: Op::Create }).collect());
+        let origins = offsets.map(|o| o.into_iter().map(|offset| RowOrigin::new(offset, Op::Create)).collect());
         let span = Span::new(TopicPartition::new("t", 0), 100, 100_000);
         Delivery {
             span,

@@ -59,7 +59,7 @@ fn at() -> TopicPartition {
 
 /// The rows at offsets from `from` on.
 fn delivery(from: i64, rows: &[Row]) -> Delivery {
-    let origins = rows.iter().zip(from..).map(|(r, offset)| RowOrigin { offset, op: r.op }).collect();
+    let origins = rows.iter().zip(from..).map(|(r, offset)| RowOrigin::new(offset, r.op)).collect();
     let span = Span::new(at(), from, from + rows.len() as i64);
     Delivery { span, rows: batch(rows), origins: Some(origins), keeping: Keeping::default() }
 }

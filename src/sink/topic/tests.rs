@@ -92,7 +92,7 @@ fn delivery(from: i64, rows: &[(Option<i64>, Op)]) -> Delivery {
     Delivery {
         span: Span { topic_id: Some("one".to_owned()), ..Span::new(at(), from, from + rows.len() as i64) },
         rows: RecordBatch::try_from_iter_with_nullable([("id", ids, true), ("name", names, true)]).unwrap(),
-        origins: Some(rows.iter().zip(from..).map(|((_, op), offset)| RowOrigin { offset, op: *op }).collect()),
+        origins: Some(rows.iter().zip(from..).map(|((_, op), offset)| RowOrigin::new(offset, *op)).collect()),
         keeping: Keeping::default(),
     }
 }
@@ -131,7 +131,8 @@ async fn a_row_is_a_message(#[case] key: &[&str], #[case] key_format: KeyFormat,
     assert_eq!(memory.sent(), [(want.map(str::to_owned), Some(r#"{"id":7,"name":"n7"}"#.to_owned()))]);
     let kept = memory.0.lock().unwrap();
     assert_eq!(kept.made, [("out.events".to_owned(), Some(3))]);
-    assert_eq!(kept.entries[&at()], Entry { next: 6, note: r#"{"generation":0,"topic_id":"one"}"#.to_owned() });
+    let note = Note::of(&at(), kept.entries.get(&at())).unwrap();
+    assert_eq!((kept.entries[&at()].next, note.topic_id.as_deref(), note.begun), (6, Some("one"), None));
 }
 
 #[rstest]

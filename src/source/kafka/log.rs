@@ -15,6 +15,8 @@ use crate::record::Record;
 
 /// How long the log may bring nothing before reading it is given up.
 const SILENCE: Duration = Duration::from_secs(30);
+/// The same for who has other things to do.
+const SHORT_SILENCE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -22,8 +24,8 @@ pub enum LogError {
     Gone { at: TopicPartition, low: i64 },
     #[error("{at}: {source}")]
     Kafka { at: TopicPartition, source: KafkaError },
-    #[error("{at}: the log brought nothing for {} s at offset {next}", SILENCE.as_secs())]
-    Silent { at: TopicPartition, next: i64 },
+    #[error("{at}: the log brought nothing for {} s at offset {next}", silence.as_secs())]
+    Silent { at: TopicPartition, next: i64, silence: Duration },
 }
 
 /// Gives `take` the records of `[from, to)`. Blocks.
@@ -37,7 +39,7 @@ pub fn read_log(
     to: i64,
     mut take: impl FnMut(&Record<'_>),
 ) -> Result<(), LogError> {
-    walk(settings, at, Some(from), to, |record| {
+    walk(settings, at, Some(from), to, SILENCE, |record| {
         take(record);
         ControlFlow::Continue(())
     })
@@ -54,8 +56,31 @@ pub fn has_record(
     from: Option<i64>,
     to: i64,
 ) -> Result<bool, LogError> {
+    any(settings, at, from, to, SILENCE)
+}
+
+/// As [`has_record`], for who may ask again: a log that says nothing is not waited for long.
+///
+/// # Errors
+/// As [`read_log`].
+pub fn has_record_soon(
+    settings: &ClientSettings,
+    at: &TopicPartition,
+    from: Option<i64>,
+    to: i64,
+) -> Result<bool, LogError> {
+    any(settings, at, from, to, SHORT_SILENCE)
+}
+
+fn any(
+    settings: &ClientSettings,
+    at: &TopicPartition,
+    from: Option<i64>,
+    to: i64,
+    silence: Duration,
+) -> Result<bool, LogError> {
     let mut found = false;
-    walk(settings, at, from, to, |_| {
+    walk(settings, at, from, to, silence, |_| {
         found = true;
         ControlFlow::Break(())
     })?;
@@ -67,6 +92,7 @@ fn walk(
     at: &TopicPartition,
     from: Option<i64>,
     to: i64,
+    silence: Duration,
     mut take: impl FnMut(&Record<'_>) -> ControlFlow<()>,
 ) -> Result<(), LogError> {
     if from.unwrap_or(0) >= to {
@@ -77,7 +103,7 @@ fn walk(
     client.set("enable.partition.eof", "true");
     client.remove("group.instance.id");
     let consumer: BaseConsumer = client.create().map_err(failed)?;
-    let (low, _) = consumer.fetch_watermarks(&at.topic, at.partition, BROKER_ANSWER).map_err(failed)?;
+    let (low, _) = consumer.fetch_watermarks(&at.topic, at.partition, silence.min(BROKER_ANSWER)).map_err(failed)?;
     let from = from.unwrap_or(low);
     if low > from {
         return Err(LogError::Gone { at: at.clone(), low });
@@ -105,14 +131,15 @@ fn walk(
             Some(Err(KafkaError::MessageConsumption(
                 RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset,
             ))) => {
-                let (low, _) = consumer.fetch_watermarks(&at.topic, at.partition, BROKER_ANSWER).map_err(failed)?;
+                let (low, _) =
+                    consumer.fetch_watermarks(&at.topic, at.partition, silence.min(BROKER_ANSWER)).map_err(failed)?;
                 return Err(LogError::Gone { at: at.clone(), low });
             }
             Some(Err(e @ KafkaError::MessageConsumptionFatal(_))) => return Err(failed(e)),
             Some(Err(_)) | None => {}
         }
-        if heard.elapsed() > SILENCE {
-            return Err(LogError::Silent { at: at.clone(), next });
+        if heard.elapsed() > silence {
+            return Err(LogError::Silent { at: at.clone(), next, silence });
         }
     }
     Ok(())

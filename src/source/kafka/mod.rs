@@ -30,9 +30,9 @@ use rdkafka::{Offset, TopicPartitionList};
 pub use client::{ClientSettings, settings};
 use context::Context;
 pub use create::{ensure_compacted, ensure_topic};
-pub use log::{LogError, has_record, is_compacted, read_log};
+pub use log::{LogError, has_record, has_record_soon, is_compacted, read_log};
 pub use producer::{Producer, SendError};
-pub use reader::{Read, TopicReader};
+pub use reader::{Looked, Read, TopicReader};
 pub use topics::{
     Reach, TopicListing, committed, list_topics, offsets_since, partition_count, reach, topic_id, watermarks,
 };

@@ -4,25 +4,39 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::topics::partition_counts;
-use super::{BROKER_ANSWER, ClientSettings, PolledRecord, SourceError};
+use super::{BROKER_ANSWER, ClientSettings, PolledRecord, SourceError, topics};
 
 /// What a poll of a [`TopicReader`] brings.
 #[derive(Debug)]
 pub enum Read<'a> {
     Record(PolledRecord<'a>),
     Idle,
+    /// The log has lost what was to be read next: the next [`look`](TopicReader::look) begins anew.
+    OutOfRange,
     Trouble(String),
+}
+
+/// What a topic is found to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// It is another one of the same name, or has lost what was to be read next: it is read from its beginning, and what was read before
+    /// counts no more.
+    pub is_anew: bool,
+    /// Where the log of each partition ends, for a reader of what is committed.
+    pub ends: BTreeMap<i32, i64>,
 }
 
 /// Reads a whole topic, and goes on reading it.
 pub struct TopicReader {
     consumer: BaseConsumer,
     topic: String,
+    /// Kafka's id of it, where the brokers tell it.
+    id: Option<String>,
     next: BTreeMap<i32, i64>,
+    is_out_of_range: bool,
 }
 
 impl std::fmt::Debug for TopicReader {
@@ -40,20 +54,32 @@ impl TopicReader {
         let mut client = settings.consumer("firn.views", 0);
         client.remove("group.instance.id");
         let consumer = client.create().map_err(SourceError::Client)?;
-        Ok(Self { consumer, topic: topic.to_owned(), next: BTreeMap::new() })
+        Ok(Self { consumer, topic: topic.to_owned(), id: None, next: BTreeMap::new(), is_out_of_range: false })
     }
 
-    /// Looks for partitions that are not read yet, and reads them from their beginning.
+    /// Looks for partitions that are not read yet, and reads them from their beginning; all of them where the topic is not what it was.
     ///
     /// # Errors
     /// When the broker does not answer.
-    pub fn look(&mut self) -> Result<(), KafkaError> {
-        let counts = partition_counts(self.consumer.client(), std::slice::from_ref(&self.topic), BROKER_ANSWER);
-        let count = counts.get(&self.topic).copied().unwrap_or_default();
+    pub fn look(&mut self) -> Result<Looked, KafkaError> {
+        let name = std::slice::from_ref(&self.topic);
+        let metadata = self.consumer.fetch_metadata(Some(&self.topic), BROKER_ANSWER)?;
+        let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len() as i32);
+        let edge = |partition| Ok((partition, self.consumer.fetch_watermarks(&self.topic, partition, BROKER_ANSWER)?));
+        let edges: BTreeMap<i32, (i64, i64)> = (0..count).map(edge).collect::<Result<_, KafkaError>>()?;
+        let id = topics::describe(self.consumer.client(), name, BROKER_ANSWER).remove(&self.topic);
+        let other = self.id.as_ref().zip(id.as_ref()).is_some_and(|(had, has)| had != has);
+        // While it is deleted there is nothing to begin with.
+        let is_anew = count > 0 && (other || self.is_out_of_range || !is_readable(&self.next, &edges));
+        if is_anew {
+            self.consumer.unassign()?;
+            self.next.clear();
+            self.is_out_of_range = false;
+        }
+        self.id = id.or(self.id.take());
         let mut new = TopicPartitionList::new();
-        for partition in (0..count).filter(|p| !self.next.contains_key(p)) {
-            let (low, _) = self.consumer.fetch_watermarks(&self.topic, partition, BROKER_ANSWER)?;
-            new.add_partition_offset(&self.topic, partition, Offset::Offset(low))?;
+        for (partition, (low, _)) in edges.iter().filter(|(partition, _)| !self.next.contains_key(partition)) {
+            new.add_partition_offset(&self.topic, *partition, Offset::Offset(*low))?;
         }
         if new.count() > 0 {
             self.consumer.incremental_assign(&new)?;
@@ -63,7 +89,7 @@ impl TopicReader {
                 }
             }
         }
-        Ok(())
+        Ok(Looked { is_anew, ends: edges.into_iter().map(|(partition, (_, high))| (partition, high)).collect() })
     }
 
     /// Of each partition the next offset: everything below it was read.
@@ -74,18 +100,6 @@ impl TopicReader {
     /// Goes on behind offsets that hold no record.
     pub fn passed(&mut self, partition: i32, next: i64) {
         self.next.entry(partition).and_modify(|have| *have = next.max(*have));
-    }
-
-    /// Where the log of each partition ends now, for a reader of what is committed.
-    ///
-    /// # Errors
-    /// When the broker does not answer.
-    pub fn ends(&self) -> Result<BTreeMap<i32, i64>, KafkaError> {
-        let end = |partition: &i32| {
-            let (_, high) = self.consumer.fetch_watermarks(&self.topic, *partition, BROKER_ANSWER)?;
-            Ok((*partition, high))
-        };
-        self.next.keys().map(end).collect()
     }
 
     /// Waits up to `timeout` for the next record.
@@ -102,7 +116,35 @@ impl TopicReader {
                 Ok(Read::Record(polled))
             }
             Some(Err(e @ KafkaError::MessageConsumptionFatal(_))) => Err(SourceError::Fatal(e)),
+            Some(Err(KafkaError::MessageConsumption(
+                RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset,
+            ))) => {
+                self.is_out_of_range = true;
+                Ok(Read::OutOfRange)
+            }
             Some(Err(e)) => Ok(Read::Trouble(e.to_string())),
         }
+    }
+}
+
+/// Whether each partition can be read on in a log that begins and ends there.
+fn is_readable(next: &BTreeMap<i32, i64>, edges: &BTreeMap<i32, (i64, i64)>) -> bool {
+    next.iter().all(|(partition, next)| edges.get(partition).is_some_and(|(low, high)| (low..=high).contains(&next)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_begins_later_or_ends_earlier_can_not_be_read_on() {
+        let readable = |next: &[(i32, i64)], edges: &[(i32, (i64, i64))]| {
+            is_readable(&next.iter().copied().collect(), &edges.iter().copied().collect())
+        };
+        assert!(readable(&[], &[(0, (3, 9))]));
+        assert!(readable(&[(0, 3), (1, 5)], &[(0, (3, 9)), (1, (0, 5)), (2, (0, 1))]));
+        assert!(!readable(&[(0, 2)], &[(0, (3, 9))]), "retention took what was next");
+        assert!(!readable(&[(0, 10)], &[(0, (3, 9))]), "it was made anew");
+        assert!(!readable(&[(0, 0), (1, 0)], &[(0, (0, 9))]), "with fewer partitions");
     }
 }

@@ -8,6 +8,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use super::{ClientSettings, list, partition_count};
 use crate::position::TopicPartition;
@@ -38,6 +39,21 @@ pub async fn make(settings: &ClientSettings, name: &str, partitions: i32, config
 pub async fn delete(settings: &ClientSettings, name: &str) {
     // It may never have been made.
     let _ = admin(settings).delete_topics(&[name], &AdminOptions::new()).await.unwrap();
+}
+
+/// Writes messages to partitions that the test names.
+#[allow(missing_debug_implementations)] // a client has nothing to show
+pub struct Writer(FutureProducer);
+
+impl Writer {
+    pub fn new(settings: &ClientSettings) -> Self {
+        Self(settings.plain().create().unwrap())
+    }
+
+    pub async fn send(&self, at: &TopicPartition, key: Option<&str>, value: &str) {
+        let record = FutureRecord { key, ..FutureRecord::to(&at.topic).partition(at.partition).payload(value) };
+        self.0.send(record, Duration::from_secs(30)).await.unwrap();
+    }
 }
 
 /// Every message that who reads the topic committed sees.

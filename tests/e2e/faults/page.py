@@ -43,7 +43,7 @@ MEANINGS
 `(lock)` behind it: the metastore's lock of the dead process stands in the way until the metastore takes it away (`metastore.txn.timeout`, 20 s
 in `deploy/hive`); firn says so in its log and waits. `(lock?)`: the lock is asked for while the metadata file is written, and chance
 decides which came first. `ORPHAN` behind it: files of the killed attempt stay in storage, in no snapshot. They do no
-harm; orphan removal (Trino: `ALTER TABLE ... EXECUTE remove_orphan_files`) takes them.
+harm; `firn maintain orphans` takes them.
 
 What recovers is always the same: the table. Its position and its rows change in one swap, so whatever was not committed is read again from
 there, and a swap whose answer is missing is looked up by the batch's snapshot id before anything is sent again. Nothing else

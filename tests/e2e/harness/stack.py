@@ -49,8 +49,8 @@ class Stack:
         stack("up", *servers, within_s=300)
 
 
-def stack(*command: str, within_s: float) -> str:
+def stack(*command: str, within_s: float, **environment: str) -> str:
     """Runs `deploy/native/stack ...` and returns what it prints."""
-    done = subprocess.run([str(SCRIPT), *command], capture_output=True, text=True, timeout=within_s, env=os.environ)
+    done = subprocess.run([str(SCRIPT), *command], capture_output=True, text=True, timeout=within_s, env={**os.environ, **environment})
     assert done.returncode == 0, f"stack {' '.join(command)} ended with {done.returncode}:\n{done.stderr[-3000:]}"
     return done.stdout

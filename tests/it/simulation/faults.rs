@@ -86,10 +86,11 @@ pub fn settle(world: &MemoryCatalog, counts: &mut Counts) {
 }
 
 /// What every soak of some length must have met.
-pub const KINDS: [&str; 32] = [
+pub const KINDS: [&str; 33] = [
     "batches given up",
     "clock jumps",
     "commits",
+    "compactions by firn maintain",
     "done, answer lost",
     "done, answered as refused",
     "failed before",

@@ -388,6 +388,7 @@ impl World {
         let kind = match done {
             Foreign::Nothing => "foreign commits that came to nothing",
             Foreign::Compacted => "foreign compactions",
+            Foreign::Maintained => "compactions by firn maintain",
             Foreign::RolledBack => "foreign rollbacks",
             Foreign::OrphansRemoved => "foreign removals of orphans",
             Foreign::Deleted { snapshot_id, base, id } => {

@@ -2,14 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use firn::change::Mode;
+use firn::maintain::compact::Compaction;
+use firn::memory::Memory;
 use firn_catalog::Patience;
 use firn_catalog::memory::MemoryCatalog;
 use iceberg::TableIdent;
 use iceberg::table::Table;
 use rand::Rng;
 use rand::rngs::StdRng;
+use tokio::runtime::Handle;
 
 use super::scheduler::ActorId;
 use super::source::KEYS;
@@ -22,17 +26,33 @@ const PATIENCE: Patience = Patience { attempts: 5, first_wait_ms: 0, max_wait_ms
 #[derive(Clone, Debug)]
 pub enum Errand {
     Compact,
-    Delete { id: i64 },
-    Append { id: i64, v: i64 },
-    Expire { keep: usize },
-    RollBack { steps: usize },
-    RemoveOrphans { old: BTreeSet<String> },
+    /// `firn maintain compact`: files of this size.
+    Maintain {
+        target_bytes: u64,
+    },
+    Delete {
+        id: i64,
+    },
+    Append {
+        id: i64,
+        v: i64,
+    },
+    Expire {
+        keep: usize,
+    },
+    RollBack {
+        steps: usize,
+    },
+    RemoveOrphans {
+        old: BTreeSet<String>,
+    },
 }
 
 /// What another writer did.
 pub enum Foreign {
     Nothing,
     Compacted,
+    Maintained,
     RolledBack,
     OrphansRemoved,
     Deleted { snapshot_id: i64, base: Box<Table>, id: i64 },
@@ -51,19 +71,21 @@ impl fmt::Display for Errand {
 
 impl Errand {
     pub fn draw(rng: &mut StdRng, mode: Mode, who: ActorId) -> Self {
-        match rng.random_range(0..12) {
+        match rng.random_range(0..15) {
             0..3 if mode == Mode::Upsert => Self::Delete { id: rng.random_range(0..KEYS) },
             // A key that the source never uses.
             3..5 => Self::Append { id: 1000 + who as i64, v: rng.random_range(0..KEYS) },
             5..7 => Self::Expire { keep: rng.random_range(1..5) },
             7..9 => Self::RollBack { steps: rng.random_range(1..3) },
-            _ => Self::Compact,
+            9..12 => Self::Compact,
+            _ => Self::Maintain { target_bytes: [4 << 10, 1 << 20][rng.random_range(0..2)] },
         }
     }
 
     pub async fn run(self, catalog: &MemoryCatalog, table: &TableIdent) -> Foreign {
         let attempt = async |job| foreign::attempt(catalog, table, job, PATIENCE).await.ok().flatten();
         let done = match self {
+            Self::Maintain { target_bytes } => maintained(catalog, table, target_bytes).await,
             Self::Compact => attempt(Job::Compact).await.map(|_| Foreign::Compacted),
             Self::Delete { id } => {
                 let deleted = attempt(Job::Delete(id)).await;
@@ -81,4 +103,15 @@ impl Errand {
         };
         done.unwrap_or(Foreign::Nothing)
     }
+}
+
+async fn maintained(catalog: &MemoryCatalog, table: &TableIdent, target_bytes: u64) -> Option<Foreign> {
+    let compaction = Compaction {
+        target_bytes: Some(target_bytes),
+        min_files: Some(2),
+        patience: PATIENCE,
+        ..Compaction::new(Arc::new(catalog.clone()), Handle::current(), Memory::new(64 << 20))
+    };
+    let report = compaction.run(table).await.ok()?;
+    (!report.snapshots.is_empty()).then_some(Foreign::Maintained)
 }

@@ -1,3 +1,5 @@
+//! Alerts that cool down, and statistics of what came before.
+
 use arrow_array::{Int32Array, StringArray};
 
 use super::*;
@@ -11,7 +13,7 @@ fn rules(text: &str) -> Arc<Rules> {
 /// Rows of an alert about a product, by offset.
 fn alerts(rows: &[(i64, &str)]) -> (RecordBatch, Vec<RowOrigin>) {
     let products: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.1)));
-    let origins = rows.iter().map(|r| RowOrigin { offset: r.0, op: Op::Update }).collect();
+    let origins = rows.iter().map(|r| RowOrigin::new(r.0, Op::Update)).collect();
     (RecordBatch::try_from_iter([("product", products)]).unwrap(), origins)
 }
 

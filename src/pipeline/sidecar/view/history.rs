@@ -11,6 +11,7 @@ use arrow_array::types::{Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
+use super::emptied::Emptied;
 use super::rows::{Keys, Place, ViewRows};
 use crate::batch::ChangeBatch;
 use crate::change::{Op, RowSchema, origin};
@@ -148,6 +149,39 @@ impl History {
         made.finish(&batch.rows)
     }
 
+    /// The source table was emptied: the current versions that it takes end there. `none` has no rows, of the view's columns.
+    ///
+    /// # Errors
+    /// Never, as long as batches keep to their schema.
+    pub(super) fn empty(
+        &mut self,
+        stored: &mut ViewRows,
+        emptied: Emptied,
+        none: &RecordBatch,
+    ) -> Result<ChangeBatch, ArrowError> {
+        let mut made = Making { made: Vec::new(), at: HashMap::new(), stored };
+        for (key, known) in &mut self.rows {
+            let is_taken = |current: &Current| {
+                let place = made.stored.find(current.version);
+                place.is_some_and(|place| made.stored.row(place).is_some_and(|(rows, row)| emptied.takes(rows, row)))
+            };
+            let Some(current) = known.current.filter(is_taken) else { continue };
+            known.current = None;
+            match emptied.fence.map(|fence| fence.lsn).filter(|lsn| current.since < *lsn) {
+                Some(lsn) => {
+                    made.end(current, lsn);
+                    known.ended += 1;
+                    let (ended_ms, version) = (self.newest_ms, current.version);
+                    self.ended.push_back(Ended { ended_ms, key: *key, version, next: None });
+                }
+                // Nobody can say up to where it was true.
+                None => made.forget(current.version),
+            }
+        }
+        self.rows.retain(|_, known| known.current.is_some() || known.ended > 0);
+        made.finish(none)
+    }
+
     /// Drops versions that ended too long ago. What followed them is the earliest, then.
     fn expire(&mut self, stored: &mut ViewRows) -> Vec<(u128, Made)> {
         let mut earliest = HashMap::new();
@@ -174,35 +208,35 @@ impl History {
         earliest.into_iter().map(|(version, place)| (version, made(place))).collect()
     }
 
-    /// Knows the versions of a table that these are all rows of.
+    /// Knows the versions of a table that these are all rows of, in any number of pieces.
     ///
     /// # Errors
     /// Never, as long as the rows keep to their schema.
-    pub(super) fn know(&mut self, stored: &ViewRows, rows: &RecordBatch) -> Result<(), ArrowError> {
-        let keys = self.keys.hashes(rows)?;
-        let versions = stored.hashes(rows)?;
-        let number = |column: &str, row: usize| {
-            let column = rows.column_by_name(column)?.as_primitive_opt::<Int64Type>()?;
-            column.is_valid(row).then(|| column.value(row))
-        };
-        let begun: HashMap<(u128, i64), u128> = keys
-            .iter()
-            .zip(&versions)
-            .enumerate()
-            .filter_map(|(row, (key, version))| Some(((*key, number(SINCE, row)?), *version)))
-            .collect();
+    pub(super) fn know(&mut self, stored: &ViewRows, pieces: &[RecordBatch]) -> Result<(), ArrowError> {
+        let mut begun: HashMap<(u128, i64), u128> = HashMap::new();
         let mut ended = Vec::new();
-        for (row, (key, version)) in keys.into_iter().zip(versions).enumerate() {
-            let (since, until) = (number(SINCE, row).unwrap_or(ALWAYS.0), number(UNTIL, row).unwrap_or(ALWAYS.1));
-            let known = self.rows.entry(key).or_default();
-            if until == ALWAYS.1 {
-                let lsn = number(origin::SOURCE_LSN, row).unwrap_or(i64::MIN);
-                known.current = Some(Current { version, lsn, since });
-            } else {
-                known.ended += 1;
-                let next = begun.get(&(key, until)).copied();
-                ended.push((until, Ended { ended_ms: self.newest_ms, key, version, next }));
+        for rows in pieces {
+            let number = |column: &str, row: usize| {
+                let column = rows.column_by_name(column)?.as_primitive_opt::<Int64Type>()?;
+                column.is_valid(row).then(|| column.value(row))
+            };
+            let versions = stored.hashes(rows)?;
+            for (row, (key, version)) in self.keys.hashes(rows)?.into_iter().zip(versions).enumerate() {
+                let (since, until) = (number(SINCE, row).unwrap_or(ALWAYS.0), number(UNTIL, row).unwrap_or(ALWAYS.1));
+                begun.insert((key, since), version);
+                let known = self.rows.entry(key).or_default();
+                if until == ALWAYS.1 {
+                    let lsn = number(origin::SOURCE_LSN, row).unwrap_or(i64::MIN);
+                    known.current = Some(Current { version, lsn, since });
+                } else {
+                    known.ended += 1;
+                    ended.push((until, Ended { ended_ms: self.newest_ms, key, version, next: None }));
+                }
             }
+        }
+        // What follows a version may stand in another piece.
+        for (until, ended) in &mut ended {
+            ended.next = begun.get(&(ended.key, *until)).copied();
         }
         ended.sort_by_key(|(until, _)| *until);
         self.ended.extend(ended.into_iter().map(|(_, ended)| ended));
@@ -248,11 +282,12 @@ impl Making<'_> {
     }
 
     fn forget(&mut self, version: u128) {
-        match self.at.remove(&version) {
-            // True at no position: it is left out.
-            Some(at) => self.made.iter_mut().skip(at).take(1).for_each(|made| made.until = made.since),
-            None => self.stored.remove(version),
+        // True at no position: it is left out.
+        if let Some(made) = self.at.remove(&version).and_then(|at| self.made.get_mut(at)) {
+            made.until = made.since;
         }
+        // What was made of a stored one would have taken its place.
+        self.stored.remove(version);
     }
 
     /// As rows, to be put into the table.
@@ -409,14 +444,63 @@ mod tests {
     }
 
     #[test]
+    fn what_takes_the_place_of_the_earliest_version_leaves_one_only() {
+        let (mut rows, mut history) = table(5_000);
+        take(&mut rows, &mut history, &[(Op::Read, 1, 10, Some(100)), (Op::Update, 1, 11, Some(110))]);
+        take(&mut rows, &mut history, &[(Op::Read, 2, 20, Some(900))]);
+        // The first version of 1 is too old, the second one the earliest now; and nobody can say when the third one began.
+        take(&mut rows, &mut history, &[(Op::Update, 1, 12, None)]);
+        let found = [0, 105, 115, 901].map(|position| at(&mut rows, position));
+        assert_eq!(found, std::array::from_fn(|_| BTreeMap::from([(1, 12), (2, 20)])));
+        assert_eq!(rows.len(), 2);
+    }
+
+    #[test]
+    fn versions_are_known_again_whatever_pieces_they_stand_in() {
+        let (mut rows, mut history) = table(5_000);
+        let changes = [(Op::Read, 1, 10, Some(100)), (Op::Update, 1, 11, Some(110)), (Op::Update, 1, 12, Some(120))];
+        take(&mut rows, &mut history, &changes);
+        let whole = rows.scan().unwrap();
+        let alone: Vec<RecordBatch> =
+            whole.iter().flat_map(|piece| (0..piece.num_rows()).map(|row| piece.slice(row, 1))).collect();
+        let mut again = table(5_000).1.since_ms(history.newest_ms());
+        again.know(&rows, &alone).unwrap();
+        take(&mut rows, &mut again, &[(Op::Read, 2, 20, Some(900))]);
+        take(&mut rows, &mut again, &[(Op::Read, 3, 30, Some(901))]);
+        assert_eq!(
+            at(&mut rows, 105),
+            BTreeMap::from([(1, 12), (2, 20), (3, 30)]),
+            "what is left counts for all before"
+        );
+    }
+
+    #[test]
+    fn versions_end_where_the_table_was_emptied() {
+        let (mut rows, mut history) = table(u64::MAX);
+        let first = [(Op::Read, 1, 10, Some(5)), (Op::Create, 2, 20, Some(8)), (Op::Update, 3, 30, None)];
+        take(&mut rows, &mut history, &first);
+        let none = batch(&schema(), &[]).rows;
+        let fence = crate::table_event::Fence { lsn: 50, last_commit: None };
+        let ended = history.empty(&mut rows, Emptied { partition: 0, fence: Some(fence) }, &none).unwrap();
+        rows.apply(&ended).unwrap();
+        take(&mut rows, &mut history, &[(Op::Create, 1, 11, Some(60))]);
+        let found = [7, 49, 50, 60].map(|position| at(&mut rows, position));
+        let want = [vec![(1, 10), (3, 30)], vec![(1, 10), (2, 20), (3, 30)], vec![], vec![(1, 11)]];
+        assert_eq!(found, want.map(BTreeMap::from_iter));
+        let ended = history.empty(&mut rows, Emptied { partition: 0, fence: None }, &none).unwrap();
+        rows.apply(&ended).unwrap();
+        assert_eq!(at(&mut rows, 60), BTreeMap::new(), "nobody can say up to where it was true");
+        assert_eq!(at(&mut rows, 49), BTreeMap::from([(1, 10), (2, 20), (3, 30)]));
+    }
+
+    #[test]
     fn a_table_that_is_known_again_goes_on() {
         let (mut rows, mut history) = table(u64::MAX);
         let first = [(Op::Read, 1, 10, Some(5)), (Op::Update, 1, 11, Some(8)), (Op::Read, 2, 20, Some(9))];
         take(&mut rows, &mut history, &first);
         let (_, mut again) = table(u64::MAX);
-        for piece in rows.scan().unwrap() {
-            again.know(&rows, &piece).unwrap();
-        }
+        let pieces = rows.scan().unwrap();
+        again.know(&rows, &pieces).unwrap();
         take(&mut rows, &mut again, &[(Op::Update, 1, 12, Some(10)), (Op::Delete, 2, 20, Some(11))]);
         let found = [4, 8, 10, 11].map(|position| at(&mut rows, position));
         let want = [vec![(1, 10), (2, 20)], vec![(1, 11), (2, 20)], vec![(1, 12), (2, 20)], vec![(1, 12)]];

@@ -152,6 +152,11 @@ impl ViewRows {
         column.is_valid(row).then(|| numbers.get(row).copied()).flatten()
     }
 
+    /// The rows among which it stands, and where.
+    pub(super) fn row(&self, (chunk, row): Place) -> Option<(&RecordBatch, usize)> {
+        Some((&self.chunks.get(chunk as usize)?.rows, row as usize))
+    }
+
     /// All rows, dead ones too, by chunk.
     pub(super) fn chunks(&self) -> Vec<&RecordBatch> {
         self.chunks.iter().map(|chunk| &chunk.rows).collect()
@@ -164,6 +169,23 @@ impl ViewRows {
         {
             chunk.kill(row as usize);
         }
+    }
+
+    /// Takes out the rows that are to go.
+    ///
+    /// # Errors
+    /// Never, as long as batches keep to their schema.
+    pub(super) fn take_out(&mut self, goes: impl Fn(&RecordBatch, usize) -> bool) -> Result<(), ArrowError> {
+        let Self { chunks, places, .. } = self;
+        for chunk in chunks {
+            for row in 0..chunk.keys.len() {
+                if chunk.dead.get(row) == Some(&false) && goes(&chunk.rows, row) {
+                    chunk.kill(row);
+                    chunk.keys.get(row).map(|key| places.remove(key));
+                }
+            }
+        }
+        self.merge()
     }
 
     /// Takes rows of former columns, each the only one of its key; columns that they lack are null.

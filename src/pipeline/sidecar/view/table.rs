@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use arrow_schema::{ArrowError, Schema, SchemaRef};
 
+use super::emptied::Emptied;
 use super::history::{History, versioned};
 use super::keep::Keep;
 use super::rows::ViewRows;
@@ -18,6 +19,8 @@ pub(super) struct ViewTable {
     rows: ViewRows,
     history: Option<History>,
     keep: Option<Keep>,
+    /// The last time that the source table was emptied.
+    emptied: Option<Emptied>,
 }
 
 impl ViewTable {
@@ -34,7 +37,8 @@ impl ViewTable {
             }
             None => (ViewRows::new(Arc::clone(&shown), columns.key_indices())?, None),
         };
-        Ok(Self { columns: shown, rows, history, keep: topic.keep.map(|length| Keep::new(length.ms)) })
+        let keep = topic.keep.map(|length| Keep::new(length.ms));
+        Ok(Self { columns: shown, rows, history, keep, emptied: None })
     }
 
     /// The topic's columns.
@@ -66,6 +70,8 @@ impl ViewTable {
     /// # Errors
     /// Never, as long as batches keep to their schema.
     pub(super) fn apply(&mut self, batch: &ChangeBatch) -> Result<(), ArrowError> {
+        let left = self.emptied.map(|emptied| emptied.left(batch)).transpose()?;
+        let batch = left.as_ref().unwrap_or(batch);
         match &mut self.history {
             Some(history) => {
                 let versions = history.versions(&mut self.rows, batch)?;
@@ -76,6 +82,22 @@ impl ViewTable {
         match &mut self.keep {
             Some(keep) => keep.drop_old(&mut self.rows, &batch.rows),
             None => Ok(()),
+        }
+    }
+
+    /// The source table was emptied.
+    ///
+    /// # Errors
+    /// Never, as long as batches keep to their schema.
+    pub(super) fn empty(&mut self, emptied: Emptied) -> Result<(), ArrowError> {
+        self.emptied = Some(emptied);
+        match &mut self.history {
+            Some(history) => {
+                let ended =
+                    history.empty(&mut self.rows, emptied, &RecordBatch::new_empty(Arc::clone(&self.columns)))?;
+                self.rows.apply(&ended)
+            }
+            None => self.rows.take_out(|rows, row| emptied.takes(rows, row)),
         }
     }
 
@@ -97,11 +119,11 @@ impl ViewTable {
         }
         if let (Some(history), Some(before)) = (self.history.take(), &former.history) {
             let mut history = history.since_ms(before.newest_ms());
-            for piece in self.rows.scan()? {
-                history.know(&self.rows, &piece)?;
-            }
+            let pieces = self.rows.scan()?;
+            history.know(&self.rows, &pieces)?;
             self.history = Some(history);
         }
+        self.emptied = former.emptied;
         for piece in self.rows.scan()? {
             if let Some(keep) = &mut self.keep {
                 keep.drop_old(&mut self.rows, &piece)?;
@@ -119,10 +141,60 @@ impl std::fmt::Debug for ViewTable {
 
 #[cfg(test)]
 mod tests {
-    use arrow_array::{ArrayRef, Int64Array, TimestampMicrosecondArray};
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::Int64Type;
+    use arrow_array::{ArrayRef, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray};
 
     use super::*;
     use crate::change::{Column, ColumnType, Op, origin};
+    use crate::table_event::Fence;
+
+    #[test]
+    fn where_the_table_was_emptied_the_rows_of_before_go_and_stay_away() {
+        let columns = [Column { key: true, ..Column::new("id", ColumnType::Long) }];
+        let schema = RowSchema { columns: columns.into_iter().chain(crate::change::origin_columns()).collect() };
+        let mut table = ViewTable::new(&schema, &toml::from_str("topic = \"t\"").unwrap()).unwrap();
+        // Of a partition, at a source position.
+        let batch = |changes: &[(i64, i32, Option<i64>)]| {
+            let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(changes.iter().map(|c| c.0)));
+            let partitions: ArrayRef = Arc::new(Int32Array::from_iter_values(changes.iter().map(|c| c.1)));
+            let lsns: ArrayRef = Arc::new(changes.iter().map(|c| c.2).collect::<Int64Array>());
+            let ops: ArrayRef = Arc::new(StringArray::from_iter_values(changes.iter().map(|_| "c")));
+            let arrow = Arc::new(schema.arrow());
+            let column = |field: &Arc<arrow_schema::Field>| match field.name().as_str() {
+                "id" => Arc::clone(&ids),
+                origin::PARTITION => Arc::clone(&partitions),
+                origin::SOURCE_LSN => Arc::clone(&lsns),
+                origin::OP => Arc::clone(&ops),
+                origin::TOPIC => Arc::new(StringArray::from_iter_values(changes.iter().map(|_| "t"))) as ArrayRef,
+                origin::OFFSET => Arc::clone(&ids),
+                _ => arrow_array::new_null_array(field.data_type(), changes.len()),
+            };
+            let rows = RecordBatch::try_new(Arc::clone(&arrow), arrow.fields().iter().map(column).collect()).unwrap();
+            ChangeBatch::new(rows, vec![Op::Create; changes.len()])
+        };
+        let ids = |table: &mut ViewTable| {
+            let pieces = table.scan().unwrap();
+            let ids = pieces.iter().flat_map(|p| p.column(0).as_primitive::<Int64Type>().values().to_vec());
+            let mut ids: Vec<i64> = ids.collect();
+            ids.sort_unstable();
+            ids
+        };
+        table
+            .apply(&batch(&[(1, 0, Some(10)), (2, 0, Some(70)), (3, 1, Some(20)), (4, 1, Some(60)), (5, 1, None)]))
+            .unwrap();
+        let fence = Fence { lsn: 50, last_commit: None };
+        table.empty(Emptied { partition: 0, fence: Some(fence) }).unwrap();
+        assert_eq!(ids(&mut table), [4], "its own partition's are all from before");
+        table.apply(&batch(&[(6, 1, Some(40)), (7, 1, Some(55)), (8, 0, Some(30)), (9, 1, None)])).unwrap();
+        assert_eq!(ids(&mut table), [4, 7, 8, 9], "another's come late");
+        let mut wider = ViewTable::new(&schema, &toml::from_str("topic = \"t\"").unwrap()).unwrap();
+        wider.adopt(table).unwrap();
+        wider.apply(&batch(&[(6, 1, Some(40))])).unwrap();
+        assert_eq!(ids(&mut wider), [4, 7, 8, 9]);
+        wider.empty(Emptied { partition: 0, fence: None }).unwrap();
+        assert_eq!(ids(&mut wider), [0_i64; 0], "nobody can say what was before");
+    }
 
     #[test]
     fn rows_that_are_older_than_they_are_kept_leave() {

@@ -17,7 +17,7 @@ fn delivery(from: i64, rows: &[(i64, Op)]) -> Delivery {
         Arc::new(days.with_timezone("+00:00")),
         Arc::new(arrow_array::StringArray::from_iter_values(ids.map(|id| id.to_string()))),
     ];
-    let origin = |(offset, row): (i64, &(i64, Op))| RowOrigin { offset, op: row.1 };
+    let origin = |(offset, row): (i64, &(i64, Op))| RowOrigin::new(offset, row.1);
     Delivery {
         span: Span::new(conformance::at(0), from, from + rows.len() as i64),
         rows: arrow_array::RecordBatch::try_new(conformance::columns(), columns).unwrap(),

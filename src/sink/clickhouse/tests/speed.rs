@@ -35,7 +35,7 @@ fn delivery(from: i64, rows: i64) -> Delivery {
     Delivery {
         span: Span::new(conformance::at(0), from, from + rows),
         rows: RecordBatch::try_from_iter(columns).unwrap(),
-        origins: Some(offsets.map(|offset| RowOrigin { offset, op: Op::Create }).collect()),
+        origins: Some(offsets.map(|offset| RowOrigin::new(offset, Op::Create)).collect()),
         keeping: Keeping::default(),
     }
 }

@@ -20,7 +20,7 @@ fn delivery(columns: &[Column], from: i64, json: &str, ops: &[Op]) -> Delivery {
     let mut reader = arrow_json::ReaderBuilder::new(schema.clone()).build(json.as_bytes()).unwrap();
     let rows = reader.next().unwrap().unwrap();
     assert_eq!(rows.num_rows(), ops.len());
-    let origins = ops.iter().enumerate().map(|(i, op)| RowOrigin { offset: from + i as i64, op: *op }).collect();
+    let origins = ops.iter().enumerate().map(|(i, op)| RowOrigin::new(from + i as i64, *op)).collect();
     Delivery {
         span: Span::new(conformance::at(0), from, from + ops.len() as i64),
         rows,

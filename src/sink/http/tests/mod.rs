@@ -53,8 +53,14 @@ impl Ground {
         (sink, standing)
     }
 
+    /// With `G` for the generation that is stored.
     fn keys(&self) -> Vec<String> {
-        self.receiver.seen().into_iter().map(|seen| seen.key).collect()
+        let generation = format!("http-{}-", self.generation());
+        self.receiver.seen().into_iter().map(|seen| seen.key.replace(&generation, "http-G-")).collect()
+    }
+
+    fn generation(&self) -> u64 {
+        Note::of(&at(), self.books.entry(&at()).as_ref()).unwrap().generation
     }
 }
 
@@ -70,7 +76,7 @@ fn delivery(from: i64, next: i64) -> Delivery {
         span: Span { topic_id: Some("id".to_owned()), ..Span::new(at(), from, next) },
         rows: RecordBatch::try_from_iter([("id", Arc::new(ids) as ArrayRef), ("k", Arc::new(keys))]).unwrap(),
         keeping: Keeping::default(),
-        origins: Some((from..next).map(|offset| RowOrigin { offset, op: Op::Create }).collect()),
+        origins: Some((from..next).map(|offset| RowOrigin::new(offset, Op::Create)).collect()),
     }
 }
 

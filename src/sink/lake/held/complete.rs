@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::resolve::{End, Recipe, Site};
-use super::{HeldBack, HeldPlaces, stored};
+use super::{HeldBack, HeldPlaces};
 use crate::change::origin;
 use crate::memory::Kind;
 use crate::sink::lake::conform::Conform;
@@ -25,6 +25,7 @@ use crate::sink::lake::cut::Cuts;
 use crate::sink::lake::layout::{Layout, OriginIds};
 use crate::sink::lake::live::LiveFile;
 use crate::sink::lake::overlay::RowPlace;
+use crate::sink::lake::stored::{self, Chosen};
 use crate::sink::lake::{LakeError, Staged, StagedFile, Stager};
 
 /// Rows without a stored version that are written at once.
@@ -230,8 +231,14 @@ impl<'a> Rows<'a> {
             let nullable = types.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>();
             let fields: Vec<NestedFieldRef> = wanted.iter().map(|i| Arc::clone(&self.fields[*i])).collect();
             let positions: RoaringBitmap = rows.keys().copied().collect();
-            let mut stored =
-                stored::open(base.file_io(), path, &positions, &fields, &Arc::new(ArrowSchema::new(nullable))).await?;
+            let mut stored = stored::open(
+                base.file_io(),
+                path,
+                Chosen::At(&positions),
+                &fields,
+                &Arc::new(ArrowSchema::new(nullable)),
+            )
+            .await?;
             let mut rows = rows.into_values();
             while let Some(piece) = stored.next().await? {
                 let of_piece: Vec<(&Recipe, Option<usize>)> = (0..piece.num_rows())

@@ -19,11 +19,11 @@ use roaring::RoaringBitmap;
 
 use super::Awaited;
 use super::resolve::{Delete, End, Recipe, Site};
-use super::stored::read_rows;
 use crate::change::origin;
 use crate::sink::lake::LakeError;
 use crate::sink::lake::layout::Layout;
 use crate::sink::lake::scan::{KeyScan, Ownership, ScannedRow};
+use crate::sink::lake::stored::read_rows;
 
 /// Snapshots looked back through. A changed key's delete and its new row are neighbours in the log; further back lies what nobody
 /// waits for.

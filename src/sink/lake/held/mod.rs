@@ -10,7 +10,6 @@ mod awaited;
 mod complete;
 mod history;
 mod resolve;
-mod stored;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

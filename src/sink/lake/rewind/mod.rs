@@ -5,6 +5,7 @@
 //! | `TakeOut` | those of the topic from the target on go, by their origin columns | the target |
 //! | `Restore` | are those of an older snapshot, which the new one follows | that snapshot's |
 //! | `Replay` | stay, and what is read again is applied to them again: `firn.replaying` until it is through | the target |
+//! | `Deliver` | of an append table as `TakeOut`, of an upsert table as `Replay` | the target, also where the table has no position |
 //! | `SkipLost` | stay | goes on over offsets that the log has lost; `firn.lost-ranges` says which |
 //! | `NewTopic` | of an upsert table stay, an append table's rows of the topic go | that of another topic of the same name |
 //!
@@ -40,6 +41,7 @@ pub enum How {
     TakeOut { topic: String, to: BTreeMap<i32, i64> },
     Restore { snapshot_id: i64 },
     Replay { topic: String, to: BTreeMap<i32, i64> },
+    Deliver { topic: String, to: BTreeMap<i32, i64> },
     SkipLost { topic: String, to: BTreeMap<i32, i64> },
     NewTopic { topic: String, begins: TopicPosition },
 }
@@ -51,6 +53,7 @@ impl How {
             How::TakeOut { .. } => "take_out",
             How::Restore { .. } => "restore",
             How::Replay { .. } => "replay",
+            How::Deliver { .. } => "deliver",
             How::SkipLost { .. } => "skip_lost",
             How::NewTopic { .. } => "new_topic",
         }

@@ -85,8 +85,11 @@ impl RewindPlanner<'_> {
         let earlier = Replaying::of(&name, metadata)?;
         let replaying = match how {
             How::Replay { .. } => Replaying::between(&before, &after, earlier, now_ms),
+            How::Deliver { .. } if self.spec.mode == Mode::Upsert => {
+                Replaying::between(&before, &after, earlier, now_ms).filter(|replaying| !replaying.is_over(&after))
+            }
             How::SkipLost { .. } => earlier.filter(|earlier| !earlier.is_over(&after)),
-            How::TakeOut { .. } | How::Restore { .. } | How::NewTopic { .. } => None,
+            How::TakeOut { .. } | How::Deliver { .. } | How::Restore { .. } | How::NewTopic { .. } => None,
         };
         let foreign_snapshots = match how {
             How::Restore { snapshot_id } => undone(metadata, *snapshot_id),
@@ -142,6 +145,9 @@ impl RewindPlanner<'_> {
         let sole_topic = before.topics.len() == 1;
         match &self.rewind.how {
             How::TakeOut { topic, to } if !to.is_empty() => Some(Cuts::of_rewind(topic, Some(to), sole_topic)),
+            How::Deliver { topic, to } if self.spec.mode == Mode::Append => {
+                Some(Cuts::of_rewind(topic, Some(to), sole_topic))
+            }
             How::NewTopic { topic, .. } if self.spec.mode == Mode::Append => {
                 Some(Cuts::of_rewind(topic, None, sole_topic))
             }

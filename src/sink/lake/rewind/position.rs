@@ -51,6 +51,16 @@ impl How {
                     set(have, *to);
                 }
             }
+            How::Deliver { topic, to } => {
+                let topic = after.topics.entry(topic.clone()).or_default();
+                // It may be another topic of the name: the first delivery says which.
+                topic.topic_id = None;
+                for (partition, to) in to {
+                    topic.partition_count = topic.partition_count.max(partition + 1);
+                    let fresh = PartitionPosition { next: *to, leader_epoch: None, timestamp_ms: None };
+                    set(topic.partitions.entry(*partition).or_insert(fresh), *to);
+                }
+            }
             How::SkipLost { topic, to } => {
                 for (partition, to) in to {
                     let have = position_of(&mut after, topic, *partition)?;

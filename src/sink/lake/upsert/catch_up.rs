@@ -30,7 +30,8 @@ const MANY_ROWS: u64 = 1 << 20;
 
 impl Upserts {
     /// Makes index and listing true for `base`, from scratch unless `base` descends from the snapshot they were true for (a
-    /// rollback brings deleted rows back into files that were seen): files that left are dropped, keys of files not seen before are read, and so are
+    /// rollback brings deleted rows back into files that were seen): files that left are dropped, keys of files not seen before are read (not of
+    /// those whose rewrite left word where their rows were before), and so are
     /// the keys of Kafka partitions that joined. One rule for start, take-over, other processes and foreign compactions; per key at
     /// most one row is live, so the order of the files doesn't matter.
     pub(super) async fn catch_up(&mut self, base: &Table, layout: &Arc<Layout>) -> Result<(), LakeError> {
@@ -50,6 +51,10 @@ impl Upserts {
                 && have.key_ids == wanted.key_ids
                 && (have.owned.is_empty() || !have.owned.is_disjoint(&wanted.owned))
         });
+        // What a scan that broke off has read stands under the files' plain numbers: so it goes on.
+        if usable && self.ahead.is_none() {
+            self.follow_rewrites(base, &listing).await?;
+        }
         if !usable || self.is_mostly_new(&listing)? {
             self.start_over();
             if self.table.is_none() {
@@ -65,11 +70,11 @@ impl Upserts {
         let mut live = HashMap::new();
         let mut scans = vec![];
         for file in listing {
-            let number = self.index.number(&file.path)?;
+            let number = self.number(&file.path)?;
             if self.live.get(&number).is_none_or(|k| k.deletes != file.deletes) {
                 self.deleted.forget(number);
             }
-            let owned = match self.is_known(number) {
+            let owned = match self.is_known(number) || self.remaps.number(&file.path).is_some() {
                 false => Owned::all(&wanted.owned),
                 true => Owned::joined(&joined),
             };
@@ -92,7 +97,9 @@ impl Upserts {
             .await?;
             self.scanned = Some(self.scanned.unwrap_or_default() + began.elapsed());
         }
-        blocking(|| self.index.set_stamp(wanted, &|number| live.contains_key(&number)))?;
+        self.remaps.retain(|number| live.contains_key(&number));
+        let (index, remaps) = (&mut self.index, &self.remaps);
+        blocking(|| index.set_stamp(wanted, &|number| live.contains_key(&number) || remaps.leads_on(number)))?;
         self.ahead = None;
         self.live = live;
         self.listed = true;
@@ -124,22 +131,24 @@ impl Upserts {
     }
 
     fn forget_files(&mut self) {
+        self.remaps.clear();
         self.live.clear();
         self.listed = false;
         self.deleted.clear();
     }
 
     /// Whether the keys of a data file are in the index.
-    fn is_known(&self, number: u32) -> bool {
+    pub(super) fn is_known(&self, number: u32) -> bool {
         self.live.contains_key(&number) || self.restored.contains(&number)
     }
 
     fn is_mostly_new(&mut self, listing: &[LiveFile]) -> Result<bool, LakeError> {
         let (mut new, mut all) = (0, 0);
         for file in listing {
-            let number = self.index.number(&file.path)?;
+            let number = self.number(&file.path)?;
+            let known = self.is_known(number) || self.remaps.number(&file.path).is_some();
             all += file.rows;
-            new += if self.is_known(number) { 0 } else { file.rows };
+            new += if known { 0 } else { file.rows };
         }
         Ok(new > MANY_ROWS && new * 2 > all)
     }
@@ -216,7 +225,7 @@ fn descends(metadata: &TableMetadata, ancestor: Option<i64>) -> bool {
 }
 
 /// Does what may read or write files for long; other tasks of the thread go on elsewhere.
-pub(super) fn blocking<T>(work: impl FnOnce() -> T) -> T {
+pub(in crate::sink::lake) fn blocking<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|handle| handle.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
         _ => work(),

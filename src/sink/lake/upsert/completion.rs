@@ -38,7 +38,7 @@ impl Upserts {
 
     /// What the base has of these keys.
     async fn stored(&mut self, base: &Table, keys: &[u128]) -> Result<HashMap<u128, Stored>, LakeError> {
-        let hits = self.index.lookup(keys)?;
+        let hits = self.locate(keys)?;
         let hits: Vec<(u128, Location)> = keys
             .iter()
             .zip(hits)

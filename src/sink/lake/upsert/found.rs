@@ -7,7 +7,6 @@ use iceberg::table::Table;
 use roaring::RoaringBitmap;
 
 use super::Upserts;
-use super::catch_up::blocking;
 use crate::sink::lake::cut::Cuts;
 use crate::sink::lake::deletes::{self, DeleteFile};
 use crate::sink::lake::index::Location;
@@ -77,7 +76,7 @@ impl Upserts {
     fn look_up(&mut self, batch: &Staged) -> Result<Entries, LakeError> {
         let mut keys: Vec<u128> = batch.overlay.iter().flat_map(Overlay::keys).map(|(key, _)| key).collect();
         keys.sort_unstable();
-        let at = blocking(|| self.index.lookup(&keys))?;
+        let at = self.locate(&keys)?;
         Ok(Entries { keys, at })
     }
 

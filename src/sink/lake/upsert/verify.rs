@@ -81,12 +81,13 @@ impl Upserts {
         let owned = Owned::all(&self.owned);
         let scans =
             self.live.iter().filter(|(_, file)| may_hold(file, &owned)).map(|(number, _)| (*number, owned.clone()));
-        let (scans, index) = (scans.collect(), &mut self.index);
+        let (scans, index, remaps) = (scans.collect(), &mut self.index, &self.remaps);
         scan(base, layout, &self.live, scans, |file, rows| {
             let keys: Vec<u128> = rows.iter().map(|row| row.key).collect();
             let found = blocking(|| index.lookup(&keys))?;
             report.rows += rows.len() as u64;
             for (row, found) in rows.into_iter().zip(found) {
+                let found = found.and_then(|at| remaps.follow(at));
                 let right = row.in_file(file);
                 match found {
                     None => report.missing += 1,

@@ -32,7 +32,7 @@ const READ_ROWS: u64 = 8 << 10;
 ///
 /// # Errors
 /// When the file can't be read, or a value doesn't fit the table's type.
-pub(super) async fn read_rows(
+pub(crate) async fn read_rows(
     file_io: &FileIO,
     path: &str,
     positions: &RoaringBitmap,
@@ -40,15 +40,23 @@ pub(super) async fn read_rows(
     types: &SchemaRef,
 ) -> Result<Vec<RecordBatch>, LakeError> {
     let mut all = vec![];
-    let mut rows = open(file_io, path, positions, fields, types).await?;
+    let mut rows = open(file_io, path, Chosen::At(positions), fields, types).await?;
     while let Some(batch) = rows.next().await? {
         all.push(batch);
     }
     Ok(all)
 }
 
+/// Which rows of a file are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Chosen<'a> {
+    All,
+    /// By position, ascending.
+    At(&'a RoaringBitmap),
+}
+
 /// Rows of a file on their way.
-pub(super) struct StoredRows {
+pub(crate) struct StoredRows {
     path: String,
     batches: parquet::arrow::async_reader::ParquetRecordBatchStream<ArrowFileReader>,
     fields: Vec<NestedFieldRef>,
@@ -56,10 +64,10 @@ pub(super) struct StoredRows {
 }
 
 /// As [`read_rows`], piece by piece.
-pub(super) async fn open(
+pub(crate) async fn open(
     file_io: &FileIO,
     path: &str,
-    positions: &RoaringBitmap,
+    chosen: Chosen<'_>,
     fields: &[NestedFieldRef],
     types: &SchemaRef,
 ) -> Result<StoredRows, LakeError> {
@@ -81,17 +89,24 @@ pub(super) async fn open(
         .map(|(_, chunk)| chunk.uncompressed_size().max(0) as u64)
         .sum();
     let rows = READ_BYTES.checked_div(bytes / total.max(1)).unwrap_or(READ_ROWS).clamp(1, READ_ROWS);
-    let selection = RowSelection::from_consecutive_ranges(
-        positions.iter().map(|p| p as usize..p as usize + 1).filter(|r| r.end as u64 <= total),
-        total as usize,
-    );
-    let batches = builder.with_projection(mask).with_batch_size(rows as usize).with_row_selection(selection).build()?;
+    let mut builder = builder.with_projection(mask).with_batch_size(rows as usize);
+    if let Chosen::At(positions) = chosen {
+        let ranges = positions.iter().map(|p| p as usize..p as usize + 1).filter(|r| r.end as u64 <= total);
+        builder = builder.with_row_selection(RowSelection::from_consecutive_ranges(ranges, total as usize));
+    }
+    let batches = builder.build()?;
     Ok(StoredRows { path: path.to_owned(), batches, fields: fields.to_vec(), types: Arc::clone(types) })
 }
 
 impl StoredRows {
+    /// Whether the file says which column is which. One that was registered as it was found doesn't: its columns go by a mapping, or by
+    /// its partition.
+    pub(crate) fn has_field_ids(&self) -> bool {
+        self.batches.schema().fields().iter().any(|f| id_of(f).is_some())
+    }
+
     /// The next piece; `None` at the end.
-    pub(super) async fn next(&mut self) -> Result<Option<RecordBatch>, LakeError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<RecordBatch>, LakeError> {
         let Some(batch) = self.batches.try_next().await? else { return Ok(None) };
         let rows = batch.num_rows();
         let refuse = |name: &str, e: ArrowError| ArrowError::CastError(format!("{}: column {name}: {e}", self.path));
