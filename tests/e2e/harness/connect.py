@@ -2,6 +2,7 @@
 
 import json
 import urllib.request
+from typing import Any
 
 from .stack import Stack
 from .waiting import until
@@ -15,10 +16,17 @@ class Connect:
         with urllib.request.urlopen(urllib.request.Request(self.root + path, method=method), timeout=60) as answer:
             return str(answer.read().decode())
 
-    def states(self) -> set[str]:
+    def _status(self) -> list[dict[str, Any]]:
         """Of the connector and its tasks."""
         told = json.loads(self._ask("GET", "/status"))
-        return {told["connector"]["state"], *(task["state"] for task in told["tasks"])}
+        return [told["connector"], *told["tasks"]]
+
+    def states(self) -> set[str]:
+        return {one["state"] for one in self._status()}
+
+    def failure(self) -> str:
+        """Why it is not running; empty when it is."""
+        return "\n".join(f"{one['state']}: {one.get('trace', '')}" for one in self._status() if one["state"] != "RUNNING")
 
     def _reach(self, state: str) -> None:
         until(f"{self.root} is {state}", lambda: self.states() == {state}, 60)

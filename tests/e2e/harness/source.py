@@ -8,6 +8,7 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT, connection
 
+from .connect import Connect
 from .stack import ROOT, Stack, stack
 from .waiting import until
 
@@ -72,7 +73,8 @@ class Source:
         self.run(touch)
         passed = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s"
         slot = "firn_" + connector.replace("-", "_")
-        until(f"{connector} has published up to {end}", lambda: self.run(passed, (end, slot)) == [(True,)], within_s)
+        runs = Connect(self.stack, connector)
+        until(f"{connector} has published up to {end}", lambda: self.run(passed, (end, slot)) == [(True,)], within_s, then=runs.failure)
 
 
 @contextmanager
