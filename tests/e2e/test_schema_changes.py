@@ -115,6 +115,10 @@ def test_a_table_that_is_altered_under_load_by_two_processes_and_a_kill(trial: T
                 load.start()
                 for number, alteration in enumerate(ALTERATIONS):
                     load.goes_on()
+                    if "USING" in alteration:
+                        # Debezium looks an altered table up as it is by then: rows of before this type that wait behind another
+                        # alteration would end the connector.
+                        source.wait_until_published(name)
                     source.run(f"ALTER TABLE altered {alteration}")
                     pause(luck.uniform(0, 0.8))
                     if number == 4:

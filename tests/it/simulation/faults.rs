@@ -36,8 +36,15 @@ impl std::fmt::Display for Counts {
 
 const HOUR_MS: i64 = 3_600_000;
 
+/// Where something may go wrong.
+pub struct Place<'a> {
+    pub scheduler: &'a Scheduler,
+    pub view: &'a MemoryCatalog,
+    pub clocks_are_right: bool,
+}
+
 /// Something goes wrong for `who` from now on, mostly.
-pub fn inject(rng: &mut StdRng, scheduler: &Scheduler, who: ActorId, world: &MemoryCatalog, counts: &mut Counts) {
+pub fn inject(rng: &mut StdRng, who: ActorId, place: &Place<'_>, counts: &mut Counts) {
     let unavailable = Effect::Fail(ErrorKind::Unavailable);
     let fault = match rng.random_range(0..17) {
         0 => Fault::on([Call::Swap], Effect::Fail(ErrorKind::Conflict)),
@@ -51,19 +58,20 @@ pub fn inject(rng: &mut StdRng, scheduler: &Scheduler, who: ActorId, world: &Mem
         9 => Fault::on([Call::Get], Effect::LoseAnswer).skip(rng.random_range(0..12)),
         10 => Fault::on([Call::Delete], unavailable).times(3),
         11 => {
-            scheduler.slow_down(who, rng.random_range(5..60));
+            place.scheduler.slow_down(who, rng.random_range(5..60));
             return counts.add("slow answers", 1);
         }
+        12 if place.clocks_are_right => return,
         12 => {
             let error_ms = [-72 * HOUR_MS, -HOUR_MS, -90_000, 0, 90_000, HOUR_MS, 72 * HOUR_MS];
-            scheduler.set_clock_error_ms(who, error_ms[rng.random_range(0..error_ms.len())]);
+            place.scheduler.set_clock_error_ms(who, error_ms[rng.random_range(0..error_ms.len())]);
             return counts.add("clock jumps", 1);
         }
         _ => return,
     };
-    world.faults().add(fault);
+    place.view.faults().add(fault);
     if rng.random_bool(0.3) {
-        inject(rng, scheduler, who, world, counts);
+        inject(rng, who, place, counts);
     }
 }
 
@@ -86,13 +94,14 @@ pub fn settle(world: &MemoryCatalog, counts: &mut Counts) {
 }
 
 /// What every soak of some length must have met.
-pub const KINDS: [&str; 33] = [
+pub const KINDS: [&str; 36] = [
     "batches given up",
     "clock jumps",
     "commits",
     "compactions by firn maintain",
     "done, answer lost",
     "done, answered as refused",
+    "expiries by firn maintain",
     "failed before",
     "foreign appends",
     "foreign compactions",
@@ -108,10 +117,12 @@ pub const KINDS: [&str; 33] = [
     "kills",
     "log starts moved by retention",
     "lost answers of reads",
+    "manifests rewritten by firn maintain",
     "partial lists",
     "partitions added",
     "rebalances",
     "refused before",
+    "removals of orphans by firn maintain",
     "slow answers",
     "stale loads",
     "steps with a partition owned twice",

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Utc;
 use firn::change::Mode;
 use firn::sink::lake::{CHECKPOINT, TableSpec};
 use firn_catalog::commit::LAST_SNAPSHOT_ID;
@@ -20,7 +21,7 @@ use rand::{Rng, SeedableRng};
 use tokio::runtime::Runtime;
 
 use super::checks::{Others, check};
-use super::faults::{Counts, inject, settle};
+use super::faults::{Counts, Place, inject, settle};
 use super::indexes::Indexes;
 use super::process::{Process, Reads, Setting, Work};
 use super::scheduler::{ActorId, End, Job, Scheduler};
@@ -65,12 +66,28 @@ pub struct World {
     indexes: Indexes,
     others: Others,
     former_key_wait: Duration,
+    clocks_are_right: bool,
     pub counts: Counts,
     trace: bool,
     /// Metadata files of the table that were looked into.
     versions: usize,
     /// Last, so that it goes when nobody waits for its threads any more.
     runtime: Runtime,
+}
+
+/// A moment of the machine's clock within whose millisecond nothing was done, and nothing will be: what lies before it and what comes
+/// after it is so in every run.
+fn next_tick_ms() -> i64 {
+    let next = |after: i64| loop {
+        let now = Utc::now().timestamp_millis();
+        if now > after {
+            break now;
+        }
+        std::thread::yield_now();
+    };
+    let tick = next(Utc::now().timestamp_millis());
+    next(tick);
+    tick
 }
 
 macro_rules! trace {
@@ -127,6 +144,7 @@ impl World {
             indexes: Indexes::new(),
             others: Others::default(),
             former_key_wait,
+            clocks_are_right: rng.random_bool(0.4),
             counts: Counts::default(),
             trace,
             rng,
@@ -207,7 +225,8 @@ impl World {
 
     fn inject(&mut self, who: ActorId) {
         let view = self.views[&who].clone();
-        inject(&mut self.rng, &self.scheduler, who, &view, &mut self.counts);
+        let place = Place { scheduler: &self.scheduler, view: &view, clocks_are_right: self.clocks_are_right };
+        inject(&mut self.rng, who, &place, &mut self.counts);
         if self.chance(0.08) {
             self.scheduler.kill_in(who, self.rng.random_range(0..80));
         } else if self.chance(0.08) {
@@ -367,6 +386,8 @@ impl World {
         let errand = match nothing_is_in_hand && self.chance(0.2) {
             // Files that come later may be in nobody's table yet.
             true => Errand::RemoveOrphans { old: self.runtime.block_on(foreign::stored(&self.catalog, &ident)) },
+            // firn's own may know nothing of what others have in hand, but of clocks that are days off it doesn't hold.
+            false if self.clocks_are_right && self.chance(0.2) => Errand::MaintainOrphans { before_ms: next_tick_ms() },
             false => Errand::draw(&mut self.rng, self.spec.mode, who),
         };
         self.others.expires |= matches!(errand, Errand::Expire { .. });
@@ -389,6 +410,12 @@ impl World {
             Foreign::Nothing => "foreign commits that came to nothing",
             Foreign::Compacted => "foreign compactions",
             Foreign::Maintained => "compactions by firn maintain",
+            Foreign::ManifestsMaintained => "manifests rewritten by firn maintain",
+            Foreign::OrphansMaintained => "removals of orphans by firn maintain",
+            Foreign::SnapshotsMaintained => {
+                self.retain();
+                "expiries by firn maintain"
+            }
             Foreign::RolledBack => "foreign rollbacks",
             Foreign::OrphansRemoved => "foreign removals of orphans",
             Foreign::Deleted { snapshot_id, base, id } => {

@@ -7,8 +7,11 @@ use std::sync::Arc;
 use firn::change::Mode;
 use firn::maintain::compact::Compaction;
 use firn::memory::Memory;
-use firn_catalog::Patience;
+use firn::sink::lake::CHECKPOINT;
+use firn_catalog::maintain::expire::ExpireError;
+use firn_catalog::maintain::retention::Rules;
 use firn_catalog::memory::MemoryCatalog;
+use firn_catalog::{Patience, maintain};
 use iceberg::TableIdent;
 use iceberg::table::Table;
 use rand::Rng;
@@ -29,6 +32,16 @@ pub enum Errand {
     /// `firn maintain compact`: files of this size.
     Maintain {
         target_bytes: u64,
+    },
+    /// `firn maintain expire`: all but so many, however young.
+    MaintainSnapshots {
+        keep: u64,
+    },
+    /// `firn maintain manifests`.
+    MaintainManifests,
+    /// `firn maintain orphans`: everything older than this moment, whoever may be about to commit it.
+    MaintainOrphans {
+        before_ms: i64,
     },
     Delete {
         id: i64,
@@ -53,6 +66,9 @@ pub enum Foreign {
     Nothing,
     Compacted,
     Maintained,
+    SnapshotsMaintained,
+    ManifestsMaintained,
+    OrphansMaintained,
     RolledBack,
     OrphansRemoved,
     Deleted { snapshot_id: i64, base: Box<Table>, id: i64 },
@@ -64,6 +80,8 @@ impl fmt::Display for Errand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::RemoveOrphans { .. } => f.write_str("RemoveOrphans"),
+            // The clock is the machine's.
+            Self::MaintainOrphans { .. } => f.write_str("MaintainOrphans"),
             _ => fmt::Debug::fmt(self, f),
         }
     }
@@ -71,13 +89,15 @@ impl fmt::Display for Errand {
 
 impl Errand {
     pub fn draw(rng: &mut StdRng, mode: Mode, who: ActorId) -> Self {
-        match rng.random_range(0..15) {
+        match rng.random_range(0..19) {
             0..3 if mode == Mode::Upsert => Self::Delete { id: rng.random_range(0..KEYS) },
             // A key that the source never uses.
             3..5 => Self::Append { id: 1000 + who as i64, v: rng.random_range(0..KEYS) },
             5..7 => Self::Expire { keep: rng.random_range(1..5) },
             7..9 => Self::RollBack { steps: rng.random_range(1..3) },
             9..12 => Self::Compact,
+            12..14 => Self::MaintainSnapshots { keep: rng.random_range(1..5) },
+            14..16 => Self::MaintainManifests,
             _ => Self::Maintain { target_bytes: [4 << 10, 1 << 20][rng.random_range(0..2)] },
         }
     }
@@ -86,6 +106,15 @@ impl Errand {
         let attempt = async |job| foreign::attempt(catalog, table, job, PATIENCE).await.ok().flatten();
         let done = match self {
             Self::Maintain { target_bytes } => maintained(catalog, table, target_bytes).await,
+            Self::MaintainSnapshots { keep } => snapshots_maintained(catalog, table, keep).await,
+            Self::MaintainManifests => {
+                let rewritten = maintain::manifests::rewrite(catalog, table, PATIENCE).await.ok();
+                rewritten.filter(|r| !r.snapshots.is_empty()).map(|_| Foreign::ManifestsMaintained)
+            }
+            Self::MaintainOrphans { before_ms } => {
+                let removed = maintain::orphans::remove(catalog, catalog.stores(), table, 0, before_ms, PATIENCE).await.ok();
+                removed.filter(|r| !r.orphans.is_empty()).map(|_| Foreign::OrphansMaintained)
+            }
             Self::Compact => attempt(Job::Compact).await.map(|_| Foreign::Compacted),
             Self::Delete { id } => {
                 let deleted = attempt(Job::Delete(id)).await;
@@ -102,6 +131,15 @@ impl Errand {
             }
         };
         done.unwrap_or(Foreign::Nothing)
+    }
+}
+
+async fn snapshots_maintained(catalog: &MemoryCatalog, table: &TableIdent, keep: u64) -> Option<Foreign> {
+    let rules = Rules { max_age_ms: Some(0), min_kept: Some(keep), horizon_ms: 0, tells: Some(CHECKPOINT) };
+    match maintain::expire::expire(catalog, table, &rules, PATIENCE).await {
+        Ok(expired) => (!expired.snapshots.is_empty()).then_some(Foreign::SnapshotsMaintained),
+        Err(ExpireError::Left { .. }) => Some(Foreign::SnapshotsMaintained),
+        Err(ExpireError::Catalog(_)) => None,
     }
 }
 
