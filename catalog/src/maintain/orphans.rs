@@ -185,28 +185,29 @@ impl Known {
             async move { manifests::list(&table, &s).await.map(|list| (s, list)) }
         }))
         .buffered(READS_IN_FLIGHT);
+        // Nothing else is waited for meanwhile: an answer that nobody takes would hold its connection.
+        let mut new = Vec::new();
         while let Some((snapshot, list)) = lists.next().await.transpose().map_err(unknown)? {
             self.read.insert(hash(snapshot.manifest_list()));
             self.add(snapshot.manifest_list())?;
             for path in own_files(metadata, &snapshot) {
                 self.add(&path)?;
             }
-            let mut new = Vec::new();
             for manifest in list {
                 self.add(&manifest.manifest_path)?;
                 if self.read.insert(hash(&manifest.manifest_path)) {
                     new.push(manifest);
                 }
             }
-            let mut manifests = futures::stream::iter(new.into_iter().map(|manifest| {
-                let io = table.file_io().clone();
-                async move { manifest.load_manifest(&io).await }
-            }))
-            .buffered(READS_IN_FLIGHT);
-            while let Some(manifest) = manifests.next().await.transpose().map_err(|e| unknown(e.into()))? {
-                for entry in manifest.entries().iter().filter(|e| e.is_alive()) {
-                    self.add(entry.file_path())?;
-                }
+        }
+        let mut manifests = futures::stream::iter(new.into_iter().map(|manifest| {
+            let io = table.file_io().clone();
+            async move { manifest.load_manifest(&io).await }
+        }))
+        .buffered(READS_IN_FLIGHT);
+        while let Some(manifest) = manifests.next().await.transpose().map_err(|e| unknown(e.into()))? {
+            for entry in manifest.entries().iter().filter(|e| e.is_alive()) {
+                self.add(entry.file_path())?;
             }
         }
         Ok(())

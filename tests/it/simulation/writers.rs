@@ -112,7 +112,8 @@ impl Errand {
                 rewritten.filter(|r| !r.snapshots.is_empty()).map(|_| Foreign::ManifestsMaintained)
             }
             Self::MaintainOrphans { before_ms } => {
-                let removed = maintain::orphans::remove(catalog, catalog.stores(), table, 0, before_ms, PATIENCE).await.ok();
+                let removed =
+                    maintain::orphans::remove(catalog, catalog.stores(), table, 0, before_ms, PATIENCE).await.ok();
                 removed.filter(|r| !r.orphans.is_empty()).map(|_| Foreign::OrphansMaintained)
             }
             Self::Compact => attempt(Job::Compact).await.map(|_| Foreign::Compacted),
