@@ -192,6 +192,7 @@ fn state(state: &GroupState) -> String {
     match state {
         GroupState::Planned => "planned".to_owned(),
         GroupState::Committed { snapshot_id } => format!("in snapshot {snapshot_id}"),
+        GroupState::Deferred { reason } => format!("not begun: {reason}"),
         GroupState::Lost { reason } => format!("left: {reason}"),
         GroupState::Missing { path, .. } => format!("skipped: {path} is not in storage"),
         GroupState::Failed { reason } => format!("failed: {reason}"),

@@ -24,7 +24,22 @@ pub struct Limits {
     pub max_rows: u64,
     /// Share of deleted rows from which a file is rewritten whatever its size.
     pub delete_ratio: f64,
+    pub choice: Choice,
 }
+
+/// Which of the groups that can be rewritten are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    #[default]
+    All,
+    /// What pays: for who does this again and again, so that a large file is not written anew for each few small ones that came.
+    WorthIt,
+}
+
+/// What opening one more file costs a reader, as bytes read in the same time (Iceberg's `read.split.open-file-cost`).
+const OPEN_FILE_BYTES: u64 = 4 << 20;
+/// Scans of the whole after which a rewrite has to have paid. With fewer, small files stay longer; with more, rows are written more often.
+const SCANS: u64 = 4;
 
 impl Limits {
     /// Iceberg's own shares of the target size.
@@ -37,6 +52,7 @@ impl Limits {
             min_files: 5,
             max_rows: u64::MAX,
             delete_ratio: 0.3,
+            choice: Choice::All,
         }
     }
 }
@@ -93,7 +109,8 @@ pub(super) fn groups(
     let mut groups = vec![];
     for (_, mut files) in partitions {
         files.sort_by(|a, b| (a.entry.sequence_number, a.path()).cmp(&(b.entry.sequence_number, b.path())));
-        groups.extend(packed(files, limits).into_iter().filter(|bin| is_worth(bin, limits, spec_id)).filter_map(group));
+        groups
+            .extend(packed(files, limits).into_iter().filter_map(|bin| chosen(bin, limits, spec_id)).filter_map(group));
     }
     groups
 }
@@ -132,6 +149,30 @@ fn packed<'a>(files: Vec<&'a OldFile>, limits: &Limits) -> Vec<Bin<'a>> {
         }
     }
     bins
+}
+
+/// The bin, or what of it pays. A file that is large beside the others waits until more have come, and they go together without it.
+fn chosen<'a>(mut bin: Bin<'a>, limits: &Limits, spec_id: i32) -> Option<Bin<'a>> {
+    loop {
+        if !is_worth(&bin, limits, spec_id) {
+            return None;
+        }
+        if limits.choice == Choice::All || pays(&bin, limits) {
+            return Some(bin);
+        }
+        let may_stay = bin.files.iter().enumerate().filter(|(_, file)| !must_go(file, limits, spec_id));
+        let Some((at, _)) = may_stay.max_by_key(|(_, file)| file.live_bytes()) else { return Some(bin) };
+        let file = bin.files.remove(at);
+        bin.live_bytes -= file.live_bytes();
+        bin.rows -= file.rows();
+    }
+}
+
+/// Whether what readers save in some scans is as much as is written. What fills a file is written for the last time.
+fn pays(bin: &Bin<'_>, limits: &Limits) -> bool {
+    let gone: u64 = bin.files.iter().map(|file| file.bytes().saturating_sub(file.live_bytes())).sum();
+    let fewer = (bin.files.len() as u64).saturating_sub(1);
+    bin.live_bytes >= limits.min_bytes || (fewer * OPEN_FILE_BYTES + gone) * SCANS >= bin.live_bytes
 }
 
 fn is_worth(bin: &Bin<'_>, limits: &Limits, spec_id: i32) -> bool {
