@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use iceberg::spec::TableMetadata;
 use serde::{Deserialize, Serialize};
 
 use crate::config::PolicyConfig;
@@ -187,24 +188,27 @@ fn next_moment(table: &str, kind: Kind, every_ms: i64, after_ms: i64) -> i64 {
     ((after_ms - offset).div_euclid(every_ms) + 1).saturating_mul(every_ms).saturating_add(offset)
 }
 
-/// What the writer's last commit told of a table.
+/// What a table's metadata tells, without a look into its manifests.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
-    pub snapshot_id: i64,
+    pub snapshot_id: Option<i64>,
     pub size: Size,
     pub growth: Growth,
 }
 
 impl Known {
-    /// Whether it may be worth reading the table's metadata for this; what is not known may be. `seen` is the snapshot that the last
-    /// run left in order.
+    pub fn of(metadata: &TableMetadata) -> Self {
+        Self { snapshot_id: metadata.current_snapshot_id(), size: Size::of(metadata), growth: Growth::of(metadata) }
+    }
+
+    /// Whether it may be worth reading manifests; what is not known may be. `seen` is the snapshot as of which there was nothing to do.
     pub fn is_worth_a_look(&self, kind: Kind, policy: &PolicyConfig, seen: Option<i64>) -> bool {
         let none = |n: Option<u64>| n == Some(0);
         match kind {
             Kind::Compact => {
                 let few = self.size.data_files.is_some_and(|files| files < policy.small_files as u64);
                 let whole = none(self.growth.deleted_rows) && none(self.size.equality_deletes);
-                !(few && whole) && seen != Some(self.snapshot_id)
+                !(few && whole) && (seen.is_none() || seen != self.snapshot_id)
             }
             Kind::Manifests => self.growth.manifests.is_none_or(|n| n > policy.many_manifests),
             Kind::Expire => self.growth.snapshots > 1,

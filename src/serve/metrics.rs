@@ -32,6 +32,13 @@ pub const TABLE_DELETED_ROWS: &str = "firn_table_deleted_rows";
 pub const TABLE_MANIFESTS: &str = "firn_table_manifests";
 pub const TABLE_SNAPSHOTS: &str = "firn_table_snapshots";
 pub const TABLE_METADATA_FILES: &str = "firn_table_metadata_files";
+pub const MAINTAIN_RUNS_TOTAL: &str = "firn_maintain_runs_total";
+pub const MAINTAIN_FAILURES_TOTAL: &str = "firn_maintain_failures_total";
+pub const MAINTAIN_LAST_SUCCESS_SECONDS: &str = "firn_maintain_last_success_seconds";
+pub const MAINTAIN_DEFERRED_TOTAL: &str = "firn_maintain_deferred_total";
+pub const MAINTAIN_BYTES_TOTAL: &str = "firn_maintain_bytes_total";
+pub const MAINTAIN_CPU_MS_TOTAL: &str = "firn_maintain_cpu_ms_total";
+pub const MAINTAIN_HELD_MS_TOTAL: &str = "firn_maintain_held_ms_total";
 pub const FOREIGN_SNAPSHOTS_TOTAL: &str = "firn_foreign_snapshots_total";
 pub const STALE_TOTAL: &str = "firn_stale_total";
 pub const INDEX_KEYS: &str = "firn_index_keys";
@@ -84,7 +91,7 @@ const fn metric(
 }
 
 /// Every metric of firn.
-pub const METRICS: [Metric; 50] = [
+pub const METRICS: [Metric; 57] = [
     metric(RECORDS_TOTAL, Kind::Counter, Unit::Count, &["topic"], "Kafka records read"),
     metric(ROWS_TOTAL, Kind::Counter, Unit::Count, &["table", "op"], "rows committed, by op (c, u, d, r)"),
     metric(SKIPPED_TOTAL, Kind::Counter, Unit::Count, &["topic", "kind"], "records skipped by a rule, by its name"),
@@ -160,6 +167,49 @@ pub const METRICS: [Metric; 50] = [
     metric(TABLE_MANIFESTS, Kind::Gauge, Unit::Count, &["table"], "manifests of the current snapshot"),
     metric(TABLE_SNAPSHOTS, Kind::Gauge, Unit::Count, &["table"], "snapshots that the table keeps"),
     metric(TABLE_METADATA_FILES, Kind::Gauge, Unit::Count, &["table"], "versions of its metadata that the table names"),
+    metric(
+        MAINTAIN_RUNS_TOTAL,
+        Kind::Counter,
+        Unit::Count,
+        &["table", "kind"],
+        "runs of maintenance by policy: compact, manifests, expire, orphans",
+    ),
+    metric(MAINTAIN_FAILURES_TOTAL, Kind::Counter, Unit::Count, &["table", "kind"], "of these, those that failed"),
+    metric(
+        MAINTAIN_LAST_SUCCESS_SECONDS,
+        Kind::Gauge,
+        Unit::Seconds,
+        &["table", "kind"],
+        "when the last run ended well, since the epoch",
+    ),
+    metric(
+        MAINTAIN_DEFERRED_TOTAL,
+        Kind::Counter,
+        Unit::Count,
+        &["table", "kind", "reason"],
+        "times that maintenance was due and had to wait: quiet_hours, budget",
+    ),
+    metric(
+        MAINTAIN_BYTES_TOTAL,
+        Kind::Counter,
+        Unit::Count,
+        &["table", "kind"],
+        "bytes that maintenance read and wrote",
+    ),
+    metric(
+        MAINTAIN_CPU_MS_TOTAL,
+        Kind::Counter,
+        Unit::Milliseconds,
+        &["table", "kind"],
+        "CPU time that maintenance took",
+    ),
+    metric(
+        MAINTAIN_HELD_MS_TOTAL,
+        Kind::Counter,
+        Unit::Milliseconds,
+        &["table", "kind"],
+        "time for which its budget held maintenance back",
+    ),
     metric(
         FOREIGN_SNAPSHOTS_TOTAL,
         Kind::Counter,

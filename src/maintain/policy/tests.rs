@@ -164,7 +164,7 @@ fn one_after_the_other_and_who_waits_longest_is_next() {
 #[case::nothing_new(Kind::Compact, Some(100), Some(0), Some(42), false)]
 #[case::something_new(Kind::Compact, Some(100), Some(0), Some(41), true)]
 #[case::orphans_are_never_known(Kind::Orphans, Some(1), Some(0), Some(42), true)]
-fn what_the_writer_knows_saves_a_look(
+fn what_the_metadata_tells_saves_a_look(
     #[case] kind: Kind,
     #[case] data_files: Option<u64>,
     #[case] deleted_rows: Option<u64>,
@@ -172,7 +172,7 @@ fn what_the_writer_knows_saves_a_look(
     #[case] want: bool,
 ) {
     let size = Size { data_files, equality_deletes: Some(0), ..Size::default() };
-    let known = Known { snapshot_id: 42, size, growth: Growth { deleted_rows, ..Growth::default() } };
+    let known = Known { snapshot_id: Some(42), size, growth: Growth { deleted_rows, ..Growth::default() } };
     assert_eq!(known.is_worth_a_look(kind, &PolicyConfig::default(), seen), want);
 }
 
