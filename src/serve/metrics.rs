@@ -370,4 +370,51 @@ mod tests {
             assert_eq!(m.unit == Unit::Bytes, m.name.ends_with("_bytes"), "{}", m.name);
         }
     }
+
+    /// As GitHub makes them of headings.
+    fn anchors(page: &str) -> Vec<String> {
+        let headings = page.lines().filter(|l| l.starts_with('#')).map(|l| l.trim_start_matches('#').trim());
+        let keeps = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+        headings.map(|h| h.to_lowercase().chars().filter(keeps).collect::<String>().replace(' ', "-")).collect()
+    }
+
+    #[test]
+    fn every_alert_goes_by_metrics_that_are_there_and_says_what_to_do() {
+        let rules = include_str!("../../deploy/prometheus/firn.rules.yml");
+        let (metrics_page, maintenance_page) =
+            (include_str!("../../docs/metrics.md"), include_str!("../../docs/maintenance.md"));
+        let known = [("metrics.md", anchors(metrics_page)), ("maintenance.md", anchors(maintenance_page))];
+        let names = regex::Regex::new(r"\bfirn_[a-z_]+").unwrap();
+        let shown = regex::Regex::new(r"\$labels\.([a-z]+)").unwrap();
+        let parts = ["_bucket", "_sum", "_count"];
+        let alerts: Vec<&str> = rules.split("- alert: ").skip(1).collect();
+        assert!(alerts.len() >= 20, "{}", alerts.len());
+        for alert in alerts {
+            let name = alert.lines().next().unwrap();
+            let line = |key: &str| {
+                let found = alert.lines().find_map(|l| l.trim().strip_prefix(key));
+                found.unwrap_or_else(|| panic!("{name} lacks {key}")).trim().to_owned()
+            };
+            let mut labels = vec!["instance"];
+            for found in names.find_iter(&line("expr:")).map(|m| m.as_str()) {
+                let of = |m: &&Metric| match m.kind {
+                    Kind::Histogram => parts.iter().any(|part| found.strip_suffix(part) == Some(m.name)),
+                    _ => m.name == found,
+                };
+                let metric =
+                    METRICS.iter().find(of).unwrap_or_else(|| panic!("{name} goes by {found}, which is no metric"));
+                labels.extend(metric.labels);
+            }
+            assert!(labels.len() > 1 || line("expr:").contains("firn_"), "{name} goes by no metric of firn");
+            for used in shown.captures_iter(alert).map(|c| c[1].to_owned()) {
+                assert!(labels.contains(&used.as_str()), "{name} shows the label {used}, which its metrics lack");
+            }
+            assert!(["{ severity: page }", "{ severity: ticket }"].contains(&line("labels:").as_str()), "{name}");
+            assert!(!line("summary:").is_empty() && !line("description:").is_empty());
+            let link = line("runbook_url:");
+            let (page, anchor) = link.rsplit_once('/').and_then(|(_, end)| end.split_once('#')).unwrap();
+            let there = known.iter().any(|(known, anchors)| *known == page && anchors.iter().any(|a| a == anchor));
+            assert!(there, "{name}: {link} leads nowhere");
+        }
+    }
 }

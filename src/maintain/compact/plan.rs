@@ -188,3 +188,90 @@ pub(super) fn target_of(properties: &std::collections::HashMap<String, String>) 
         .and_then(|bytes| bytes.parse().ok())
         .unwrap_or(TableProperties::PROPERTY_WRITE_TARGET_FILE_SIZE_BYTES_DEFAULT as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use firn_catalog::live::LiveFile;
+    use iceberg::spec::{DataContentType, DataFileBuilder};
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// One file: its MiB and the share of its rows that are deleted, in percent.
+    fn contents(files: &[(u64, u64)]) -> Contents {
+        let old = |(n, (mib, deleted)): (usize, &(u64, u64))| {
+            let path = format!("f{n:03}");
+            let file = DataFileBuilder::default()
+                .content(DataContentType::Data)
+                .file_path(path.clone())
+                .file_format(DataFileFormat::Parquet)
+                .partition(Struct::empty())
+                .partition_spec_id(0)
+                .record_count(100)
+                .file_size_in_bytes(mib * MIB)
+                .build()
+                .unwrap();
+            let entry = LiveFile { file, spec_id: 0, sequence_number: n as i64, snapshot_id: 1, first_row_id: None };
+            let old = OldFile { entry: Arc::new(entry), deletes: vec![], deleted_rows: *deleted, equality: vec![] };
+            (path, old)
+        };
+        Contents { files: files.iter().enumerate().map(old).collect(), ..Contents::default() }
+    }
+
+    /// The sizes of the files that are rewritten together.
+    fn sizes(files: &[(u64, u64)], choice: Choice) -> Vec<Vec<u64>> {
+        let limits = Limits { choice, ..Limits::for_target(512 * MIB) };
+        let groups = groups(&contents(files), &limits, 0, |_| true);
+        groups.iter().map(|g| g.files.iter().map(|f| f.bytes() / MIB).collect()).collect()
+    }
+
+    #[test]
+    fn a_large_file_is_not_written_anew_for_each_few_small_ones() {
+        let files = [(300, 0), (1, 0), (1, 0), (1, 0), (1, 0), (1, 0)];
+        assert_eq!(sizes(&files, Choice::All), [[300, 1, 1, 1, 1, 1]]);
+        assert_eq!(sizes(&files, Choice::WorthIt), [[1, 1, 1, 1, 1]]);
+        assert!(sizes(&[(300, 0), (60, 0), (1, 0), (1, 0), (1, 0)], Choice::WorthIt).is_empty(), "three are too few");
+    }
+
+    #[test]
+    fn it_is_when_that_fills_a_file_or_many_are_saved_or_much_is_deleted() {
+        let fills = [(300, 0), (50, 0), (40, 0), (3, 0), (3, 0)];
+        assert_eq!(sizes(&fills, Choice::WorthIt), [[300, 50, 40, 3, 3]]);
+        let many: Vec<(u64, u64)> = [(300, 0)].into_iter().chain([(1, 0); 24]).collect();
+        assert_eq!(sizes(&many, Choice::WorthIt)[0].len(), 25);
+        let deleted = [(300, 0), (100, 40), (1, 0), (1, 0), (1, 0), (1, 0)];
+        assert_eq!(
+            sizes(&deleted, Choice::WorthIt),
+            [[300, 100, 1, 1, 1, 1]],
+            "what is gone is not read any more either"
+        );
+        let a_little = [(370, 0), (10, 40)];
+        assert_eq!(sizes(&a_little, Choice::WorthIt), [[10]], "the file with deleted rows goes all the same, alone");
+    }
+
+    /// Files of 1 MiB come for a long time: how often is a row written, and how many files are there?
+    #[test]
+    fn rows_are_written_a_few_times_and_files_stay_few() {
+        let (mut files, mut written, mut most) = (vec![], 0, 0);
+        for _ in 0..400 {
+            files.extend([(1, 0); 5]);
+            let groups = sizes(&files, Choice::WorthIt);
+            for group in groups {
+                for size in &group {
+                    let at = files.iter().position(|(mib, _)| mib == size).unwrap();
+                    files.remove(at);
+                }
+                let size: u64 = group.iter().sum();
+                files.push((size, 0));
+                written += size;
+            }
+            most = most.max(files.iter().filter(|(mib, _)| *mib < 384).count());
+        }
+        let times = written as f64 / 2_000.0;
+        assert!(times < 9.0, "each row is written {times} times");
+        assert!(most <= 30, "{most} small files");
+    }
+}
