@@ -217,7 +217,6 @@ mod tests {
         // 200 ms of CPU: on a slow machine they take longer, never shorter.
         let took = began.elapsed();
         assert!(took >= Duration::from_millis(740), "{took:?}");
-        assert!(limiter.spent().held >= Duration::from_millis(300), "{:?}", limiter.spent());
     }
 
     #[tokio::test]

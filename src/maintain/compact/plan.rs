@@ -242,24 +242,22 @@ mod tests {
         assert_eq!(sizes(&fills, Choice::WorthIt), [[300, 50, 40, 3, 3]]);
         let many: Vec<(u64, u64)> = [(300, 0)].into_iter().chain([(1, 0); 24]).collect();
         assert_eq!(sizes(&many, Choice::WorthIt)[0].len(), 25);
-        let deleted = [(300, 0), (100, 40), (1, 0), (1, 0), (1, 0), (1, 0)];
+        let deleted = [(150, 0), (100, 40), (1, 0), (1, 0), (1, 0), (1, 0)];
         assert_eq!(
             sizes(&deleted, Choice::WorthIt),
-            [[300, 100, 1, 1, 1, 1]],
+            [[150, 100, 1, 1, 1, 1]],
             "what is gone is not read any more either"
         );
         let a_little = [(370, 0), (10, 40)];
         assert_eq!(sizes(&a_little, Choice::WorthIt), [[10]], "the file with deleted rows goes all the same, alone");
     }
 
-    /// Files of 1 MiB come for a long time: how often is a row written, and how many files are there?
-    #[test]
-    fn rows_are_written_a_few_times_and_files_stay_few() {
+    /// Files of 1 MiB come, five at a time, for a long time: how often is a row written, and how many small files are there at most?
+    fn in_the_long_run(choice: Choice) -> (f64, usize) {
         let (mut files, mut written, mut most) = (vec![], 0, 0);
         for _ in 0..400 {
             files.extend([(1, 0); 5]);
-            let groups = sizes(&files, Choice::WorthIt);
-            for group in groups {
+            for group in sizes(&files, choice) {
                 for size in &group {
                     let at = files.iter().position(|(mib, _)| mib == size).unwrap();
                     files.remove(at);
@@ -270,8 +268,15 @@ mod tests {
             }
             most = most.max(files.iter().filter(|(mib, _)| *mib < 384).count());
         }
-        let times = written as f64 / 2_000.0;
-        assert!(times < 9.0, "each row is written {times} times");
+        (written as f64 / 2_000.0, most)
+    }
+
+    #[test]
+    fn rows_are_written_a_few_times_and_files_stay_few() {
+        let (times, most) = in_the_long_run(Choice::WorthIt);
+        assert!(times < 10.0, "each row is written {times} times");
         assert!(most <= 30, "{most} small files");
+        let (times, _) = in_the_long_run(Choice::All);
+        assert!(times > 30.0, "and without that choice {times} times");
     }
 }
