@@ -4,6 +4,9 @@ import copy
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.error import URLError
+
+from trino.exceptions import TrinoQueryError
 
 from conftest import Trial
 from harness.churn import churn
@@ -15,7 +18,7 @@ from harness.waiting import until
 KEYS = range(1_000)
 COLUMNS = "id, name, quantity"
 # With so many commits of three partitions and nobody who compacts there would be far more files.
-COMMITS, MOST_FILES = 60, 60
+COMMITS, MOST_FILES = 40, 40
 
 
 def config_with(trial: Trial, **policy: Any) -> Config:
@@ -27,8 +30,8 @@ def config_with(trial: Trial, **policy: Any) -> Config:
         "compact_every": "2s",
         "manifests_every": "3s",
         "expire_every": "3s",
-        "orphans_every": "5s",
-        "expire_older_than": "4s",
+        "orphans_every": "10s",
+        "expire_older_than": "10s",
         "retain_last": 3,
         **policy,
     }
@@ -36,19 +39,36 @@ def config_with(trial: Trial, **policy: Any) -> Config:
     return config
 
 
+def told(firn: Firn, name: str) -> dict[str, float]:
+    """Nothing while it does not serve."""
+    try:
+        return firn.metrics(name)
+    except URLError:
+        return {}
+
+
 def runs(firn: Firn, kind: str, what: str = "runs_total") -> float:
-    told = firn.metrics(f"firn_maintain_{what}") if firn.running() else {}
-    return sum(value for labels, value in told.items() if f'kind="{kind}"' in labels)
+    return sum(value for labels, value in told(firn, f"firn_maintain_{what}").items() if f'kind="{kind}"' in labels)
 
 
 def commits(firn: Firn) -> float:
-    return sum(firn.metrics("firn_commits_total").values()) if firn.running() else 0
+    return sum(told(firn, "firn_commits_total").values())
 
 
 def data_files(trial: Trial) -> int:
     schema, name = trial.table().split(".")
-    files = trial.lake.sql(f'SELECT count(*) FROM {schema}."{name}$files" WHERE content = 0')
-    return int(files[0][0])
+    counted: list[int] = []
+
+    def counts() -> bool:
+        try:
+            counted.append(trial.lake.sql(f'SELECT count(*) FROM {schema}."{name}$files" WHERE content = 0')[0][0])
+        except TrinoQueryError:
+            # Snapshots go after ten seconds here: a query that is planned slowly finds its own gone.
+            return False
+        return True
+
+    until("Trino counts the files", counts, 60)
+    return counted[0]
 
 
 def upkeep(firn: Firn) -> list[dict[str, Any]]:
@@ -77,9 +97,9 @@ def test_a_table_is_kept_fast_by_its_writers_alone(trial: Trial) -> None:
                 until(f"{kind} is done", lambda kind=kind: runs(other, kind, "last_success_seconds") > 0, 20, then=other.tail)
                 assert runs(other, kind, "failures_total") == 0, other.tail()
             assert runs(other, "compact", "bytes_total") > 0 and runs(other, "compact", "cpu_ms_total") > 0
-            told = {one["kind"]: one for one in upkeep(other)}
-            assert set(told) == {"compact", "manifests", "expire", "orphans"}, told
-            assert "became" in told["compact"]["last_result"] or told["compact"]["state"] == "running", told
+            shown = {one["kind"]: one for one in upkeep(other)}
+            assert set(shown) == {"compact", "manifests", "expire", "orphans"}, shown
+            assert shown["compact"]["last_result"] and shown["compact"]["last_error"] is None, shown
             loaded = trial.lake.table(trial.table())
             assert loaded is not None and len(loaded.snapshots()) < COMMITS, "snapshots went"
         trial.wait_until_committed()
@@ -107,7 +127,7 @@ def test_a_compaction_is_held_to_its_limits(trial: Trial) -> None:
     """`--cpu` and `--bytes-per-second` of the one-shot command: it takes as long as the budget asks for, and loses nothing."""
     trial.kafka.create(trial.topic())
     source = Items(trial.kafka, trial.topic())
-    firn = trial.firn(trial.config(trial.topic()))
+    firn = trial.firn(trial.config(trial.topic(), mode="append"))
     with firn:
         for _ in range(6):
             source.put(items(KEYS))
@@ -119,6 +139,6 @@ def test_a_compaction_is_held_to_its_limits(trial: Trial) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)[0]
     assert report["files_after"] < report["files_before"], report
-    # What it read is owed before it reads on; the last piece is not waited for.
-    assert report["took_ms"] >= report["bytes_before"] / 64 / 1024 * 1000 * 0.3 - 200, report
-    assert_same("Trino", trial.lake.sql(f"SELECT {COLUMNS} FROM {trial.table()}"), source.expected())
+    # What it read is paid for before it is through; a fifth of a second may be saved up.
+    assert report["took_ms"] >= report["bytes_before"] / (64 << 10) * 800 - 250, report
+    assert trial.lake.sql(f"SELECT count(*), count(DISTINCT id) FROM {trial.table()}") == [[6 * len(KEYS), len(KEYS)]]
