@@ -7,7 +7,7 @@ use firn_catalog::hms::{self, HmsCatalog, HmsConfig, ThriftTransport};
 use firn_catalog::rest::{RestCatalog, RestConfig};
 use firn_catalog::sql::{SqlCatalog, SqlConfig};
 use firn_catalog::storage::Stores;
-use firn_catalog::{Catalog, Error, ErrorKind, Result, storage};
+use firn_catalog::{Catalog, Error, ErrorKind, Result};
 
 use crate::config::{CatalogConfig, CatalogKind, CommitMode};
 
@@ -16,23 +16,33 @@ use crate::config::{CatalogConfig, CatalogKind, CommitMode};
 /// # Errors
 /// When its settings can't be used.
 pub async fn open(config: &CatalogConfig) -> Result<Arc<dyn Catalog>> {
+    open_on(config, stores(config)).await
+}
+
+/// The same, whose tables are stored in `stores`.
+///
+/// # Errors
+/// As there.
+pub async fn open_on(config: &CatalogConfig, stores: Stores) -> Result<Arc<dyn Catalog>> {
+    // A location that can't be used is told now.
+    let file_io = |warehouse: &str| stores.object_store(warehouse).map(|_| stores.file_io());
     let properties: HashMap<String, String> =
         config.properties.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
     match config.kind {
         CatalogKind::Sql => {
             let warehouse = warehouse(config)?;
-            let file_io = storage::file_io(&warehouse, &properties)?;
+            let file_io = file_io(&warehouse)?;
             let sql = SqlConfig { name: config.name.clone(), uri: config.uri.as_str().to_owned(), warehouse };
             Ok(Arc::new(SqlCatalog::new(sql, file_io)))
         }
         CatalogKind::Hive => {
             let settings = hive(config)?;
-            let file_io = storage::file_io(&settings.warehouse, &properties)?;
+            let file_io = file_io(&settings.warehouse)?;
             Ok(Arc::new(HmsCatalog::new(settings, file_io)?))
         }
         CatalogKind::Rest => {
             // The warehouse may be a name that only the server understands: stores open as locations come.
-            let file_io = stores(config).file_io();
+            let file_io = stores.file_io();
             let mut rest = RestConfig::new(config.uri.as_str());
             rest.warehouse = config.warehouse.clone();
             rest.properties = properties;

@@ -122,7 +122,7 @@ enum Command {
 }
 
 /// Which configuration.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct ConfigFile {
     /// The configuration file
     #[arg(short, long, env = "FIRN_CONFIG", default_value = "firn.toml", value_name = "FILE")]

@@ -78,6 +78,17 @@ fn shown(snapshot: &Snapshot, now_ms: i64) -> String {
         }
         text += &format!("\n{}", grid.to_text());
     }
+    let kept = || snapshot.tables.iter().flat_map(|t| t.maintenance.iter().map(|upkeep| (&t.table, upkeep)));
+    if kept().next().is_some() {
+        let mut grid = Grid::new(["kept fast", "by", "state", "last run", "which did", "next"]);
+        for (table, upkeep) in kept() {
+            let last = upkeep.last_run_ms.map_or_else(String::new, |at| ago(now_ms - at));
+            let did = upkeep.last_result.clone().unwrap_or_default();
+            let next = in_time(upkeep.due_ms - now_ms);
+            grid.row([table.clone(), upkeep.kind.as_str().to_owned(), upkeep.word().to_owned(), last, did, next]);
+        }
+        text += &format!("\n{}", grid.to_text());
+    }
     if !snapshot.sinks.is_empty() {
         let mut grid = Grid::new([
             "sink",
@@ -103,6 +114,13 @@ fn shown(snapshot: &Snapshot, now_ms: i64) -> String {
             text += &format!("\n{name}, {}: {message}\n", ago(now_ms - at_ms));
         }
     }
+    for (table, upkeep) in kept() {
+        if let Some(LastError { at_ms, message }) = &upkeep.last_error {
+            let (kind, times) = (upkeep.kind.as_str(), upkeep.failures);
+            let again = if times > 1 { format!(", {times} times in a row") } else { String::new() };
+            text += &format!("\n{table}, {kind}, {}{again}: {message}\n", ago(now_ms - at_ms));
+        }
+    }
     text
 }
 
@@ -113,6 +131,15 @@ fn word(state: &TableState) -> String {
         TableState::Stopped { .. } => "stopped",
     }
     .to_owned()
+}
+
+fn in_time(ms: i64) -> String {
+    match ms / 1000 {
+        s if s <= 0 => "now".to_owned(),
+        s @ 1..120 => format!("in {s} s"),
+        s @ 120..7200 => format!("in {} min", s / 60),
+        s => format!("in {} h", s / 3600),
+    }
 }
 
 fn quantiles(of: Option<Quantiles>) -> String {
@@ -126,8 +153,9 @@ fn now_ms() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::maintain::policy::Kind;
     use crate::serve::Status;
-    use crate::serve::status::PartitionStatus;
+    use crate::serve::status::{PartitionStatus, Upkeep, UpkeepState};
 
     #[test]
     fn an_address_to_listen_at_is_asked_on_this_machine() {
@@ -155,5 +183,32 @@ mod tests {
         assert_eq!(cells, ["enriched.redis", "stopped", "70", "4", "0", "12/140"], "{text}");
         assert!(text.contains("enriched.redis, 30 s ago: refused"), "{text}");
         assert_eq!(status.snapshot().not_ready(), ["enriched.redis: wrong password"]);
+    }
+
+    #[test]
+    fn what_is_done_to_tables_is_shown_with_what_is_wrong() {
+        let status = Status::default();
+        let failed = LastError { at_ms: 1_000, message: "no permission".to_owned() };
+        status.update("s.shop.orders", |t| {
+            t.table = "shop.orders".to_owned();
+            let done = Some("9 files became 1".to_owned());
+            t.maintenance = vec![
+                Upkeep { due_ms: 91_000, last_run_ms: Some(21_000), last_result: done, ..Upkeep::new(Kind::Compact) },
+                Upkeep { state: UpkeepState::Quiet, ..Upkeep::new(Kind::Manifests) },
+                Upkeep { failures: 3, last_error: Some(failed), ..Upkeep::new(Kind::Expire) },
+            ];
+        });
+        let text = shown(&status.snapshot(), 31_000);
+        let line = |kind: &str| {
+            text.lines().find(|l| l.contains(kind)).map(|l| l.split_whitespace().collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(
+            line(" compact").unwrap(),
+            "shop.orders compact waiting 10 s ago 9 files became 1 in 60 s",
+            "{text}"
+        );
+        assert_eq!(line(" manifests").unwrap(), "shop.orders manifests quiet hours now", "{text}");
+        assert_eq!(line(" expire").unwrap(), "shop.orders expire failing now", "{text}");
+        assert!(text.contains("shop.orders, expire, 30 s ago, 3 times in a row: no permission"), "{text}");
     }
 }

@@ -8,6 +8,7 @@ use super::columns::{DeclaredColumns, Encoding};
 use super::error::Problem;
 use super::layout::{PartitionBy, SortBy};
 use super::naming::{Glob, Selection, TopicParts, render, whole};
+use super::policy::PolicyRule;
 use super::table::{Format, OnTruncate, TableConfig};
 use crate::change::{Column, DeleteImage, Infinity, Mode};
 use crate::lineage::{DroppedColumn, TypeChange};
@@ -124,6 +125,9 @@ pub struct TableRule {
     pub max_snapshots: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewind_horizon_ms: Option<u64>,
+    /// What `[maintain.policy]` says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintain: Option<PolicyRule>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub properties: BTreeMap<String, String>,
 }
@@ -205,6 +209,7 @@ impl LakeConfig {
             truncate: rule.truncate.unwrap_or(self.truncate),
             max_snapshots: rule.max_snapshots.unwrap_or(self.max_snapshots),
             rewind_horizon_ms: rule.rewind_horizon_ms.unwrap_or(self.rewind_horizon_ms),
+            maintain: rule.maintain.clone().unwrap_or_default(),
             properties,
         }
     }

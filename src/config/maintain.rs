@@ -1,10 +1,11 @@
-//! `[maintain]`: who does the work of `firn maintain`.
+//! `[maintain]`: who does the work of `firn maintain`, and what `firn run` does of it by itself.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::error::Problem;
+use super::policy::{BudgetConfig, PolicyConfig};
 use super::secret::{Secret, password_in};
 use crate::maintain::trino::{Login, Settings};
 
@@ -12,6 +13,9 @@ use crate::maintain::trino::{Login, Settings};
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MaintainConfig {
+    /// Of all tables; `maintain` of a table says what it does differently.
+    pub policy: PolicyConfig,
+    pub budget: BudgetConfig,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trino: Option<TrinoConfig>,
 }
@@ -42,6 +46,8 @@ fn user() -> String {
 
 impl MaintainConfig {
     pub(super) fn validate(&self) -> Result<(), Problem> {
+        self.policy.validate().map_err(|p| p.under("policy"))?;
+        self.budget.validate().map_err(|p| p.under("budget"))?;
         self.trino.as_ref().map_or(Ok(()), |trino| trino.validate().map_err(|p| p.under("trino")))
     }
 

@@ -5,7 +5,7 @@
 //!
 //! # Layout
 //! - [`Config`]: the whole; each section is a struct that validates itself ([`kafka`], [`registry`], [`source`], [`catalog`], [`lake`], [`pipelines`] with
-//!   their [`sinks`], [`outbox`], [`maintain`], [`process`]); [`table`] is what comes out for one topic.
+//!   their [`sinks`], [`outbox`], [`maintain`] with [`policy`] and [`quiet`], [`process`]); [`table`] is what comes out for one topic.
 //! - [`naming`]: from a topic to a table's name. [`layout`]: partition and sort fields. [`columns`]: types as text.
 //! - [`env`]: placeholders and `.env`. [`secret`]: what is never printed. [`error`]: where and what is wrong.
 
@@ -22,7 +22,9 @@ pub mod naming;
 pub mod outbox;
 pub mod period;
 pub mod pipelines;
+pub mod policy;
 pub mod process;
+pub mod quiet;
 pub mod registry;
 pub mod rules;
 pub mod secret;
@@ -47,7 +49,9 @@ pub use maintain::MaintainConfig;
 pub use naming::Selection;
 pub use outbox::OutboxConfig;
 pub use pipelines::{PipelineConfig, PipelineTopic};
+pub use policy::{BudgetConfig, Every, PolicyConfig, PolicyRule};
 pub use process::{DeadLetterTarget, DeadLettersConfig, IndexConfig, LogConfig, LogFormat, MemoryConfig, ServeConfig};
+pub use quiet::QuietHours;
 pub use registry::RegistryConfig;
 pub use rules::{AlertConfig, RunningConfig};
 pub use secret::{Address, Properties};
@@ -143,6 +147,10 @@ impl Config {
         outbox::validate(&self.outbox, &self.source)?;
         self.dead_letters.validate().map_err(|p| p.under("dead_letters"))?;
         self.maintain.validate().map_err(|p| p.under("maintain"))?;
+        for (i, rule) in self.lake.tables.iter().enumerate() {
+            let policy = rule.maintain.as_ref().map(|rule| self.maintain.policy.with(rule));
+            policy.map_or(Ok(()), |p| p.validate()).map_err(|p| p.under(&format!("lake.tables[{i}].maintain")))?;
+        }
         self.memory.validate().map_err(|p| p.under("memory"))?;
         self.serve.validate().map_err(|p| p.under("serve"))?;
         self.log.validate().map_err(|p| p.under("log"))
@@ -184,6 +192,11 @@ impl Config {
     /// The table that `topic` goes to; `None` when the topic is not selected.
     pub fn table_for(&self, topic: &str) -> Option<TableConfig> {
         self.selects(topic).then(|| self.lake.resolve(topic))
+    }
+
+    /// What `firn run` does to keep the table fast.
+    pub fn policy_for(&self, table: &TableConfig) -> PolicyConfig {
+        self.maintain.policy.with(&table.maintain)
     }
 
     /// The name of the dead-letter table, when that is where they go.

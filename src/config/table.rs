@@ -9,6 +9,7 @@ use super::columns::Encoding;
 use super::error::Problem;
 use super::layout::{PartitionBy, SortBy};
 use super::naming::check_template;
+use super::policy::PolicyRule;
 use crate::change::{Column, DeleteImage, Infinity, Mode, origin, origin_columns};
 use crate::lineage::{DroppedColumn, TypeChange};
 
@@ -68,6 +69,8 @@ pub struct TableConfig {
     pub encodings: BTreeMap<String, Encoding>,
     pub max_snapshots: usize,
     pub rewind_horizon_ms: u64,
+    /// What it does otherwise than `[maintain.policy]`.
+    pub maintain: PolicyRule,
     pub properties: BTreeMap<String, String>,
 }
 

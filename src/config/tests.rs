@@ -47,6 +47,11 @@ fn with(section: &str, line: &str) -> String {
 #[case("lake", "commit_interval = 5", "firn.toml:9: ", "did you mean `commit_interval_ms`?")]
 #[case("lake", "partition_bye = []", "firn.toml:9: ", "did you mean `partition_by`?")]
 #[case("dead_letter", "max_share = 0.1", "", "unknown key `dead_letter`, did you mean `dead_letters`?")]
+#[case("maintain.policy", "enable = true", "firn.toml:11: ", "did you mean `enabled`?")]
+#[case("maintain.policy", "compact_every = '10x'", "firn.toml:11: ", "\"off\" turns it off")]
+#[case("maintain.policy", "small_files = 1", "firn.toml:11: maintain.policy.small_files: ", "below 2")]
+#[case("maintain.policy", "quiet_hours = '25:00-26:00'", "firn.toml:11: ", "08:00-18:00")]
+#[case("maintain.budget", "cpu = 0", "firn.toml:11: maintain.budget.cpu: ", "between 0.01 and 1024")]
 #[case("memory", "budget = 1", "firn.toml:11: ", "did you mean `budget_bytes`?")]
 #[case("lake", "mode = 'upserts'", "firn.toml:9: ", "unknown value `upserts`, did you mean `upsert`?")]
 #[case("lake", "format = 'flatened'", "firn.toml:9: ", "unknown value `flatened`, did you mean `flattened`?")]
@@ -296,7 +301,7 @@ fn every_block_of_the_documentation_is_valid() {
 #[test]
 fn every_key_is_documented_and_every_documented_key_is_there() {
     let text = format!(
-        "{MINIMAL}topics_regex = 'x'\n[registry]\nurl = 'http://r'\n[source]\nurl = 'postgres://p'\n[connect]\nurl = 'http://c'\n[dead_letters]\ntopic = 'd'\n"
+        "{MINIMAL}topics_regex = 'x'\n[registry]\nurl = 'http://r'\n[source]\nurl = 'postgres://p'\n[connect]\nurl = 'http://c'\n[dead_letters]\ntopic = 'd'\n[maintain.trino]\nurl = 'http://t'\ncatalog = 'c'\n"
     );
     let shown: toml::Table = parse(&text).unwrap().to_toml().unwrap().parse().unwrap();
     for (section, keys) in shown.iter().filter(|(_, keys)| keys.is_table()) {
@@ -320,4 +325,28 @@ fn every_key_is_documented_and_every_documented_key_is_there() {
             assert!(keys.contains(key), "{heading} has {key}, which is no key");
         }
     }
+}
+
+#[test]
+fn the_keys_of_policies_are_documented_and_a_table_has_its_own() {
+    let text = format!(
+        "{MINIMAL}[maintain.policy]\nenabled = true\nexpire_older_than = '2d'\nretain_last = 3\n[[lake.tables]]\ntopic = 'x.a.b'\nmaintain = {{ compact_every = '2m' }}\n"
+    );
+    let config = parse(&text).unwrap();
+    let policy = config.policy_for(&config.table_for("x.a.b").unwrap());
+    assert_eq!((policy.enabled, policy.compact_every.to_string().as_str()), (true, "2m"));
+    let shown: toml::Table = config.to_toml().unwrap().parse().unwrap();
+    for section in ["policy", "budget"] {
+        let part = DOC.split(&format!("### [maintain.{section}]")).nth(1).unwrap().split("\n### ").next().unwrap();
+        let documented: Vec<&str> = part.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect();
+        let keys: Vec<&str> = shown["maintain"][section].as_table().unwrap().keys().map(String::as_str).collect();
+        assert!(keys.iter().all(|key| documented.contains(key)), "{section}: {keys:?} of {documented:?}");
+        assert_eq!(keys.len(), documented.len(), "{documented:?}");
+    }
+    let wrong = text.replace("'2m'", "'2ms'");
+    let message = parse(&wrong).unwrap_err();
+    assert!(
+        message.starts_with("firn.toml:16: lake.tables[0].maintain.compact_every: 2ms is not between"),
+        "{message}"
+    );
 }

@@ -193,7 +193,7 @@ fn advice(health: &Health, small: u64, target_manifest_bytes: u64) -> Vec<Advice
         say(format!("readers pay for {} equality delete files row by row", deletes.equality_files), "compact");
     }
     let manifests = health.manifests.data + health.manifests.deletes;
-    if manifests > health.manifests.bytes.div_ceil(target_manifest_bytes.max(1)) + MANY_MANIFESTS {
+    if manifests > health.manifests.bytes.div_ceil(target_manifest_bytes) + MANY_MANIFESTS {
         say(format!("{manifests} manifests hold what few could"), "manifests");
     }
     if health.snapshots.expirable > 0 {
@@ -201,6 +201,12 @@ fn advice(health: &Health, small: u64, target_manifest_bytes: u64) -> Vec<Advice
         say(format!("{expirable} of {count} snapshots are older than they need to be kept"), "expire");
     }
     advice
+}
+
+/// Whether a snapshot has so many manifests beyond what the table's target size asks for.
+pub fn many_manifests(metadata: &TableMetadata, list: &[ManifestFile], many: u64) -> bool {
+    let bytes: u64 = list.iter().map(|m| u64::try_from(m.manifest_length).unwrap_or(0)).sum();
+    list.len() as u64 > bytes.div_ceil(number(metadata, TARGET_MANIFEST_BYTES)) + many
 }
 
 fn sizes(files: &[LiveFile]) -> Vec<SizeClass> {

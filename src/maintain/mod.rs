@@ -4,16 +4,20 @@
 //! that takes place beside the writer's.
 //!
 //! # Layout
+//! - [`budget`]: what it may take of the machine.
 //! - [`compact`]: small files into large ones, deletes applied.
 //! - [`expire`]: snapshots go.
 //! - [`health`]: what readers of a table pay, and what to do.
+//! - [`policy`]: when which table is due. Pure.
 //! - [`orphans`]: files that the table doesn't know go.
 //! - [`trino`]: Trino does the work.
 
+pub mod budget;
 pub mod compact;
 pub mod expire;
 pub mod health;
 pub mod orphans;
+pub mod policy;
 pub mod trino;
 
 use iceberg::table::Table;

@@ -30,6 +30,7 @@ mod stored_index;
 mod sweep;
 mod tables;
 mod told;
+mod upkeep;
 mod wiring;
 mod worker;
 mod writer_schemas;
@@ -192,7 +193,8 @@ pub async fn run(
         status.set_consumer(serve::status::ConsumerState::Assigned { partitions: 0 });
         receivers.clear();
     }
-    let tables = Arc::new(Tables::new(config, servers, runtime, senders, status));
+    let tables = Arc::new(Tables::new(config.clone(), servers, runtime, senders, status));
+    let upkeep = upkeep::start(&config, &tables, stopping.clone())?;
     let mut threads = Vec::new();
     for (id, acks) in receivers.into_iter().enumerate() {
         let positions: Arc<dyn kafka::Positions> = Arc::clone(&tables) as _;
@@ -225,6 +227,7 @@ pub async fn run(
         joined.into_iter().collect()
     });
     let outcome = ended.await.unwrap_or(Err(Error::WorkerPanicked(0)));
+    drop(upkeep);
     discovery.abort();
     lookout.abort();
     told.abort();

@@ -154,6 +154,12 @@ impl Tables {
         open.max_by_key(|handle| handle.heard.quiet_ms(self.now_ms())).map(Arc::clone)
     }
 
+    /// All that are open.
+    pub fn open_tables(&self) -> Vec<Arc<TableHandle>> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.values().filter_map(|slot| slot.get()?.as_ref()).map(Arc::clone).collect()
+    }
+
     /// The table that a topic feeds; `None` where the configuration names none. Opened on first use.
     ///
     /// # Errors

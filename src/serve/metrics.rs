@@ -32,6 +32,13 @@ pub const TABLE_DELETED_ROWS: &str = "firn_table_deleted_rows";
 pub const TABLE_MANIFESTS: &str = "firn_table_manifests";
 pub const TABLE_SNAPSHOTS: &str = "firn_table_snapshots";
 pub const TABLE_METADATA_FILES: &str = "firn_table_metadata_files";
+pub const MAINTAIN_RUNS_TOTAL: &str = "firn_maintain_runs_total";
+pub const MAINTAIN_FAILURES_TOTAL: &str = "firn_maintain_failures_total";
+pub const MAINTAIN_LAST_SUCCESS_SECONDS: &str = "firn_maintain_last_success_seconds";
+pub const MAINTAIN_DEFERRED_TOTAL: &str = "firn_maintain_deferred_total";
+pub const MAINTAIN_BYTES_TOTAL: &str = "firn_maintain_bytes_total";
+pub const MAINTAIN_CPU_MS_TOTAL: &str = "firn_maintain_cpu_ms_total";
+pub const MAINTAIN_HELD_MS_TOTAL: &str = "firn_maintain_held_ms_total";
 pub const FOREIGN_SNAPSHOTS_TOTAL: &str = "firn_foreign_snapshots_total";
 pub const STALE_TOTAL: &str = "firn_stale_total";
 pub const INDEX_KEYS: &str = "firn_index_keys";
@@ -84,7 +91,7 @@ const fn metric(
 }
 
 /// Every metric of firn.
-pub const METRICS: [Metric; 50] = [
+pub const METRICS: [Metric; 57] = [
     metric(RECORDS_TOTAL, Kind::Counter, Unit::Count, &["topic"], "Kafka records read"),
     metric(ROWS_TOTAL, Kind::Counter, Unit::Count, &["table", "op"], "rows committed, by op (c, u, d, r)"),
     metric(SKIPPED_TOTAL, Kind::Counter, Unit::Count, &["topic", "kind"], "records skipped by a rule, by its name"),
@@ -160,6 +167,49 @@ pub const METRICS: [Metric; 50] = [
     metric(TABLE_MANIFESTS, Kind::Gauge, Unit::Count, &["table"], "manifests of the current snapshot"),
     metric(TABLE_SNAPSHOTS, Kind::Gauge, Unit::Count, &["table"], "snapshots that the table keeps"),
     metric(TABLE_METADATA_FILES, Kind::Gauge, Unit::Count, &["table"], "versions of its metadata that the table names"),
+    metric(
+        MAINTAIN_RUNS_TOTAL,
+        Kind::Counter,
+        Unit::Count,
+        &["table", "kind"],
+        "runs of maintenance by policy: compact, manifests, expire, orphans",
+    ),
+    metric(MAINTAIN_FAILURES_TOTAL, Kind::Counter, Unit::Count, &["table", "kind"], "of these, those that failed"),
+    metric(
+        MAINTAIN_LAST_SUCCESS_SECONDS,
+        Kind::Gauge,
+        Unit::Seconds,
+        &["table", "kind"],
+        "when the last run ended well, since the epoch",
+    ),
+    metric(
+        MAINTAIN_DEFERRED_TOTAL,
+        Kind::Counter,
+        Unit::Count,
+        &["table", "kind", "reason"],
+        "times that maintenance was due and had to wait: quiet_hours, budget",
+    ),
+    metric(
+        MAINTAIN_BYTES_TOTAL,
+        Kind::Counter,
+        Unit::Count,
+        &["table", "kind"],
+        "bytes that maintenance read and wrote",
+    ),
+    metric(
+        MAINTAIN_CPU_MS_TOTAL,
+        Kind::Counter,
+        Unit::Milliseconds,
+        &["table", "kind"],
+        "CPU time that maintenance took",
+    ),
+    metric(
+        MAINTAIN_HELD_MS_TOTAL,
+        Kind::Counter,
+        Unit::Milliseconds,
+        &["table", "kind"],
+        "time for which its budget held maintenance back",
+    ),
     metric(
         FOREIGN_SNAPSHOTS_TOTAL,
         Kind::Counter,
@@ -318,6 +368,53 @@ mod tests {
             assert_eq!(m.kind == Kind::Counter, m.name.ends_with("_total"), "{}", m.name);
             assert_eq!(m.unit == Unit::Seconds, m.name.ends_with("_seconds"), "{}", m.name);
             assert_eq!(m.unit == Unit::Bytes, m.name.ends_with("_bytes"), "{}", m.name);
+        }
+    }
+
+    /// As GitHub makes them of headings.
+    fn anchors(page: &str) -> Vec<String> {
+        let headings = page.lines().filter(|l| l.starts_with('#')).map(|l| l.trim_start_matches('#').trim());
+        let keeps = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+        headings.map(|h| h.to_lowercase().chars().filter(keeps).collect::<String>().replace(' ', "-")).collect()
+    }
+
+    #[test]
+    fn every_alert_goes_by_metrics_that_are_there_and_says_what_to_do() {
+        let rules = include_str!("../../deploy/prometheus/firn.rules.yml");
+        let (metrics_page, maintenance_page) =
+            (include_str!("../../docs/metrics.md"), include_str!("../../docs/maintenance.md"));
+        let known = [("metrics.md", anchors(metrics_page)), ("maintenance.md", anchors(maintenance_page))];
+        let names = regex::Regex::new(r"\bfirn_[a-z_]+").unwrap();
+        let shown = regex::Regex::new(r"\$labels\.([a-z]+)").unwrap();
+        let parts = ["_bucket", "_sum", "_count"];
+        let alerts: Vec<&str> = rules.split("- alert: ").skip(1).collect();
+        assert!(alerts.len() >= 20, "{}", alerts.len());
+        for alert in alerts {
+            let name = alert.lines().next().unwrap();
+            let line = |key: &str| {
+                let found = alert.lines().find_map(|l| l.trim().strip_prefix(key));
+                found.unwrap_or_else(|| panic!("{name} lacks {key}")).trim().to_owned()
+            };
+            let mut labels = vec!["instance"];
+            for found in names.find_iter(&line("expr:")).map(|m| m.as_str()) {
+                let of = |m: &&Metric| match m.kind {
+                    Kind::Histogram => parts.iter().any(|part| found.strip_suffix(part) == Some(m.name)),
+                    _ => m.name == found,
+                };
+                let metric =
+                    METRICS.iter().find(of).unwrap_or_else(|| panic!("{name} goes by {found}, which is no metric"));
+                labels.extend(metric.labels);
+            }
+            assert!(labels.len() > 1 || line("expr:").contains("firn_"), "{name} goes by no metric of firn");
+            for used in shown.captures_iter(alert).map(|c| c[1].to_owned()) {
+                assert!(labels.contains(&used.as_str()), "{name} shows the label {used}, which its metrics lack");
+            }
+            assert!(["{ severity: page }", "{ severity: ticket }"].contains(&line("labels:").as_str()), "{name}");
+            assert!(!line("summary:").is_empty() && !line("description:").is_empty());
+            let link = line("runbook_url:");
+            let (page, anchor) = link.rsplit_once('/').and_then(|(_, end)| end.split_once('#')).unwrap();
+            let there = known.iter().any(|(known, anchors)| *known == page && anchors.iter().any(|a| a == anchor));
+            assert!(there, "{name}: {link} leads nowhere");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::status::{ConsumerState, LastError, Quantiles, SinkStatus, Snapshot, TableState, TableStatus};
+use super::status::{ConsumerState, LastError, Quantiles, SinkStatus, Snapshot, TableState, TableStatus, Upkeep};
 
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color:#1d2733;\
 background:#fff}h1{font-size:1.3rem}table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .6rem;\
@@ -32,6 +32,13 @@ pub(super) fn render(snapshot: &Snapshot, now_ms: i64) -> String {
         row(&mut out, table, now_ms);
     }
     out.push_str("</table>");
+    if snapshot.tables.iter().any(|table| !table.maintenance.is_empty()) {
+        out.push_str("<table><tr><th>kept fast<th>by<th>state<th>last run<th>which did</tr>");
+        for table in &snapshot.tables {
+            table.maintenance.iter().for_each(|upkeep| upkeep_row(&mut out, &table.table, upkeep, now_ms));
+        }
+        out.push_str("</table>");
+    }
     if !snapshot.sinks.is_empty() {
         out.push_str(
             "<table><tr><th>sink<th>state<th class=n>rows<th class=n>lag<th class=n>dead letters<th>last \
@@ -57,6 +64,21 @@ fn state_cell(state: &TableState, last_error: Option<&LastError>, now_ms: i64) -
         format!("<br><span class=dim>{}: {}</span>", ago(now_ms - e.at_ms), escape(&e.message))
     });
     state + &error
+}
+
+fn upkeep_row(out: &mut String, table: &str, upkeep: &Upkeep, now_ms: i64) {
+    let error = upkeep.last_error.as_ref().map_or_else(String::new, |e| {
+        format!("<br><span class=dim>{}: {}</span>", ago(now_ms - e.at_ms), escape(&e.message))
+    });
+    let _ = write!(
+        out,
+        "<tr><td>{}<td>{}<td>{}{error}<td>{}<td>{}</tr>",
+        escape(table),
+        upkeep.kind.as_str(),
+        upkeep.word(),
+        upkeep.last_run_ms.map_or_else(|| "<span class=dim>none yet</span>".to_owned(), |at| ago(now_ms - at)),
+        escape(upkeep.last_result.as_deref().unwrap_or_default()),
+    );
 }
 
 fn sink_row(out: &mut String, s: &SinkStatus, now_ms: i64) {

@@ -5,6 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::maintain::policy::Kind;
+
 /// The registry that the pipeline updates and the server shows.
 #[derive(Debug, Default)]
 pub struct Status(Mutex<Inner>);
@@ -55,6 +57,52 @@ pub struct TableStatus {
     pub last_error: Option<LastError>,
     /// Of the partitions that this process owns.
     pub partitions: BTreeMap<i32, PartitionStatus>,
+    /// What this process does to keep the table fast; empty where another one does, or none.
+    #[serde(default)]
+    pub maintenance: Vec<Upkeep>,
+}
+
+/// One thing that is done to a table again and again.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Upkeep {
+    pub kind: Kind,
+    pub state: UpkeepState,
+    /// Since the epoch, as are the others.
+    pub due_ms: i64,
+    /// The end of the last run.
+    pub last_run_ms: Option<i64>,
+    /// What the last run that didn't fail came to.
+    pub last_result: Option<String>,
+    /// The last failure, also when later runs went well.
+    pub last_error: Option<LastError>,
+    /// In a row.
+    pub failures: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpkeepState {
+    Waiting,
+    Running,
+    /// It is due, and these are quiet hours.
+    Quiet,
+}
+
+impl Upkeep {
+    pub fn new(kind: Kind) -> Self {
+        let state = UpkeepState::Waiting;
+        Self { kind, state, due_ms: 0, last_run_ms: None, last_result: None, last_error: None, failures: 0 }
+    }
+
+    /// For people.
+    pub fn word(&self) -> &'static str {
+        match self.state {
+            UpkeepState::Running => "running",
+            UpkeepState::Quiet => "quiet hours",
+            UpkeepState::Waiting if self.failures > 0 => "failing",
+            UpkeepState::Waiting => "waiting",
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]

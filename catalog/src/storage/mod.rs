@@ -11,6 +11,7 @@ mod failing;
 pub mod fault;
 mod file_io;
 mod location;
+mod paced;
 mod s3;
 
 use std::collections::HashMap;
@@ -29,6 +30,9 @@ pub(crate) use error::explain;
 use fault::{Faults, FaultyStore};
 pub(crate) use location::Locator;
 use location::{Location, Scheme};
+use paced::PacedStore;
+
+pub use paced::Pace;
 
 /// Opens the store of `location` and answers the `FileIO` for it and for every other location under the same properties.
 ///
@@ -53,6 +57,8 @@ pub struct Stores {
     open: Arc<Mutex<HashMap<String, Arc<dyn ObjectStore>>>>,
     #[serde(skip)]
     faults: Option<Faults>,
+    #[serde(skip)]
+    pace: Option<Arc<dyn Pace>>,
 }
 
 /// Without the properties: they hold secrets.
@@ -71,6 +77,12 @@ impl Stores {
     #[must_use]
     pub fn with_faults(self, faults: Faults) -> Self {
         Self { faults: Some(faults), ..self }
+    }
+
+    /// The same stores as somebody sees them who uses them no faster than `pace` lets him.
+    #[must_use]
+    pub fn with_pace(self, pace: Arc<dyn Pace>) -> Self {
+        Self { pace: Some(pace), ..self }
     }
 
     /// For Iceberg. It carries no properties: its `Debug` would print them.
@@ -102,6 +114,10 @@ impl Stores {
         let store: Arc<dyn ObjectStore> = Arc::new(failing::FailingStore(store));
         let store = match &self.faults {
             Some(faults) => Arc::new(FaultyStore::new(store, faults.clone())),
+            None => store,
+        };
+        let store = match &self.pace {
+            Some(pace) => Arc::new(PacedStore::new(store, Arc::clone(pace))),
             None => store,
         };
         Ok((store, location.path))

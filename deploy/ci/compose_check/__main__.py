@@ -2,10 +2,10 @@
 import pathlib
 import sys
 
-from . import images, native, self_test, shape
+from . import alerts, images, native, self_test, shape
 from .tree import Broken, Tree
 
-CHECKS = {check.__name__: check for check in [*shape.CHECKS, *images.CHECKS, *native.CHECKS]}
+CHECKS = {check.__name__: check for check in [*shape.CHECKS, *images.CHECKS, *native.CHECKS, *alerts.CHECKS]}
 
 
 def problems(root):

@@ -79,6 +79,10 @@ BREAKS = [
     ("topics", "deploy/firn/firn.toml", 'topic = "postgres.public.engagement_events"', 'topic = "postgres.engagement_events"', "which no connector"),
     ("topics", "deploy/firn/firn.toml", 'listen = "0.0.0.0:8088"', 'listen = "0.0.0.0:9090"', "listens on 0.0.0.0:9090"),
     ("topics", "deploy/firn/firn.toml", "[kafka]", "[kafka", "not TOML"),
+    ("alerts", "deploy/prometheus/firn.rules.yml", "groups:\n", "groups: [\n", "not YAML"),
+    ("alerts", "deploy/prometheus/firn.rules.yml", "          summary: ", "          sumary: ", "lacks summary"),
+    ("alerts", "deploy/prometheus/firn.rules.yml", "expr: min_over_time(", "expr: min_over_time((", "brackets"),
+    ("alerts", "deploy/prometheus/firn.rules.yml", "alert: FirnLag\n", "alert: FirnTableStopped\n", "two alerts"),
 ]
 COPIED = ["docker-compose.yml", ".env", "Dockerfile", ".dockerignore", "Cargo.toml", "Cargo.lock", "deploy", "catalog", "src", "benches", "tests"]
 

@@ -232,5 +232,39 @@ pub(super) fn settings(config: &Config) -> Vec<Finding> {
             "inside a container localhost is the container itself: name the broker's host",
         ));
     }
+    findings.extend(upkeep(config, std::thread::available_parallelism().map_or(1, usize::from)));
+    findings
+}
+
+/// What `firn run` does to keep tables fast.
+pub(super) fn upkeep(config: &Config, cores: usize) -> Vec<Finding> {
+    let policy = &config.maintain.policy;
+    let of_tables =
+        config.lake.tables.iter().filter(|rule| rule.maintain.as_ref().and_then(|m| m.enabled) == Some(true));
+    let tables = of_tables.count();
+    if !config.lake.is_used() || (!policy.enabled && tables == 0) {
+        return Vec::new();
+    }
+    let budget = &config.maintain.budget;
+    let who = if policy.enabled {
+        "tables are kept fast".to_owned()
+    } else {
+        format!("{tables} rules of [[lake.tables]] have tables kept fast")
+    };
+    let (compact, manifests) = (policy.compact_every, policy.manifests_every);
+    let quiet =
+        if policy.quiet_hours.is_empty() { String::new() } else { format!(", not at {} UTC", policy.quiet_hours) };
+    let found = format!(
+        "{who}: compact {compact}, manifests {manifests}, expire {}, orphans {}{quiet}; within {} cores and {} bytes",
+        policy.expire_every, policy.orphans_every, budget.cpu, budget.memory_bytes
+    );
+    let mut findings = vec![Finding::ok("maintain.policy", found)];
+    if budget.cpu >= cores as f64 {
+        findings.push(Finding::warn(
+            "maintain.budget.cpu",
+            format!("{} is all that this machine has ({cores} cores)", budget.cpu),
+            "leave the writer more: 0.5 is the default",
+        ));
+    }
     findings
 }

@@ -133,3 +133,21 @@ async fn the_warehouse_is_written_and_left_clean() {
     write_read_delete(&catalog, &warehouse).await.unwrap();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn what_keeps_tables_fast_is_told_and_a_budget_of_the_whole_machine_is_warned_of() {
+    let base = "[kafka]\nbootstrap_servers = 'k:1'\n[catalog]\ntype = 'sql'\nuri = 'sqlite:c.db'\nwarehouse = 'w'\n\
+                [lake]\ntopics = ['a.b.c']\n";
+    let of = |more: &str| {
+        let lookup = crate::config::env::Lookup::default();
+        let config = Config::parse(&format!("{base}{more}"), std::path::Path::new("firn.toml"), &lookup).unwrap();
+        judge::upkeep(&config, 2)
+    };
+    assert_eq!(of(""), []);
+    let found = &of("[maintain.policy]\nenabled = true\nquiet_hours = 'mon-fri 08:00-18:00'")[0].found;
+    for want in ["compact 10m", "orphans off", "not at mon-fri 08:00-18:00 UTC"] {
+        assert!(found.contains(want), "{found}");
+    }
+    let one = of("[[lake.tables]]\ntopic = 'a.b.c'\nmaintain = { enabled = true }\n[maintain.budget]\ncpu = 2.0");
+    assert!(one[0].found.starts_with("1 rules") && one[1].subject == "maintain.budget.cpu", "{one:?}");
+}

@@ -13,11 +13,12 @@ use super::super::print::Grid;
 use super::super::{Failure, Output, print};
 use super::size::ByteSize;
 use super::{Engine, Named, optimize};
+use crate::maintain::budget::{Budget, Limiter, Pool};
 use crate::maintain::compact::{CompactError, CompactReport, Compaction, GroupState, PartitionFilter};
 use crate::memory::Memory;
 use crate::sink::lake::LakeError;
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(in crate::cli) struct CompactArgs {
     #[command(flatten)]
     named: Named,
@@ -48,6 +49,19 @@ pub(in crate::cli) struct CompactArgs {
     /// What it may hold
     #[arg(long, value_name = "SIZE", default_value = "256MiB")]
     memory: ByteSize,
+    /// Cores that it may use, on average over a second, as 0.5 [default: no bound]
+    #[arg(long, value_name = "CORES", value_parser = cores)]
+    cpu: Option<f64>,
+    /// What it may read and write in a second [default: no bound]
+    #[arg(long, value_name = "SIZE")]
+    bytes_per_second: Option<ByteSize>,
+}
+
+fn cores(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(cores) if (0.01..=1024.0).contains(&cores) => Ok(cores),
+        _ => Err(format!("`{text}` is no number of cores between 0.01 and 1024")),
+    }
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -67,8 +81,21 @@ struct Answer {
 
 pub(super) async fn run(args: &CompactArgs, output: Output) -> Result<(), Failure> {
     output.not_csv()?;
+    let budget = Budget { cpu: args.cpu, bytes_per_second: args.bytes_per_second.map(|size| size.0) };
+    if !budget.is_bounded() {
+        return work(args, output, Limiter::unbounded()).await;
+    }
+    // What is to be counted runs on threads of its own.
+    let pool = Pool::new(budget, args.parallel)?;
+    let (args, limiter) = (args.clone(), pool.limiter());
+    let work = pool.spawn(async move { work(&args, output, limiter).await });
+    work.await.unwrap_or_else(|e| Err(Failure::failed(format!("the compaction broke off: {e}"))))
+}
+
+async fn work(args: &CompactArgs, output: Output, limiter: Arc<Limiter>) -> Result<(), Failure> {
     let config = args.named.config.load()?;
-    let catalog = crate::catalogs::open(&config.catalog).await?;
+    let stores = crate::catalogs::stores(&config.catalog).with_pace(Arc::clone(&limiter) as _);
+    let catalog = crate::catalogs::open_on(&config.catalog, stores).await?;
     let tables = args.named.tables(catalog.as_ref()).await?;
     let compaction = Compaction {
         parallel: args.parallel,
@@ -82,6 +109,7 @@ pub(super) async fn run(args: &CompactArgs, output: Output) -> Result<(), Failur
             .cloned()
             .fold(PartitionFilter::default(), PartitionFilter::and),
         dry_run: args.dry_run,
+        limiter,
         ..Compaction::new(Arc::clone(&catalog), Handle::current(), Memory::new(args.memory.0 as usize))
     };
     if let Some(trino) = args.engine.trino(&config)?.filter(|_| !args.dry_run) {
@@ -192,6 +220,7 @@ fn state(state: &GroupState) -> String {
     match state {
         GroupState::Planned => "planned".to_owned(),
         GroupState::Committed { snapshot_id } => format!("in snapshot {snapshot_id}"),
+        GroupState::Deferred { reason } => format!("not begun: {reason}"),
         GroupState::Lost { reason } => format!("left: {reason}"),
         GroupState::Missing { path, .. } => format!("skipped: {path} is not in storage"),
         GroupState::Failed { reason } => format!("failed: {reason}"),

@@ -79,7 +79,7 @@ impl From<WorkError> for Failure {
 }
 
 /// Which tables.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[group(skip)]
 struct Named {
     #[command(flatten)]

@@ -22,6 +22,6 @@ mod sort;
 mod writer;
 
 pub use filter::PartitionFilter;
-pub use plan::Limits;
+pub use plan::{Choice, Limits};
 pub use report::{CompactReport, GroupReport, GroupState};
-pub use run::{CompactError, Compaction};
+pub use run::{CompactError, Compaction, Leave};

@@ -49,6 +49,10 @@ pub enum GroupState {
     Committed {
         snapshot_id: i64,
     },
+    /// Not begun: the run was told to end.
+    Deferred {
+        reason: String,
+    },
     /// Another rewrite of the same files came first: nothing is missing.
     Lost {
         reason: String,

@@ -16,6 +16,7 @@ use super::plan::{Group, Limits};
 use super::shape::Shape;
 use super::sort::{Unsorted, sorted};
 use super::writer::{GroupWriter, Origin, Place, Rows, Target};
+use crate::maintain::budget::Limiter;
 use crate::memory::Memory;
 use crate::sink::lake::LakeError;
 use crate::sink::lake::deletes::{self, DeleteFile};
@@ -35,6 +36,7 @@ pub(super) struct Rewriter {
     pub(super) limits: Limits,
     /// What rows of one group may hold while they are sorted; what is more goes to disk.
     pub(super) sort_bytes: usize,
+    pub(super) limiter: Arc<Limiter>,
 }
 
 /// A group whose live rows are in new files, which are durable, and in no snapshot.
@@ -179,6 +181,7 @@ impl Rewriter {
                 to = to.take(batch, old_file, rank).await?;
                 rank += written;
             }
+            self.limiter.turn().await;
         }
         if u64::from(position) != file.rows() {
             let says = format!("{} has {position} rows, the table says {}", file.path(), file.rows());

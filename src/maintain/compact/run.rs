@@ -14,10 +14,11 @@ use tokio::runtime::Handle;
 use super::commit::{CompactPlanner, Planned};
 use super::contents::{Contents, OldFile};
 use super::filter::PartitionFilter;
-use super::plan::{Group, Limits, groups, target_of};
+use super::plan::{Choice, Group, Limits, groups, target_of};
 use super::report::{CompactReport, GroupReport, GroupState};
 use super::rewrite::{Fault, Rewriter, Rewritten, remove};
 use super::shape::Shape;
+use crate::maintain::budget::Limiter;
 use crate::memory::Memory;
 use crate::sink::lake::LakeError;
 
@@ -46,8 +47,19 @@ pub struct Compaction {
     pub delete_ratio: Option<f64>,
     /// Only these partitions.
     pub partitions: PartitionFilter,
+    pub choice: Choice,
     pub dry_run: bool,
     pub patience: Patience,
+    /// How fast it may go.
+    pub limiter: Arc<Limiter>,
+    /// Asked before each group.
+    pub leave: Option<Arc<dyn Leave>>,
+}
+
+/// Whether a run has to end early: its groups under way are finished, no other is begun.
+pub trait Leave: std::fmt::Debug + Send + Sync {
+    /// Why, if it has to.
+    fn reason(&self) -> Option<String>;
 }
 
 /// Why a table was not compacted at all.
@@ -73,8 +85,11 @@ impl Compaction {
             min_files: None,
             delete_ratio: None,
             partitions: PartitionFilter::default(),
+            choice: Choice::All,
             dry_run: false,
             patience: PATIENCE,
+            limiter: Limiter::unbounded(),
+            leave: None,
         }
     }
 
@@ -136,6 +151,7 @@ impl Compaction {
             memory: Arc::clone(&self.memory),
             limits,
             sort_bytes: self.share_bytes(),
+            limiter: Arc::clone(&self.limiter),
         };
         self.rewrite(ident, &rewriter, groups, first, report).await;
         Ok(())
@@ -145,6 +161,7 @@ impl Compaction {
         let mut limits = Limits::for_target(self.target_bytes.unwrap_or_else(|| target_of(properties)).max(1));
         limits.min_files = self.min_files.unwrap_or(limits.min_files).max(1);
         limits.delete_ratio = self.delete_ratio.unwrap_or(limits.delete_ratio);
+        limits.choice = self.choice;
         limits
     }
 
@@ -168,7 +185,12 @@ impl Compaction {
         report: &mut CompactReport,
     ) {
         let mut rewrites = stream::iter(groups.into_iter().zip(first..))
-            .map(|(group, n)| async move { (n, rewriter.rewrite(group).await) })
+            .map(|(group, n)| async move {
+                match self.leave.as_ref().and_then(|leave| leave.reason()) {
+                    Some(reason) => (n, Err(GroupState::Deferred { reason })),
+                    None => (n, rewriter.rewrite(group).await.map_err(GroupState::from)),
+                }
+            })
             .buffer_unordered(self.parallel.max(1))
             .fuse();
         let mut ready: Vec<(usize, Rewritten)> = vec![];
@@ -195,13 +217,9 @@ impl Compaction {
                         }
                         ready.push((n, rewritten));
                     }
-                    Err(Fault { missing, error }) => {
-                        let reason = error.to_string();
+                    Err(state) => {
                         if let Some(group) = report.groups.get_mut(n) {
-                            group.state = match missing {
-                                Some(path) => GroupState::Missing { path, reason },
-                                None => GroupState::Failed { reason },
-                            };
+                            group.state = state;
                         }
                     }
                 },
@@ -212,6 +230,7 @@ impl Compaction {
 
     async fn commit(&self, ident: &TableIdent, rewriter: &Rewriter, groups: Vec<(usize, Rewritten)>) -> Done {
         let (numbers, groups): (Vec<usize>, Vec<Rewritten>) = groups.into_iter().unzip();
+        let _unpaced = self.limiter.unpaced();
         let snapshot_id = new_snapshot_id();
         let mut planner = CompactPlanner {
             shape: &rewriter.shape,
@@ -268,6 +287,16 @@ impl Compaction {
         let paths = unused.iter().flat_map(|group| &group.files).map(|f| f.file.file_path().to_owned());
         remove(rewriter.base.file_io(), paths.collect()).await;
         done
+    }
+}
+
+impl From<Fault> for GroupState {
+    fn from(Fault { missing, error }: Fault) -> Self {
+        let reason = error.to_string();
+        match missing {
+            Some(path) => Self::Missing { path, reason },
+            None => Self::Failed { reason },
+        }
     }
 }
 

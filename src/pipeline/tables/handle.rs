@@ -99,6 +99,20 @@ impl TableHandle {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    pub fn config(&self) -> &TableConfig {
+        &self.config
+    }
+
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// Whether this process is the one of its group that keeps the table fast: whoever has the topic's first partition.
+    pub fn keeps(&self) -> bool {
+        let first = TopicPartition::new(&self.topic, 0);
+        !self.is_stopped() && self.owned.lock().unwrap_or_else(PoisonError::into_inner).contains(&first)
+    }
+
     /// ms since the process began.
     pub fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
