@@ -71,7 +71,15 @@ pub fn run(bench: &Bench) -> anyhow::Result<String> {
 }
 
 fn setup(name: &'static str, storage: Storage) -> Setup {
-    Setup { name, topics: TOPIC, table: name, mode: "append", storage, commit_rows: COMMIT_ROWS, commit_interval_ms: 600_000 }
+    Setup {
+        name,
+        topics: TOPIC,
+        table: name,
+        mode: "append",
+        storage,
+        commit_rows: COMMIT_ROWS,
+        commit_interval_ms: 600_000,
+    }
 }
 
 fn limit(bench: &Bench, made: &Made) -> anyhow::Result<Usage> {
@@ -129,7 +137,8 @@ fn optimize(bench: &Bench, namespace: &str, made: &Made) -> anyhow::Result<f64> 
     eprintln!("Trino: {took:.1} s, {} files", left[0][0]);
     anyhow::ensure!(rows[0][0].as_u64() == Some(made.rows - made.deleted_rows), "Trino has other rows: {rows:?}");
     // Both have the same rows by the same engine.
-    let sums = |table: &str| trino.run(&format!("SELECT count(*), sum(id), sum(amount), max(payload) FROM {schema}.{table}"));
+    let sums =
+        |table: &str| trino.run(&format!("SELECT count(*), sum(id), sum(amount), max(payload) FROM {schema}.{table}"));
     let (ours, theirs) = (sums("by_firn")?.rows, sums("by_trino")?.rows);
     anyhow::ensure!(ours == theirs, "the two tables differ: {ours:?}, {theirs:?}");
     Ok(took)
@@ -138,7 +147,9 @@ fn optimize(bench: &Bench, namespace: &str, made: &Made) -> anyhow::Result<f64> 
 /// A writer alone, and beside a compaction of another table that is held to a part of a core.
 fn beside(bench: &Bench, config: &Path, table: &str) -> anyhow::Result<String> {
     let records = topic::fill(bench, &Fill { changes: bench.events, mix: "append", keys: 0, schema_block: false })?;
-    let mut out = format!("| writer, {records} records | wall s | records/s | ratio | commits | p50 ms | p99 ms | ratio of p99 |\n");
+    let mut out = format!(
+        "| writer, {records} records | wall s | records/s | ratio | commits | p50 ms | p99 ms | ratio of p99 |\n"
+    );
     out.push_str("|---|---:|---:|---:|---:|---:|---:|---:|\n");
     let mut alone: Option<(f64, f64)> = None;
     for (name, compacts) in [("alone", false), ("beside_a_compaction", true)] {
@@ -154,7 +165,10 @@ fn beside(bench: &Bench, config: &Path, table: &str) -> anyhow::Result<String> {
         let log = writer.log.clone();
         let wall_s = writer.end()?.wall_s;
         if let Some(mut compaction) = compaction {
-            anyhow::ensure!(compaction.runs()?, "the compaction ended before the writer: make FIRN_BENCH_COMPACT_BYTES larger");
+            anyhow::ensure!(
+                compaction.runs()?,
+                "the compaction ended before the writer: make FIRN_BENCH_COMPACT_BYTES larger"
+            );
             compaction.killed()?;
         }
         let took = commit_ms(&log)?;

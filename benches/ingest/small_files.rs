@@ -61,7 +61,11 @@ pub async fn make(tables: &[Empty], files: u64, bytes: u64) -> anyhow::Result<Ma
         let namespace = NamespaceIdent::new(namespace.clone());
         catalog.ensure_namespace(&namespace, std::collections::HashMap::new()).await?;
         let creation = TableCreation::builder().name((*name).to_owned()).schema(columns()?).build();
-        created.push((catalog, TableIdent::new(namespace.clone(), (*name).to_owned()), catalog.create(&namespace, creation).await?));
+        created.push((
+            catalog,
+            TableIdent::new(namespace.clone(), (*name).to_owned()),
+            catalog.create(&namespace, creation).await?,
+        ));
     }
     let tried = encode(0, TRIED_ROWS)?.len() as u64;
     let rows = (bytes / files.max(1) * TRIED_ROWS / tried).max(1);
@@ -221,10 +225,8 @@ fn encode_deletes(path: &str, rows: u64) -> anyhow::Result<(Bytes, u64)> {
         .build()?;
     let positions: Vec<i64> = (0..rows as i64).step_by(DELETED_EVERY as usize).collect();
     let deleted = positions.len() as u64;
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::from(vec![path; positions.len()])),
-        Arc::new(Int64Array::from(positions)),
-    ];
+    let columns: Vec<ArrayRef> =
+        vec![Arc::new(StringArray::from(vec![path; positions.len()])), Arc::new(Int64Array::from(positions))];
     let batch = RecordBatch::try_new(Arc::new(schema_to_arrow_schema(&schema)?), columns)?;
     Ok((parquet(&batch)?, deleted))
 }
