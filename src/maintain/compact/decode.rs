@@ -18,6 +18,8 @@ pub(super) struct Decoder {
     pub(super) shape: Arc<Shape>,
     pub(super) columns: Columns,
     pub(super) entry: Arc<LiveFile>,
+    /// Of rows decoded at once.
+    pub(super) batch_bytes: u64,
     /// Rows that don't stay.
     pub(super) gone: RoaringBitmap,
     /// Of the next row.
@@ -37,7 +39,7 @@ impl Decoder {
     /// # Errors
     /// When the file is damaged, or does not say which column is which.
     pub(super) fn begin(self, part: Part) -> Result<Box<Decoding>, LakeError> {
-        let rows = part.rows(&self.columns)?;
+        let rows = part.rows(&self.columns, self.batch_bytes)?;
         Ok(Box::new(Decoding { of: self, part, rows }))
     }
 }

@@ -40,11 +40,11 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// Its rows, `columns` of them. To be asked on a thread that may block.
+    /// Its rows, `columns` of them, so many bytes at a time. To be asked on a thread that may block.
     ///
     /// # Errors
     /// When the file is damaged, or does not say which column is which.
-    pub(super) fn rows(&self, columns: &Columns) -> Result<ParquetRecordBatchReader, LakeError> {
+    pub(super) fn rows(&self, columns: &Columns, batch_bytes: u64) -> Result<ParquetRecordBatchReader, LakeError> {
         let bytes = self.bytes.clone();
         let reader = match &self.row_group {
             None => ParquetRecordBatchReaderBuilder::try_new(bytes)?,
@@ -59,7 +59,7 @@ impl Part {
                     .to_owned(),
             ));
         }
-        Ok(columns.chosen(reader).build()?)
+        Ok(columns.chosen(reader, batch_bytes).build()?)
     }
 }
 

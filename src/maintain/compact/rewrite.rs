@@ -36,8 +36,10 @@ pub(super) struct Rewriter {
     pub(super) io: Handle,
     pub(super) memory: Arc<Memory>,
     pub(super) limits: Limits,
-    /// What rows of one group may hold while they are sorted, and as much where they went; what is more goes to disk.
-    pub(super) share_bytes: usize,
+    /// What rows of one group may hold while they are sorted; what is more goes to disk.
+    pub(super) sort_bytes: usize,
+    /// The same of where they went.
+    pub(super) ways_bytes: usize,
 }
 
 /// A group whose live rows are in new files, which are durable, and in no snapshot.
@@ -111,7 +113,7 @@ impl Rewriter {
             id: surroundings::new_id(),
             sort_order_id: by.as_ref().and(i32::try_from(layout.sort_order.order_id).ok()),
             roll_bytes: self.roll_bytes(group),
-            ways_bytes: self.share_bytes,
+            ways_bytes: self.ways_bytes,
             finished: Arc::clone(&finished),
         };
         let sorting = match is_split || by.is_some() {
@@ -120,7 +122,7 @@ impl Rewriter {
                 let partitions = if is_split { Some(splitter()?) } else { None };
                 let table_columns = layout.arrow.fields().len();
                 let order = Order { partitions, by: by.unwrap_or_default(), table_columns };
-                Some(sorted(&self.shape.arrow, order, self.share_bytes)?)
+                Some(sorted(&self.shape.arrow, order, self.sort_bytes)?)
             }
         };
         let writing = Writing::Idle(Box::new(GroupWriter::new(place, target, group.files.len())));
@@ -157,6 +159,8 @@ impl Rewriter {
         mut to: To,
     ) -> Result<Option<Writing>, LakeError> {
         let columns = Columns::new(&self.shape.fields, &self.shape.arrow);
+        // Several are held: decoded, encoded, waiting to be sorted.
+        let batch_bytes = self.memory.file_bytes() as u64 / 4;
         let mut decoders = vec![];
         let mut live: Vec<Numbered> = vec![];
         for (n, (file, gone)) in group.files.iter().zip(left_out).enumerate() {
@@ -164,7 +168,8 @@ impl Rewriter {
             if gone.len() < file.rows() {
                 live.push((n, Arc::clone(&entry)));
             }
-            decoders.push(Some(Decoder { shape, columns, entry, gone: gone.clone(), position: 0, rank: 0 }));
+            let gone = gone.clone();
+            decoders.push(Some(Decoder { shape, columns, entry, batch_bytes, gone, position: 0, rank: 0 }));
         }
         let wanted: Vec<usize> = live.iter().map(|(n, _)| *n).collect();
         let file_io = self.base.file_io().clone();

@@ -130,7 +130,9 @@ impl Compaction {
             io: self.io.clone(),
             memory: Arc::clone(&self.memory),
             limits,
-            share_bytes: self.share_bytes(),
+            sort_bytes: self.share_bytes(),
+            // As many groups again are ready or being committed, and hold it.
+            ways_bytes: self.share_bytes() / 2,
         };
         self.rewrite(ident, &rewriter, groups, first, report).await;
         Ok(())
@@ -143,10 +145,9 @@ impl Compaction {
         limits
     }
 
-    /// What one of the groups rewritten at once may hold of what is sorted, and as much of where rows went. As many groups again are ready
-    /// or being committed, and have the latter.
+    /// What one of the groups rewritten at once may hold of what is sorted.
     fn share_bytes(&self) -> usize {
-        self.memory.open_bytes() / self.parallel.max(1) / 4
+        self.memory.open_bytes() / self.parallel.max(1) / 2
     }
 
     fn is_wanted(&self, base: &Table, file: &OldFile) -> bool {

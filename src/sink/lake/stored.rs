@@ -75,8 +75,8 @@ impl Columns {
         ProjectionMask::roots(reader.parquet_schema(), roots)
     }
 
-    /// A reader of a file's own columns of these, some rows at a time: as many as take [`READ_BYTES`].
-    pub(crate) fn chosen<T>(&self, reader: ArrowReaderBuilder<T>) -> ArrowReaderBuilder<T> {
+    /// A reader of a file's own columns of these, some rows at a time: as many as take so many bytes.
+    pub(crate) fn chosen<T>(&self, reader: ArrowReaderBuilder<T>, batch_bytes: u64) -> ArrowReaderBuilder<T> {
         let mask = self.mask(&reader);
         let groups = || reader.metadata().row_groups().iter();
         let total: u64 = groups().map(|g| g.num_rows().max(0) as u64).sum();
@@ -85,7 +85,7 @@ impl Columns {
             .filter(|(leaf, _)| mask.leaf_included(*leaf))
             .map(|(_, chunk)| chunk.uncompressed_size().max(0) as u64)
             .sum();
-        let rows = READ_BYTES.checked_div(bytes / total.max(1)).unwrap_or(READ_ROWS).clamp(1, READ_ROWS);
+        let rows = batch_bytes.checked_div(bytes / total.max(1)).unwrap_or(READ_ROWS).clamp(1, READ_ROWS);
         reader.with_projection(mask).with_batch_size(rows as usize)
     }
 
@@ -129,7 +129,7 @@ pub(crate) async fn open(
     let metadata = input.metadata().await.map_err(failed)?;
     let reader = ArrowFileReader::new(metadata, input.reader().await.map_err(failed)?);
     let columns = Columns::new(fields, types);
-    let mut builder = columns.chosen(ParquetRecordBatchStreamBuilder::new(reader).await?);
+    let mut builder = columns.chosen(ParquetRecordBatchStreamBuilder::new(reader).await?, READ_BYTES);
     if let Chosen::At(positions) = chosen {
         let total: u64 = builder.metadata().row_groups().iter().map(|g| g.num_rows().max(0) as u64).sum();
         let ranges = positions.iter().map(|p| p as usize..p as usize + 1).filter(|r| r.end as u64 <= total);
