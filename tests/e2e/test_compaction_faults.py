@@ -25,12 +25,13 @@ STALL_MS = int(os.environ.get("FIRN_FAULTS_STALL_MS", "1500"))
 def outcomes(stack: Stack, lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> dict[Cell, str]:
     folder = tmp_path_factory.mktemp("compaction-faults")
     seen: dict[Cell, str] = {}
-    by_catalog = sorted(compaction.chosen(), key=lambda cell: cell.catalog)
+    # A ground of its own for each step: on a longer one old metadata would fall off the table's log.
+    grounds = groupby(sorted(compaction.chosen(), key=lambda cell: (cell.catalog, cell.step)), key=lambda cell: (cell.catalog, cell.step))
     with RestServer(folder / "rest") as rest:
-        for catalog, cells in groupby(by_catalog, key=lambda cell: cell.catalog):
-            place = Place(catalog, stack, lake, rest, folder / catalog)
+        for (catalog, step), cells in grounds:
+            place = Place(catalog, stack, lake, rest, folder / f"{catalog}-{step}")
             place.folder.mkdir()
-            with CompactedGround(place, "upsert", folder / f"ground-{catalog}", STALL_MS) as ground:
+            with CompactedGround(place, "upsert", place.folder / "ground", STALL_MS) as ground:
                 for cell in cells:
                     seen[cell] = ground.strike(cell)
                     print(f"{cell}: {seen[cell]}", flush=True)
