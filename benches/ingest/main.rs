@@ -1,17 +1,20 @@
 //! Speed and memory of `firn run` on real servers, against what the machine can do at all (LIMIT).
 //!
-//! `deploy/ci/bench` starts the servers and runs this. Sections are chosen by name: throughput, commits, idle, tables, scan, sidecar, large; none =
-//! all.
+//! `deploy/ci/bench` starts the servers and runs this. Sections are chosen by name: throughput, commits, idle, tables, scan, sidecar, large,
+//! compact; none = all.
 
 mod commits;
+mod compact;
 mod idle;
 mod large;
 mod limit;
+mod plain_rewrite;
 mod process;
 mod report;
 mod scan;
 mod servers;
 mod sidecar;
+mod small_files;
 mod tables;
 mod throughput;
 mod topic;
@@ -34,7 +37,7 @@ struct Bench {
     events: u64,
 }
 
-const SECTIONS: [&str; 7] = ["throughput", "commits", "idle", "tables", "scan", "sidecar", "large"];
+const SECTIONS: [&str; 8] = ["throughput", "commits", "idle", "tables", "scan", "sidecar", "large", "compact"];
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
@@ -45,6 +48,13 @@ fn main() -> anyhow::Result<()> {
         let rows =
             limit::run(&servers.kafka, topic, topic::PARTITIONS, writer::WORKERS, events.parse()?, Path::new(dir))?;
         eprintln!("limit: {rows} rows");
+        return Ok(());
+    }
+    if let [kind, list, dir] = args.as_slice()
+        && kind == "plain-rewrite"
+    {
+        let rows = plain_rewrite::run(Path::new(list), Path::new(dir))?;
+        eprintln!("plain rewrite: {rows} rows");
         return Ok(());
     }
     if let Some(unknown) = args.iter().find(|a| !SECTIONS.contains(&a.as_str())) {
@@ -71,7 +81,8 @@ fn main() -> anyhow::Result<()> {
             "tables" => tables::run(&bench)?,
             "scan" => scan::run(&bench)?,
             "sidecar" => sidecar::run(&bench)?,
-            _ => large::run(&bench)?,
+            "large" => large::run(&bench)?,
+            _ => compact::run(&bench)?,
         });
     }
     topic::remove(&bench.servers.kafka)?;

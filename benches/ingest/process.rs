@@ -62,6 +62,13 @@ impl Measured {
         Ok(())
     }
 
+    /// Ends it as the kernel does.
+    pub fn killed(mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// Waits for its end.
     #[allow(unsafe_code)] // the standard library has no wait that tells a single child's usage
     pub fn ended(self) -> anyhow::Result<Usage> {

@@ -51,8 +51,7 @@ impl Setup {
 
     pub fn start(&self, bench: &Bench) -> anyhow::Result<Writer> {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let config = bench.dir.join(format!("{}.toml", self.name));
-        std::fs::write(&config, self.config(bench, port)?)?;
+        let config = self.write_config(bench, port)?;
         let log = bench.dir.join(format!("{}.log", self.name));
         let mut command = Command::new(&bench.firn);
         command
@@ -62,6 +61,13 @@ impl Setup {
             .stdout(File::create(&log)?)
             .stderr(File::options().append(true).open(&log)?);
         Ok(Writer { process: Measured::spawn(&mut command)?, metrics_port: port, log })
+    }
+
+    /// Its configuration, in a file; answers where.
+    pub fn write_config(&self, bench: &Bench, port: u16) -> anyhow::Result<PathBuf> {
+        let path = bench.dir.join(format!("{}.toml", self.name));
+        std::fs::write(&path, self.config(bench, port)?)?;
+        Ok(path)
     }
 
     fn config(&self, bench: &Bench, port: u16) -> anyhow::Result<String> {

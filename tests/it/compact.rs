@@ -28,6 +28,7 @@ use iceberg::table::Table;
 use iceberg::{NamespaceIdent, TableCreation, TableIdent, TableRequirement, TableUpdate};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::properties::WriterProperties;
 use rstest::rstest;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
@@ -389,8 +390,17 @@ async fn delete_by_equality(catalog: &MemoryCatalog, spec: &TableSpec, ids: &[i6
 }
 
 async fn write(table: &Table, batch: &RecordBatch, what: &str) -> DataFileBuilder {
+    write_with(table, batch, what, None).await
+}
+
+async fn write_with(
+    table: &Table,
+    batch: &RecordBatch,
+    what: &str,
+    properties: Option<WriterProperties>,
+) -> DataFileBuilder {
     let mut bytes = vec![];
-    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), properties).unwrap();
     writer.write(batch).unwrap();
     writer.close().unwrap();
     let id = firn_catalog::surroundings::new_id();
@@ -482,6 +492,160 @@ async fn files_of_an_older_partitioning_and_of_older_columns_become_those_of_tod
     let loaded = load(&catalog, &spec).await;
     assert_eq!(rows(&loaded).await, expected(&[(1, "c"), (3, "a"), (4, "b")]));
     foreign::check_delete_files(&loaded).await;
+}
+
+/// Rows of all partitions stand in each file; what they become is a file of each, not one of each piece that was read.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_go_into_other_partitions_make_one_file_of_each() {
+    const PARTITIONS: i64 = 40;
+    let (catalog, spec) = (MemoryCatalog::default(), spec(Mode::Upsert));
+    let table = open(&catalog, &spec).await;
+    for n in 0..3 {
+        let ids: Vec<(i64, Option<&str>)> = (0..PARTITIONS).map(|id| (id + n * PARTITIONS, Some("a"))).collect();
+        put(&table, &ids, n * PARTITIONS).await;
+    }
+    let loaded = load(&catalog, &spec).await;
+    let id = loaded.metadata().current_schema().field_by_name("id").unwrap().id;
+    let by_id = UnboundPartitionSpec::builder().add_partition_field(id, "ids", Transform::Truncate(3)).unwrap();
+    let updates = [TableUpdate::AddSpec { spec: by_id.build() }, TableUpdate::SetDefaultSpec { spec_id: -1 }];
+    catalog.swap(&loaded, &[], &updates).await.unwrap();
+    let again = open(&catalog, &spec).await;
+
+    let writer = Arc::clone(&again);
+    let meanwhile = Box::pin(async move {
+        put(&writer, &[(2, None), (77, Some("b"))], 3 * PARTITIONS).await;
+    });
+    let report = compact_beside(&catalog, &spec, meanwhile).await;
+    assert_eq!((committed(&report), report.moved_deletes), (1, 2), "{report:?}");
+    let loaded = load(&catalog, &spec).await;
+    let current = loaded.metadata().default_partition_spec_id();
+    let live = files(&loaded).await;
+    assert!(live.data.iter().all(|f| f.spec_id == current));
+    let compacted = live.data.iter().filter(|f| f.snapshot_id == report.snapshots[0]).count();
+    assert_eq!(compacted as i64, PARTITIONS, "three rows of each partition are in one file");
+    let mut expected: BTreeMap<i64, String> = (0..3 * PARTITIONS).map(|id| (id, "a".to_owned())).collect();
+    expected.remove(&2);
+    expected.insert(77, "b".to_owned());
+    assert_eq!(rows(&loaded).await, expected);
+    foreign::check_delete_files(&loaded).await;
+}
+
+/// Files of older partitions that become one partition: whatever partition they were of, they go together.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_many_older_partitions_become_one_file() {
+    let spec = TableSpec { partition_by: vec!["id".to_owned()], ..spec(Mode::Append) };
+    let catalog = MemoryCatalog::default();
+    let table = open(&catalog, &spec).await;
+    put(&table, &(0..10).map(|id| (id, Some("a"))).collect::<Vec<_>>(), 0).await;
+    let loaded = load(&catalog, &spec).await;
+    assert_eq!(files(&loaded).await.data.len(), 10);
+    let none = UnboundPartitionSpec::builder().build();
+    let updates = [TableUpdate::AddSpec { spec: none }, TableUpdate::SetDefaultSpec { spec_id: -1 }];
+    catalog.swap(&loaded, &[], &updates).await.unwrap();
+    let report = compact(&catalog, &spec).await;
+    assert_eq!((committed(&report), report.files_before, report.files_after), (1, 10, 1), "{report:?}");
+    let loaded = load(&catalog, &spec).await;
+    assert_eq!(rows(&loaded).await.len(), 10);
+}
+
+/// A commit that does not come through holds up the groups behind it: each that is ready holds memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_commit_is_held_up_few_groups_are_begun() {
+    const GROUPS: usize = 8;
+    let spec = TableSpec { partition_by: vec!["id".to_owned()], ..spec(Mode::Append) };
+    let catalog = MemoryCatalog::default();
+    let table = open(&catalog, &spec).await;
+    for n in 0..2 {
+        put(&table, &(0..GROUPS as i64).map(|id| (id, Some("a"))).collect::<Vec<_>>(), n * GROUPS as i64).await;
+    }
+    let before = data_files(&catalog, &spec).await;
+    let (ours, ident) = (catalog.clone(), spec.clone());
+    let new_files = Arc::new(Mutex::new(0));
+    let seen = Arc::clone(&new_files);
+    // Until nothing more comes.
+    let held_up = Box::pin(async move {
+        let (mut last, mut quiet) = (0, 0);
+        while quiet < 20 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            let now = data_files(&ours, &ident).await - before;
+            quiet = if now == last { quiet + 1 } else { 0 };
+            last = now;
+        }
+        *seen.lock().unwrap() = last;
+    });
+    let report = Compaction { parallel: 2, ..compaction(Between::new(&catalog, held_up)) };
+    let report = report.run(&spec.ident().unwrap()).await.unwrap();
+    let begun = *new_files.lock().unwrap();
+    assert!((1..=4).contains(&begun), "{begun} groups were rewritten before the first commit was through");
+    assert_eq!(committed(&report), GROUPS, "{report:?}");
+    assert_eq!(rows_of_all(&load(&catalog, &spec).await).await, 2 * GROUPS);
+}
+
+/// Stored, in a snapshot or not.
+async fn data_files(catalog: &MemoryCatalog, spec: &TableSpec) -> usize {
+    let stored = foreign::stored(catalog, &spec.ident().unwrap()).await;
+    stored.iter().filter(|path| path.contains("/data/")).count()
+}
+
+async fn rows_of_all(table: &Table) -> usize {
+    files(table).await.data.iter().map(|file| file.file.record_count() as usize).sum()
+}
+
+/// Files that are not read in one request but by their row groups: their rows, and what is deleted of them, are those of the whole file.
+#[rstest]
+#[case::v2(2)]
+#[case::v3(3)]
+#[tokio::test(flavor = "multi_thread")]
+async fn large_files_are_read_by_their_row_groups(#[case] format_version: u8) {
+    let spec = TableSpec { format_version, ..spec(Mode::Upsert) };
+    let catalog = MemoryCatalog::default();
+    let table = open(&catalog, &spec).await;
+    put(&table, &[(-1, Some("small"))], 0).await;
+    // Larger than what is read at once with little memory.
+    let text = |id: i64| format!("{:0300}", (id as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    foreign_file(&catalog, &spec, 0..8_000, text).await;
+    foreign_file(&catalog, &spec, 8_000..16_000, text).await;
+    let live = files(&load(&catalog, &spec).await).await;
+    assert!(live.data.iter().filter(|f| f.file.file_size_in_bytes() > 2 << 20).count() == 2, "they are large");
+    let gone = [0, 999, 1_000, 4_321, 7_999, 8_000, 15_999];
+    put(&table, &gone.map(|id| (id, None)), 1).await;
+    let expected = rows(&load(&catalog, &spec).await).await;
+    assert_eq!(expected.len(), 16_001 - gone.len());
+
+    let writer = Arc::clone(&table);
+    let meanwhile = Box::pin(async move {
+        put(&writer, &[(998, None), (1_001, None), (12_345, None)], 8).await;
+    });
+    let report = compact_beside(&catalog, &spec, meanwhile).await;
+    assert_eq!((committed(&report), report.deleted_rows, report.moved_deletes), (1, 7, 3), "{report:?}");
+    let loaded = load(&catalog, &spec).await;
+    let now = rows(&loaded).await;
+    let missing: Vec<i64> = expected.keys().filter(|id| !now.contains_key(id)).copied().collect();
+    assert_eq!(missing, [998, 1_001, 12_345]);
+    assert!(now.iter().all(|(id, v)| expected.get(id) == Some(v)));
+    foreign::check_delete_files(&loaded).await;
+}
+
+/// Another writer's data file, in small row groups, not compressed.
+async fn foreign_file(
+    catalog: &MemoryCatalog,
+    spec: &TableSpec,
+    ids: std::ops::Range<i64>,
+    text: impl Fn(i64) -> String,
+) {
+    let table = load(catalog, spec).await;
+    let arrow = Arc::new(schema_to_arrow_schema(table.metadata().current_schema()).unwrap());
+    let rows = (ids.end - ids.start) as usize;
+    let columns = arrow.fields().iter().map(|field| match field.name().as_str() {
+        "id" => Arc::new(ids.clone().collect::<Int64Array>()) as _,
+        "v" => Arc::new(ids.clone().map(|id| Some(text(id))).collect::<arrow_array::StringArray>()) as _,
+        _ => arrow_array::new_null_array(field.data_type(), rows),
+    });
+    let batch = RecordBatch::try_new(Arc::clone(&arrow), columns.collect()).unwrap();
+    let in_groups = WriterProperties::builder().set_max_row_group_row_count(Some(1_000)).build();
+    let mut file = write_with(&table, &batch, "foreign", Some(in_groups)).await;
+    let file = file.content(DataContentType::Data).build().unwrap();
+    by_hand(catalog, spec, RowDelta { data_files: vec![SpecFile { spec_id: 0, file }], ..RowDelta::default() }).await;
 }
 
 #[rstest]

@@ -114,7 +114,8 @@ impl CompactPlanner<'_> {
         let Some(plan) = self.plans.last() else { return vec![] };
         let mut pieces = 0;
         let is_little = |group: &&Rewritten| {
-            let more: usize = group.moves.iter().map(|moves| moves.pieces.len()).sum();
+            let Some(moves) = group.ways.in_memory() else { return false };
+            let more: usize = moves.iter().map(|moves| moves.pieces.len()).sum();
             pieces += more;
             pieces <= MOST_PIECES || {
                 pieces -= more;
@@ -183,7 +184,7 @@ fn told(rewritten: &Rewritten) -> MovedGroup {
     };
     MovedGroup {
         new_files: rewritten.files.iter().map(|new| new.file.file_path().to_owned()).collect(),
-        old_files: rewritten.group.files.iter().zip(&rewritten.moves).map(old).collect(),
+        old_files: rewritten.group.files.iter().zip(rewritten.ways.in_memory().unwrap_or_default()).map(old).collect(),
     }
 }
 
@@ -195,15 +196,16 @@ async fn since_read(
     rewritten: &Rewritten,
 ) -> Result<Result<Vec<Deleted>, String>, LakeError> {
     let mut others: Vec<(usize, &OldFile)> = vec![];
-    let mut gone: BTreeMap<u32, RoaringBitmap> = BTreeMap::new();
+    // By old file, the positions there.
+    let mut gone: Vec<(usize, RoaringBitmap)> = vec![];
     let (mut left, mut dead) = (0, 0);
     for (n, read) in rewritten.group.files.iter().enumerate() {
         let Some(now) = contents.files.get(read.path()) else {
             // Whoever removed it: the table has no row through it any more. A writer does so when all of them were replaced.
             dead += read.rows();
-            for (file, position) in rewritten.moves.get(n).into_iter().flat_map(|moves| moves.all(read.rows())) {
-                gone.entry(file).or_default().insert(position);
-            }
+            let mut all = RoaringBitmap::new();
+            all.insert_range(0..u32::try_from(read.rows()).unwrap_or(u32::MAX));
+            gone.push((n, all));
             continue;
         };
         left += now.rows();
@@ -237,12 +239,13 @@ async fn since_read(
             let path = rewritten.group.files.get(n).map_or("", OldFile::path);
             return Ok(Err(format!("the table was rolled back: rows of {path} that were deleted are back")));
         }
-        let Some(moves) = rewritten.moves.get(n) else { continue };
-        for (file, position) in (now - then).iter().filter_map(|position| moves.place(position)) {
-            gone.entry(file).or_default().insert(position);
-        }
+        gone.push((n, now - then));
     }
-    let deleted = gone.into_iter().filter_map(|(file, positions)| {
+    let mut by_file: BTreeMap<u32, RoaringBitmap> = BTreeMap::new();
+    for (file, position) in rewritten.ways.places(gone).await? {
+        by_file.entry(file).or_default().insert(position);
+    }
+    let deleted = by_file.into_iter().filter_map(|(file, positions)| {
         let new = rewritten.files.get(file as usize)?;
         Some(Deleted {
             data_file: new.file.file_path().to_owned(),

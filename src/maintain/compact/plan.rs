@@ -20,8 +20,6 @@ pub struct Limits {
     pub max_bytes: u64,
     /// Small files of one partition that are rewritten at least.
     pub min_files: usize,
-    /// Rows of a group at most, where each one's way has to be remembered: where they are sorted, or split into other partitions.
-    pub max_rows: u64,
     /// Share of deleted rows from which a file is rewritten whatever its size.
     pub delete_ratio: f64,
     pub choice: Choice,
@@ -50,18 +48,18 @@ impl Limits {
             min_bytes: share(75, 100),
             max_bytes: share(18, 10),
             min_files: 5,
-            max_rows: u64::MAX,
             delete_ratio: 0.3,
             choice: Choice::All,
         }
     }
 }
 
-/// Files of one partition that are rewritten together.
+/// Files that are rewritten together: of one partition, or of any of an older spec.
 #[derive(Clone, Debug)]
 pub(super) struct Group {
     pub(super) spec_id: i32,
-    pub(super) partition: Struct,
+    /// `None` where files are of several.
+    pub(super) partition: Option<Struct>,
     /// By data sequence number, then path.
     pub(super) files: Vec<OldFile>,
 }
@@ -101,9 +99,12 @@ pub(super) fn groups(
     let parquet = |f: &&OldFile| f.entry.file.file_format() == DataFileFormat::Parquet;
     for file in contents.files.values().filter(parquet).filter(|f| wanted(f)) {
         if must_go(file, limits, spec_id) || file.bytes() < limits.min_bytes {
-            // A struct has no order of its own.
-            let key = (file.entry.spec_id, format!("{:?}", file.entry.file.partition()));
-            partitions.entry(key).or_default().push(file);
+            // A struct has no order of its own. Where a file was does not matter if its rows go elsewhere.
+            let partition = match file.entry.spec_id == spec_id {
+                true => format!("{:?}", file.entry.file.partition()),
+                false => String::new(),
+            };
+            partitions.entry((file.entry.spec_id, partition)).or_default().push(file);
         }
     }
     let mut groups = vec![];
@@ -119,7 +120,8 @@ fn group(bin: Bin<'_>) -> Option<Group> {
     let first = bin.files.first()?;
     Some(Group {
         spec_id: first.entry.spec_id,
-        partition: first.entry.file.partition().clone(),
+        partition: Some(first.entry.file.partition().clone())
+            .filter(|partition| bin.files.iter().all(|file| file.entry.file.partition() == partition)),
         files: bin.files.into_iter().cloned().collect(),
     })
 }
@@ -128,7 +130,6 @@ fn group(bin: Bin<'_>) -> Option<Group> {
 struct Bin<'a> {
     files: Vec<&'a OldFile>,
     live_bytes: u64,
-    rows: u64,
 }
 
 /// Neighbours go together, as many as make a file of the target size: rows that came at one time stay together, and bounds narrow.
@@ -136,16 +137,13 @@ fn packed<'a>(files: Vec<&'a OldFile>, limits: &Limits) -> Vec<Bin<'a>> {
     let mut bins: Vec<Bin<'a>> = vec![];
     for file in files {
         let bytes = file.live_bytes();
-        let fits = |bin: &&mut Bin<'_>| {
-            bin.live_bytes + bytes <= limits.target_bytes && bin.rows + file.rows() <= limits.max_rows
-        };
+        let fits = |bin: &&mut Bin<'_>| bin.live_bytes + bytes <= limits.target_bytes;
         match bins.last_mut().filter(fits) {
             Some(bin) => {
                 bin.files.push(file);
                 bin.live_bytes += bytes;
-                bin.rows += file.rows();
             }
-            None => bins.push(Bin { files: vec![file], live_bytes: bytes, rows: file.rows() }),
+            None => bins.push(Bin { files: vec![file], live_bytes: bytes }),
         }
     }
     bins
@@ -176,8 +174,7 @@ fn pays(bin: &Bin<'_>, limits: &Limits) -> bool {
 }
 
 fn is_worth(bin: &Bin<'_>, limits: &Limits, spec_id: i32) -> bool {
-    let full = bin.live_bytes >= limits.min_bytes || bin.rows >= limits.max_rows / 4 * 3;
-    let enough = bin.files.len() >= limits.min_files || full;
+    let enough = bin.files.len() >= limits.min_files || bin.live_bytes >= limits.min_bytes;
     enough && bin.files.len() > 1 || bin.files.iter().any(|file| must_go(file, limits, spec_id))
 }
 

@@ -2,28 +2,31 @@
 
 use std::sync::Arc;
 
-use arrow_array::{BooleanArray, RecordBatch};
-use arrow_select::filter::filter_record_batch;
+use arrow_array::RecordBatch;
 use firn_catalog::{SpecFile, surroundings};
+use iceberg::spec::Struct;
 use iceberg::table::Table;
 use roaring::RoaringBitmap;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::contents::OldFile;
+use super::decode::Decoder;
 use super::equality;
+use super::finished::Finished;
 use super::plan::{Group, Limits};
+use super::read::{Fetch, Numbered, named};
 use super::shape::Shape;
-use super::sort::{Unsorted, sorted};
+use super::sort::{Order, Unsorted, sorted};
+use super::ways::Ways;
 use super::writer::{GroupWriter, Origin, Place, Rows, Target};
 use crate::maintain::budget::Limiter;
 use crate::memory::Memory;
 use crate::sink::lake::LakeError;
 use crate::sink::lake::deletes::{self, DeleteFile};
-use crate::sink::lake::moves::FileMoves;
 use crate::sink::lake::sorted_file::SortBy;
 use crate::sink::lake::split::Splitter;
-use crate::sink::lake::stored::{self, Chosen};
+use crate::sink::lake::stored::Columns;
 
 /// What all groups of one snapshot have in common.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub(super) struct Rewriter {
     pub(super) limits: Limits,
     /// What rows of one group may hold while they are sorted; what is more goes to disk.
     pub(super) sort_bytes: usize,
+    /// The same of where they went.
+    pub(super) ways_bytes: usize,
     pub(super) limiter: Arc<Limiter>,
 }
 
@@ -44,21 +49,13 @@ pub(super) struct Rewriter {
 pub(super) struct Rewritten {
     pub(super) group: Group,
     pub(super) files: Vec<SpecFile>,
-    /// By old file.
-    pub(super) moves: Vec<FileMoves>,
+    pub(super) ways: Ways,
     /// Of each old file the rows that position deletes took, and equality deletes did not.
     pub(super) positions: Vec<RoaringBitmap>,
     /// Of the snapshot that was read.
     pub(super) sequence_number: i64,
     /// None of its files is older.
     pub(super) since_ms: i64,
-}
-
-impl Rewritten {
-    /// Rows of the old files that were deleted.
-    pub(super) fn left_out_rows(&self) -> u64 {
-        self.moves.iter().map(|moves| moves.left_out.len()).sum()
-    }
 }
 
 /// Why a group could not be rewritten. The others can.
@@ -74,12 +71,14 @@ impl Rewriter {
     /// See [`Fault`]; nothing of the group is left in storage then.
     pub(super) async fn rewrite(&self, group: Group) -> Result<Rewritten, Fault> {
         let since_ms = surroundings::now_ms();
-        match self.try_rewrite(&group).await {
-            Ok((files, moves, positions)) => {
+        let finished = Arc::new(Finished::default());
+        match self.try_rewrite(&group, Arc::clone(&finished)).await {
+            Ok((files, ways, positions)) => {
                 let sequence_number = self.base.metadata().current_snapshot().map_or(0, |s| s.sequence_number());
-                Ok(Rewritten { group, files, moves, positions, sequence_number, since_ms })
+                Ok(Rewritten { group, files, ways, positions, sequence_number, since_ms })
             }
             Err(error) => {
+                finished.remove(self.base.file_io()).await;
                 let missing = self.missing(&group).await;
                 Err(Fault { missing, error })
             }
@@ -89,7 +88,8 @@ impl Rewriter {
     async fn try_rewrite(
         &self,
         group: &Group,
-    ) -> Result<(Vec<SpecFile>, Vec<FileMoves>, Vec<RoaringBitmap>), LakeError> {
+        finished: Arc<Finished>,
+    ) -> Result<(Vec<SpecFile>, Ways, Vec<RoaringBitmap>), LakeError> {
         let file_io = self.base.file_io();
         let wanted: Vec<(&str, &[DeleteFile])> = group.files.iter().map(|f| (f.path(), f.deletes.as_slice())).collect();
         let mut deleted = deletes::read(file_io, &wanted).await?;
@@ -98,96 +98,120 @@ impl Rewriter {
         let mut left_out = positions.clone();
         equality::apply(&self.base, &group.files, &mut left_out).await?;
 
-        let order = SortBy::all_of(&self.shape.layout);
-        let spec = &self.shape.layout.partition_spec;
-        let target = match group.spec_id == spec.spec_id() {
-            true => Target::Partition(group.partition.clone()),
-            false => Target::Split(Box::new(Splitter::new(spec, &self.shape.layout.schema)?)),
+        let layout = &self.shape.layout;
+        let by = SortBy::all_of(layout);
+        let spec = &layout.partition_spec;
+        let splitter = || Splitter::new(spec, &layout.schema);
+        let is_split = group.spec_id != spec.spec_id() && !spec.is_unpartitioned();
+        let target = match (is_split, &group.partition) {
+            (true, _) => Target::Split(Box::new(splitter()?)),
+            (false, Some(partition)) if group.spec_id == spec.spec_id() => Target::Partition(partition.clone()),
+            (false, _) => Target::Partition(Struct::empty()),
         };
         let place = Place {
             shape: Arc::clone(&self.shape),
             io: self.io.clone(),
             memory: Arc::clone(&self.memory),
             id: surroundings::new_id(),
-            sort_order_id: order.as_ref().and(i32::try_from(self.shape.layout.sort_order.order_id).ok()),
+            sort_order_id: by.as_ref().and(i32::try_from(layout.sort_order.order_id).ok()),
             roll_bytes: self.roll_bytes(group),
+            ways_bytes: self.ways_bytes,
+            finished: Arc::clone(&finished),
+        };
+        let sorting = match is_split || by.is_some() {
+            false => None,
+            true => {
+                let partitions = if is_split { Some(splitter()?) } else { None };
+                let table_columns = layout.arrow.fields().len();
+                let order = Order { partitions, by: by.unwrap_or_default(), table_columns };
+                Some(sorted(&self.shape.arrow, order, self.sort_bytes)?)
+            }
         };
         let writing = Writing::Idle(Box::new(GroupWriter::new(place, target, group.files.len())));
-        let writing = match order {
-            None => match self.copy_all(group, &left_out, To::Writer(writing)).await? {
-                To::Writer(writing) => writing,
-                To::Sorter(_) => return Err(LakeError::Storage("rows went to be sorted".to_owned())),
-            },
-            Some(order) => {
-                let (unsorted, mut sorted) = sorted(&self.shape.arrow, order, self.sort_bytes)?;
+        let writing = match sorting {
+            None => {
+                let to = To::Writer { writing, finished: Arc::clone(&finished) };
+                self.copy_all(group, &left_out, to).await?
+            }
+            Some((unsorted, mut sorted)) => {
+                let stored = Arc::clone(&finished);
                 let copied = async { self.copy_all(group, &left_out, To::Sorter(unsorted)).await.map(drop) };
-                let written = async {
+                let written = async move {
                     let mut writing = writing;
                     while let Some(rows) = sorted.next().await? {
                         writing = writing.write(rows).await?;
+                        stored.settle().await?;
+                        self.limiter.turn().await;
                     }
-                    Ok(writing)
+                    Ok(Some(writing))
                 };
                 futures::try_join!(copied, written)?.1
             }
         };
+        let writing = writing.ok_or_else(|| LakeError::Storage("rows went to be sorted".to_owned()))?;
         let writer = writing.idle().await?;
-        let finished = blocking(move || writer.finish());
-        let (mut files, pieces) = joined(finished).await?;
-        // All begin to be at once: what fails before leaves nothing behind.
-        files.iter_mut().for_each(|new| new.upload.release());
-        let mut failed = None;
-        for new in &mut files {
-            failed = new.upload.finished().await.err().or(failed);
-        }
-        let files: Vec<SpecFile> = files.into_iter().map(|new| new.file).collect();
-        if let Some(e) = failed {
-            remove(file_io, files.iter().map(|f| f.file.file_path().to_owned()).collect()).await;
-            return Err(e);
-        }
-        let moves = left_out.into_iter().zip(pieces).map(|(left_out, pieces)| FileMoves { left_out, pieces });
-        Ok((files, moves.collect(), positions))
+        let ways = joined(blocking(move || writer.finish(left_out))).await?;
+        Ok((finished.all().await?, ways, positions))
     }
 
-    /// All rows of the group's files but those that are left out.
-    async fn copy_all(&self, group: &Group, left_out: &[RoaringBitmap], mut to: To) -> Result<To, LakeError> {
-        for (old_file, (file, gone)) in group.files.iter().zip(left_out).enumerate() {
+    /// All rows of the group's files but those that are left out. Answers the writer, if they went there.
+    async fn copy_all(
+        &self,
+        group: &Group,
+        left_out: &[RoaringBitmap],
+        mut to: To,
+    ) -> Result<Option<Writing>, LakeError> {
+        let columns = Columns::new(&self.shape.fields, &self.shape.arrow);
+        // Several are held: decoded, encoded, waiting to be sorted.
+        let batch_bytes = self.memory.file_bytes() as u64 / 4;
+        let mut decoders = vec![];
+        let mut live: Vec<Numbered> = vec![];
+        for (n, (file, gone)) in group.files.iter().zip(left_out).enumerate() {
+            let (shape, columns, entry) = (Arc::clone(&self.shape), columns.clone(), Arc::clone(&file.entry));
             if gone.len() < file.rows() {
-                to = self.copy(old_file, file, gone, to).await.map_err(|e| named(e, file.path()))?;
+                live.push((n, Arc::clone(&entry)));
+            }
+            let gone = gone.clone();
+            decoders.push(Some(Decoder { shape, columns, entry, batch_bytes, gone, position: 0, rank: 0 }));
+        }
+        let wanted: Vec<usize> = live.iter().map(|(n, _)| *n).collect();
+        let file_io = self.base.file_io().clone();
+        let fetch = Fetch { file_io, columns, most_bytes: self.memory.file_bytes() as u64 };
+        let (parts, mut fetched) = mpsc::channel(1);
+        let fetching = Arc::new(fetch).run(live, parts);
+        let copying = async {
+            while let Some(part) = fetched.recv().await {
+                let (Some(file), Some(decoder)) = (group.files.get(part.old_file), decoders.get_mut(part.old_file))
+                else {
+                    continue;
+                };
+                let named = |e| named(e, file.path());
+                let Some(of_file) = decoder.take() else { continue };
+                let old_file = part.old_file;
+                let mut decoding = joined(blocking(move || of_file.begin(part))).await.map_err(named)?;
+                loop {
+                    let (rows, back) = joined(blocking(move || decoding.next())).await.map_err(named)?;
+                    decoding = back;
+                    let Some((batch, rank)) = rows else { break };
+                    to = to.take(batch, old_file, rank).await?;
+                    self.limiter.turn().await;
+                }
+                *decoder = Some(decoding.end());
+            }
+            Ok(to)
+        };
+        let ((), to) = futures::try_join!(fetching, copying)?;
+        for n in wanted {
+            let (Some(file), Some(Some(decoder))) = (group.files.get(n), decoders.get(n)) else { continue };
+            if u64::from(decoder.position) != file.rows() {
+                let says = format!("{} has {} rows, the table says {}", file.path(), decoder.position, file.rows());
+                return Err(LakeError::Storage(says));
             }
         }
-        Ok(to)
-    }
-
-    async fn copy(&self, old_file: usize, file: &OldFile, gone: &RoaringBitmap, mut to: To) -> Result<To, LakeError> {
-        let Shape { fields, arrow, .. } = self.shape.as_ref();
-        let mut stored = stored::open(self.base.file_io(), file.path(), Chosen::All, fields, arrow).await?;
-        if !stored.has_field_ids() {
-            return Err(LakeError::Foreign {
-                table: self.shape.layout.table.clone(),
-                message: "its columns have no field ids (it was imported), so which they are can't be told for sure: rewrite it with \
-                          the engine that imported it"
-                    .to_owned(),
-            });
-        }
-        let (mut position, mut rank) = (0, 0);
-        while let Some(batch) = stored.next().await? {
-            let rows = batch.num_rows() as u32;
-            let batch = self.shape.with_lineage(batch, &file.entry, position)?;
-            let batch = without(&batch, gone, position)?;
-            position += rows;
-            if batch.num_rows() > 0 {
-                let written = batch.num_rows() as u32;
-                to = to.take(batch, old_file, rank).await?;
-                rank += written;
-            }
-            self.limiter.turn().await;
-        }
-        if u64::from(position) != file.rows() {
-            let says = format!("{} has {position} rows, the table says {}", file.path(), file.rows());
-            return Err(LakeError::Storage(says));
-        }
-        Ok(to)
+        Ok(match to {
+            To::Writer { writing, .. } => Some(writing),
+            To::Sorter(_) => None,
+        })
     }
 
     /// One file for what fits one; else files of equal size, so that no small one is left over.
@@ -215,16 +239,18 @@ impl Rewriter {
 
 /// Where rows go that were read.
 enum To {
-    Writer(Writing),
+    Writer { writing: Writing, finished: Arc<Finished> },
     Sorter(Unsorted),
 }
 
 impl To {
     async fn take(self, batch: RecordBatch, old_file: usize, rank: u32) -> Result<Self, LakeError> {
         match self {
-            Self::Writer(writing) => {
+            Self::Writer { writing, finished } => {
                 let origin = Origin::Run { old_file, rank };
-                Ok(Self::Writer(writing.write(Rows { batch, origin }).await?))
+                let writing = writing.write(Rows { batch, origin }).await?;
+                finished.settle().await?;
+                Ok(Self::Writer { writing, finished })
             }
             Self::Sorter(unsorted) => {
                 unsorted.send(batch, old_file, rank).await?;
@@ -266,24 +292,6 @@ fn blocking<T: Send + 'static>(
 
 async fn joined<T>(work: JoinHandle<Result<T, LakeError>>) -> Result<T, LakeError> {
     surroundings::joined(work).await.map_err(|e| LakeError::Storage(format!("encoding rows: {e}")))?
-}
-
-/// The batch without the rows that are gone; `first` is the position of its first row.
-fn without(batch: &RecordBatch, gone: &RoaringBitmap, first: u32) -> Result<RecordBatch, LakeError> {
-    let rows = first..first + batch.num_rows() as u32;
-    if gone.range_cardinality(rows.clone()) == 0 {
-        return Ok(batch.clone());
-    }
-    let stays: BooleanArray = rows.map(|position| Some(!gone.contains(position))).collect();
-    Ok(filter_record_batch(batch, &stays)?)
-}
-
-/// Errors of decoders don't say of which file.
-fn named(e: LakeError, path: &str) -> LakeError {
-    match e {
-        LakeError::Storage(_) => e,
-        e => LakeError::Storage(format!("rewriting {path}: {e}")),
-    }
 }
 
 /// Removes files that are in no snapshot, as far as storage lets it; orphan removal gets the rest.

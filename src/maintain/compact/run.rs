@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use firn_catalog::{Catalog, CommitError, Committed, ManifestCache, Patience, new_snapshot_id};
+use futures::StreamExt;
 use futures::future::OptionFuture;
-use futures::{StreamExt, stream};
+use futures::stream::FuturesUnordered;
 use iceberg::TableIdent;
 use iceberg::spec::FormatVersion;
 use iceberg::table::Table;
@@ -27,9 +28,6 @@ const ROUNDS: usize = 3;
 
 /// A busy writer commits every second, and each try takes a part of one: some come through soon.
 const PATIENCE: Patience = Patience { attempts: 200, first_wait_ms: 20, max_wait_ms: 2_000 };
-
-/// What is kept of where one row went.
-const PLACE_BYTES: usize = 12;
 
 /// What is compacted, and how.
 #[derive(Clone, Debug)]
@@ -130,10 +128,7 @@ impl Compaction {
             };
             return Err(CompactError::Refused(format!("table {ident} has no partition field {unknown}: {has}")));
         }
-        let mut limits = self.limits(metadata.properties());
-        if !metadata.default_sort_order().fields.is_empty() || metadata.partition_specs_iter().count() > 1 {
-            limits.max_rows = (self.share_bytes() / PLACE_BYTES).max(1) as u64;
-        }
+        let limits = self.limits(metadata.properties());
         report.target_bytes = limits.target_bytes;
         let contents = Contents::of(&base, &self.manifests).await?;
         let spec_id = metadata.default_partition_spec_id();
@@ -151,6 +146,8 @@ impl Compaction {
             memory: Arc::clone(&self.memory),
             limits,
             sort_bytes: self.share_bytes(),
+            // As many groups again are ready or being committed, and hold it.
+            ways_bytes: self.share_bytes() / 2,
             limiter: Arc::clone(&self.limiter),
         };
         self.rewrite(ident, &rewriter, groups, first, report).await;
@@ -165,7 +162,7 @@ impl Compaction {
         limits
     }
 
-    /// What one of the groups rewritten at once may hold of what is sorted, and of where rows went.
+    /// What one of the groups rewritten at once may hold of what is sorted.
     fn share_bytes(&self) -> usize {
         self.memory.open_bytes() / self.parallel.max(1) / 2
     }
@@ -175,7 +172,8 @@ impl Compaction {
             || self.partitions.takes(&partition_path(base, file.entry.spec_id, file.entry.file.partition()))
     }
 
-    /// Rewrites groups beside each other; what is ready while a commit runs goes together into the next.
+    /// Rewrites groups beside each other; what is ready while a commit runs goes together into the next. While commits are held up no
+    /// more groups are begun than fit the memory: each that is ready knows where its rows went.
     async fn rewrite(
         &self,
         ident: &TableIdent,
@@ -184,36 +182,40 @@ impl Compaction {
         first: usize,
         report: &mut CompactReport,
     ) {
-        let mut rewrites = stream::iter(groups.into_iter().zip(first..))
-            .map(|(group, n)| async move {
-                match self.leave.as_ref().and_then(|leave| leave.reason()) {
-                    Some(reason) => (n, Err(GroupState::Deferred { reason })),
-                    None => (n, rewriter.rewrite(group).await.map_err(GroupState::from)),
-                }
-            })
-            .buffer_unordered(self.parallel.max(1))
-            .fuse();
+        let parallel = self.parallel.max(1);
+        let mut to_begin = groups.into_iter().zip(first..);
+        let mut running = FuturesUnordered::new();
         let mut ready: Vec<(usize, Rewritten)> = vec![];
         let mut committing = OptionFuture::from(None);
-        let mut commits = false;
+        // In the commit that runs; none if none does.
+        let mut in_commit = 0;
         loop {
-            if !commits && !ready.is_empty() {
+            if in_commit == 0 && !ready.is_empty() {
                 let groups = std::mem::take(&mut ready);
+                in_commit = groups.len();
                 committing = OptionFuture::from(Some(Box::pin(self.commit(ident, rewriter, groups))));
-                commits = true;
+            }
+            while running.len() < parallel && running.len() + ready.len() + in_commit < 2 * parallel {
+                let Some((group, n)) = to_begin.next() else { break };
+                running.push(async move {
+                    match self.leave.as_ref().and_then(|leave| leave.reason()) {
+                        Some(reason) => (n, Err(GroupState::Deferred { reason })),
+                        None => (n, rewriter.rewrite(group).await.map_err(GroupState::from)),
+                    }
+                });
             }
             tokio::select! {
                 biased;
-                Some(done) = &mut committing, if commits => {
-                    commits = false;
+                Some(done) = &mut committing, if in_commit > 0 => {
+                    in_commit = 0;
                     note(report, done);
                 }
-                Some((n, rewritten)) = rewrites.next() => match rewritten {
+                Some((n, rewritten)) = running.next() => match rewritten {
                     Ok(rewritten) => {
                         if let Some(group) = report.groups.get_mut(n) {
                             group.new_files = rewritten.files.len() as u64;
                             group.new_bytes = rewritten.files.iter().map(|f| f.file.file_size_in_bytes()).sum();
-                            group.deleted_rows = rewritten.left_out_rows();
+                            group.deleted_rows = rewritten.ways.left_out_rows();
                         }
                         ready.push((n, rewritten));
                     }
@@ -321,7 +323,10 @@ fn note(report: &mut CompactReport, done: Done) {
 
 fn planned(base: &Table, group: &Group, limits: &Limits) -> GroupReport {
     GroupReport {
-        partition: partition_path(base, group.spec_id, &group.partition),
+        partition: match &group.partition {
+            Some(partition) => partition_path(base, group.spec_id, partition),
+            None => format!("of spec {}", group.spec_id),
+        },
         files: group.files.len(),
         bytes: group.files.iter().map(OldFile::bytes).sum(),
         rows: group.files.iter().map(OldFile::rows).sum(),

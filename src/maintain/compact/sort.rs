@@ -1,5 +1,5 @@
-//! The rows of a group in the table's sort order, however many they are: sorted in pieces that fit the memory, kept on disk, merged.
-//! DataFusion's sort does it.
+//! The rows of a group partition by partition and in the table's sort order, however many they are: sorted in pieces that fit the memory,
+//! kept on disk, merged. DataFusion's sort does it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,13 +24,43 @@ use tokio::sync::mpsc;
 use super::writer::{Origin, Rows};
 use crate::sink::lake::LakeError;
 use crate::sink::lake::sorted_file::SortBy;
+use crate::sink::lake::split::Splitter;
 
 /// Pieces read and not yet sorted in.
 const PIECES_AHEAD: usize = 2;
 
+/// What rows are sorted by.
+pub(super) struct Order {
+    /// First of all by the partition that a row belongs to.
+    pub(super) partitions: Option<Splitter>,
+    pub(super) by: Vec<SortBy>,
+    /// The first columns, which are the table's.
+    pub(super) table_columns: usize,
+}
+
+impl Order {
+    fn values(&self, rows: &RecordBatch) -> Result<Vec<ArrayRef>, LakeError> {
+        let mut values = vec![];
+        if let Some(splitter) = &self.partitions {
+            let columns: Vec<usize> = (0..self.table_columns).collect();
+            values.extend(splitter.keys(&rows.project(&columns)?)?);
+        }
+        for term in &self.by {
+            values.push(term.values(rows)?);
+        }
+        Ok(values)
+    }
+
+    /// Of the terms, which stand last among the values.
+    fn options(&self, values: usize) -> Vec<SortOptions> {
+        let terms = self.by.iter().map(SortBy::options);
+        std::iter::repeat_n(SortOptions::default(), values - self.by.len()).chain(terms).collect()
+    }
+}
+
 /// Takes rows in any order.
 pub(super) struct Unsorted {
-    order: Vec<SortBy>,
+    order: Order,
     schema: ArrowSchemaRef,
     to_sort: mpsc::Sender<RecordBatch>,
 }
@@ -42,22 +72,22 @@ pub(super) struct Sorted {
     columns: ArrowSchemaRef,
 }
 
-/// Rows of these columns, sorted by `order`, with so much memory.
+/// Rows of these columns, sorted, with so much memory.
 ///
 /// # Errors
 /// When columns of the order can't be sorted by.
 pub(super) fn sorted(
     columns: &ArrowSchemaRef,
-    order: Vec<SortBy>,
+    order: Order,
     memory_bytes: usize,
 ) -> Result<(Unsorted, Sorted), LakeError> {
     let empty = RecordBatch::new_empty(Arc::clone(columns));
     let mut fields: Vec<Arc<Field>> = columns.fields().iter().cloned().collect();
     let mut by = vec![];
-    for (n, term) in order.iter().enumerate() {
-        let data_type = term.values(&empty)?.data_type().clone();
-        by.push((format!("_by_{n}"), fields.len(), term.options()));
-        fields.push(Arc::new(Field::new(format!("_by_{n}"), data_type, true)));
+    let values = order.values(&empty)?;
+    for (n, (values, options)) in values.iter().zip(order.options(values.len())).enumerate() {
+        by.push((format!("_by_{n}"), fields.len(), options));
+        fields.push(Arc::new(Field::new(format!("_by_{n}"), values.data_type().clone(), true)));
     }
     // Last of all by where they came from: rows that are equal keep their order.
     for name in ["_old_file", "_rank"] {
@@ -91,9 +121,7 @@ impl Unsorted {
     pub(super) async fn send(&self, batch: RecordBatch, old_file: usize, rank: u32) -> Result<(), LakeError> {
         let rows = batch.num_rows() as u32;
         let mut columns = batch.columns().to_vec();
-        for term in &self.order {
-            columns.push(term.values(&batch)?);
-        }
+        columns.extend(self.order.values(&batch)?);
         let old_file: ArrayRef = Arc::new(UInt32Array::from_value(old_file as u32, rows as usize));
         let ranks: ArrayRef = Arc::new(UInt32Array::from_iter_values(rank..rank + rows));
         columns.extend([old_file, ranks]);

@@ -1,25 +1,24 @@
 //! Writes the rows of one group into new files. On a thread that may block.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, UInt32Array};
-use arrow_select::take::take_record_batch;
 use firn_catalog::SpecFile;
 use firn_catalog::failpoint::{self, Step};
 use iceberg::spec::Struct;
+use roaring::RoaringBitmap;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
+use super::finished::Finished;
 use super::shape::Shape;
+use super::ways::{Ways, WaysWriter};
 use crate::memory::Memory;
 use crate::sink::lake::LakeError;
 use crate::sink::lake::moves::Piece;
-use crate::sink::lake::parquet_file::{FinishedFile, ParquetFile, Upload};
+use crate::sink::lake::parquet_file::{FinishedFile, ParquetFile};
 use crate::sink::lake::split::Splitter;
-
-/// Files open at once where rows of an older partition spec go to many partitions: the one that is not written to for longest is
-/// finished then.
-const OPEN_FILES: usize = 16;
 
 /// Rows to be written one after the other.
 #[derive(Debug)]
@@ -46,7 +45,7 @@ pub(super) enum Origin {
 #[derive(Debug)]
 pub(super) enum Target {
     Partition(Struct),
-    /// Each row says.
+    /// Each row says; those of one partition come together.
     Split(Box<Splitter>),
 }
 
@@ -62,20 +61,19 @@ pub(super) struct Place {
     pub(super) sort_order_id: Option<i32>,
     /// A file that has grown so large is finished.
     pub(super) roll_bytes: u64,
+    /// What may be held of where rows went.
+    pub(super) ways_bytes: usize,
+    /// Takes the files that are whole.
+    pub(super) finished: Arc<Finished>,
 }
 
 /// The new files of a group in the making.
 pub(super) struct GroupWriter {
     place: Place,
     target: Target,
-    /// The one written to last stands last.
-    open: Vec<OpenFile>,
-    done: Vec<(u32, NewFile)>,
+    open: Option<OpenFile>,
     files: u32,
-    /// By old file, as they come.
-    pieces: Vec<Vec<Piece>>,
-    /// By old file, what would follow the last row written.
-    ends: Vec<Option<Piece>>,
+    ways: WaysWriter,
 }
 
 struct OpenFile {
@@ -85,99 +83,68 @@ struct OpenFile {
     file: ParquetFile,
 }
 
-/// A file that is whole, on its way to storage: nobody sees it before its upload is released.
-#[derive(Debug)]
-pub(super) struct NewFile {
-    pub(super) file: SpecFile,
-    pub(super) upload: Upload,
-}
-
 impl GroupWriter {
     pub(super) fn new(place: Place, target: Target, old_files: usize) -> Self {
-        Self {
-            place,
-            target,
-            open: vec![],
-            done: vec![],
-            files: 0,
-            pieces: vec![vec![]; old_files],
-            ends: vec![None; old_files],
-        }
+        let ways = WaysWriter::new(old_files, place.ways_bytes);
+        Self { place, target, open: None, files: 0, ways }
     }
 
     /// # Errors
     /// When storage fails.
     pub(super) fn write(&mut self, rows: &Rows) -> Result<(), LakeError> {
         let Target::Split(splitter) = &mut self.target else {
-            return self.write_to(&[], None, rows, &rows.batch, None);
+            return self.write_to(&[], None, rows, 0..rows.batch.num_rows());
         };
         // Partition values come from the table's columns alone.
         let columns: Vec<usize> = (0..self.place.shape.layout.arrow.fields().len()).collect();
+        let mut first = 0;
         for group in splitter.split(&rows.batch.project(&columns)?)? {
-            let batch = match &group.rows {
-                None => rows.batch.clone(),
-                Some(members) => take_record_batch(&rows.batch, &UInt32Array::from(members.clone()))?,
-            };
-            self.write_to(&group.key, Some(group.partition), rows, &batch, group.rows.as_deref())?;
+            let count = group.rows.map_or(rows.batch.num_rows(), |members| members.len());
+            self.write_to(&group.key, Some(group.partition), rows, first..first + count)?;
+            first += count;
         }
         Ok(())
     }
 
-    /// `members` are the rows' places in the whole batch; all of them unless given.
+    /// Some of the rows, all of one partition.
     fn write_to(
         &mut self,
         key: &[u8],
         partition: Option<Struct>,
         rows: &Rows,
-        batch: &RecordBatch,
-        members: Option<&[u32]>,
+        which: Range<usize>,
     ) -> Result<(), LakeError> {
-        let at = match self.open.iter().position(|open| *open.key == *key) {
-            Some(at) => at,
-            None => self.begin(key, partition)?,
-        };
-        let mut open = self.open.remove(at);
-        let first = open.file.rows() as u32;
-        open.file.write(batch)?;
-        let count = batch.num_rows() as u32;
-        match (&rows.origin, members) {
-            (Origin::Run { old_file, rank }, None) => {
-                self.moved(*old_file, Piece { rank: *rank, file: open.number, position: first }, count);
-            }
-            (Origin::Run { old_file, rank }, Some(members)) => {
-                for (position, member) in (first..).zip(members) {
-                    self.moved(*old_file, Piece { rank: rank + member, file: open.number, position }, 1);
+        let mut open = match self.open.take() {
+            Some(open) if *open.key == *key => open,
+            other => {
+                if let Some(of_another) = other {
+                    self.finish_one(of_another)?;
                 }
+                self.begin(key, partition)?
             }
-            (Origin::Each { old_files, ranks }, members) => {
-                for (position, nth) in (first..first + count).zip(0..) {
-                    let member = members.map_or(nth, |members| members.get(nth).map_or(0, |member| *member as usize));
-                    let (old_file, rank) = (old_files.value(member) as usize, ranks.value(member));
-                    self.moved(old_file, Piece { rank, file: open.number, position }, 1);
+        };
+        let first = open.file.rows() as u32;
+        open.file.write(&rows.batch.slice(which.start, which.len()))?;
+        match &rows.origin {
+            Origin::Run { old_file, rank } => {
+                let piece = Piece { rank: rank + which.start as u32, file: open.number, position: first };
+                self.ways.add(*old_file, piece, which.len() as u32)?;
+            }
+            Origin::Each { old_files, ranks } => {
+                for (position, row) in (first..).zip(which) {
+                    let piece = Piece { rank: ranks.value(row), file: open.number, position };
+                    self.ways.add(old_files.value(row) as usize, piece, 1)?;
                 }
             }
         }
         if open.file.size_bytes() >= self.place.roll_bytes {
             return self.finish_one(open);
         }
-        self.open.push(open);
+        self.open = Some(open);
         Ok(())
     }
 
-    /// So many rows went there. Those that follow the last ones of their old file in both files belong to their piece.
-    fn moved(&mut self, old_file: usize, piece: Piece, rows: u32) {
-        let (Some(pieces), Some(end)) = (self.pieces.get_mut(old_file), self.ends.get_mut(old_file)) else { return };
-        if *end != Some(piece) {
-            pieces.push(piece);
-        }
-        *end = Some(Piece { rank: piece.rank + rows, position: piece.position + rows, ..piece });
-    }
-
-    fn begin(&mut self, key: &[u8], partition: Option<Struct>) -> Result<usize, LakeError> {
-        if self.open.len() >= OPEN_FILES {
-            let oldest = self.open.remove(0);
-            self.finish_one(oldest)?;
-        }
+    fn begin(&mut self, key: &[u8], partition: Option<Struct>) -> Result<OpenFile, LakeError> {
         let partition = match (partition, &self.target) {
             (Some(partition), _) => partition,
             (None, Target::Partition(partition)) => partition.clone(),
@@ -193,8 +160,7 @@ impl GroupWriter {
             |failure| LakeError::Storage(failure.to_string()),
         )?;
         self.files += 1;
-        self.open.push(OpenFile { number, key: key.into(), partition, file });
-        Ok(self.open.len() - 1)
+        Ok(OpenFile { number, key: key.into(), partition, file })
     }
 
     fn finish_one(&mut self, open: OpenFile) -> Result<(), LakeError> {
@@ -205,23 +171,18 @@ impl GroupWriter {
             data_file.sort_order_id(order);
         }
         let file = data_file.build().map_err(|e| LakeError::Storage(format!("describing {path}: {e}")))?;
-        self.done.push((open.number, NewFile { file: SpecFile { spec_id, file }, upload }));
+        self.place.finished.add(open.number, SpecFile { spec_id, file }, upload);
         Ok(())
     }
 
-    /// The files by their numbers, none of them to be seen yet, and of each old file where its rows went.
+    /// Where the rows of the old files went; `left_out` are those of each that were not to be written.
     ///
     /// # Errors
     /// When storage fails.
-    pub(super) fn finish(mut self) -> Result<(Vec<NewFile>, Vec<Vec<Piece>>), LakeError> {
-        for open in std::mem::take(&mut self.open) {
+    pub(super) fn finish(mut self, left_out: Vec<RoaringBitmap>) -> Result<Ways, LakeError> {
+        if let Some(open) = self.open.take() {
             self.finish_one(open)?;
         }
-        self.done.sort_unstable_by_key(|(number, _)| *number);
-        for pieces in &mut self.pieces {
-            // Rows that were split or sorted come in another order.
-            pieces.sort_unstable_by_key(|piece| piece.rank);
-        }
-        Ok((self.done.into_iter().map(|(_, file)| file).collect(), self.pieces))
+        self.ways.finish(left_out)
     }
 }

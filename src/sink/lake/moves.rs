@@ -35,13 +35,6 @@ impl FileMoves {
     }
 }
 
-impl FileMoves {
-    /// The places of all rows that were written, of a file of so many.
-    pub(crate) fn all(&self, rows: u64) -> impl Iterator<Item = (u32, u32)> + '_ {
-        (0..u32::try_from(rows).unwrap_or(u32::MAX)).filter_map(|position| self.place(position))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,7 +45,6 @@ mod tests {
         let pieces = vec![Piece { rank: 0, file: 0, position: 7 }, Piece { rank: 2, file: 1, position: 0 }];
         let moves = FileMoves { left_out: [1, 2].into_iter().collect(), pieces };
         let places: Vec<_> = (0..6).map(|position| moves.place(position)).collect();
-        assert_eq!(moves.all(6).collect::<Vec<_>>(), [(0, 7), (0, 8), (1, 0), (1, 1)]);
         assert_eq!(places, [Some((0, 7)), None, None, Some((0, 8)), Some((1, 0)), Some((1, 1))]);
     }
 }

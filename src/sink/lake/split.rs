@@ -37,9 +37,16 @@ impl Splitter {
         Ok(Self(Some(Partitioned { values, converter })))
     }
 
+    /// For each row of `batch` (whose columns are the table's) what tells its partition, and orders by it; `None` when the table has none.
+    pub(crate) fn keys(&self, batch: &RecordBatch) -> Result<Option<ArrayRef>, LakeError> {
+        let Some(Partitioned { values, converter }) = &self.0 else { return Ok(None) };
+        let encoded = converter.convert_columns(&[values.calculate(batch)?])?;
+        Ok(Some(Arc::new(encoded.try_into_binary()?)))
+    }
+
     /// The groups of `batch` (whose columns are the table's), in the order of their first rows.
-    pub(crate) fn split(&mut self, batch: &RecordBatch) -> Result<Vec<Group>, LakeError> {
-        let Some(Partitioned { values, converter }) = &mut self.0 else {
+    pub(crate) fn split(&self, batch: &RecordBatch) -> Result<Vec<Group>, LakeError> {
+        let Some(Partitioned { values, converter }) = &self.0 else {
             return Ok(vec![Group { key: Box::default(), partition: Struct::empty(), rows: None }]);
         };
         let tuples = values.calculate(batch)?;

@@ -14,7 +14,7 @@ use futures::TryStreamExt;
 use iceberg::arrow::ArrowFileReader;
 use iceberg::io::FileIO;
 use iceberg::spec::{Literal, NestedFieldRef, PrimitiveLiteral};
-use parquet::arrow::arrow_reader::RowSelection;
+use parquet::arrow::arrow_reader::{ArrowReaderBuilder, RowSelection};
 use parquet::arrow::{PARQUET_FIELD_ID_META_KEY, ParquetRecordBatchStreamBuilder, ProjectionMask};
 use roaring::RoaringBitmap;
 
@@ -55,12 +55,65 @@ pub(crate) enum Chosen<'a> {
     At(&'a RoaringBitmap),
 }
 
+/// Columns of a table as they are today, found in files of whatever time.
+#[derive(Clone, Debug)]
+pub(crate) struct Columns {
+    fields: Vec<NestedFieldRef>,
+    types: SchemaRef,
+}
+
+impl Columns {
+    /// `types` are those of the fields, in the same order.
+    pub(crate) fn new(fields: &[NestedFieldRef], types: &SchemaRef) -> Self {
+        Self { fields: fields.to_vec(), types: Arc::clone(types) }
+    }
+
+    /// Which columns of a file these are.
+    pub(crate) fn mask<T>(&self, reader: &ArrowReaderBuilder<T>) -> ProjectionMask {
+        let file = reader.schema().fields();
+        let roots: Vec<usize> = self.fields.iter().filter_map(|f| at(file, f.id, &f.name)).collect();
+        ProjectionMask::roots(reader.parquet_schema(), roots)
+    }
+
+    /// A reader of a file's own columns of these, some rows at a time: as many as take so many bytes.
+    pub(crate) fn chosen<T>(&self, reader: ArrowReaderBuilder<T>, batch_bytes: u64) -> ArrowReaderBuilder<T> {
+        let mask = self.mask(&reader);
+        let groups = || reader.metadata().row_groups().iter();
+        let total: u64 = groups().map(|g| g.num_rows().max(0) as u64).sum();
+        let bytes: u64 = groups()
+            .flat_map(|g| g.columns().iter().enumerate())
+            .filter(|(leaf, _)| mask.leaf_included(*leaf))
+            .map(|(_, chunk)| chunk.uncompressed_size().max(0) as u64)
+            .sum();
+        let rows = batch_bytes.checked_div(bytes / total.max(1)).unwrap_or(READ_ROWS).clamp(1, READ_ROWS);
+        reader.with_projection(mask).with_batch_size(rows as usize)
+    }
+
+    /// A file's rows in these columns; `path` is told in errors.
+    ///
+    /// # Errors
+    /// When a value doesn't fit the table's type.
+    pub(crate) fn of_today(&self, batch: &RecordBatch, path: &str) -> Result<RecordBatch, LakeError> {
+        let rows = batch.num_rows();
+        let refuse = |name: &str, e: ArrowError| ArrowError::CastError(format!("{path}: column {name}: {e}"));
+        let mut columns = Vec::with_capacity(self.fields.len());
+        for (field, to) in self.fields.iter().zip(self.types.fields()) {
+            let column = match at(batch.schema_ref().fields(), field.id, &field.name) {
+                Some(i) => by_id(batch.column(i), to.data_type()).map_err(|e| refuse(&field.name, e))?,
+                None => absent(field, to.data_type(), rows)?,
+            };
+            columns.push(column);
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.types), columns, &options)?)
+    }
+}
+
 /// Rows of a file on their way.
 pub(crate) struct StoredRows {
     path: String,
     batches: parquet::arrow::async_reader::ParquetRecordBatchStream<ArrowFileReader>,
-    fields: Vec<NestedFieldRef>,
-    types: SchemaRef,
+    columns: Columns,
 }
 
 /// As [`read_rows`], piece by piece.
@@ -75,53 +128,28 @@ pub(crate) async fn open(
     let failed = |e: iceberg::Error| LakeError::Storage(format!("reading {path}: {e}"));
     let metadata = input.metadata().await.map_err(failed)?;
     let reader = ArrowFileReader::new(metadata, input.reader().await.map_err(failed)?);
-    let builder = ParquetRecordBatchStreamBuilder::new(reader).await?;
-    let file = Arc::clone(builder.schema());
-    let roots: Vec<usize> = fields.iter().filter_map(|f| at(file.fields(), f.id, &f.name)).collect();
-    let mask = ProjectionMask::roots(builder.parquet_schema(), roots.iter().copied());
-    let total: u64 = builder.metadata().row_groups().iter().map(|g| g.num_rows().max(0) as u64).sum();
-    let bytes: u64 = builder
-        .metadata()
-        .row_groups()
-        .iter()
-        .flat_map(|g| g.columns().iter().enumerate())
-        .filter(|(leaf, _)| mask.leaf_included(*leaf))
-        .map(|(_, chunk)| chunk.uncompressed_size().max(0) as u64)
-        .sum();
-    let rows = READ_BYTES.checked_div(bytes / total.max(1)).unwrap_or(READ_ROWS).clamp(1, READ_ROWS);
-    let mut builder = builder.with_projection(mask).with_batch_size(rows as usize);
+    let columns = Columns::new(fields, types);
+    let mut builder = columns.chosen(ParquetRecordBatchStreamBuilder::new(reader).await?, READ_BYTES);
     if let Chosen::At(positions) = chosen {
+        let total: u64 = builder.metadata().row_groups().iter().map(|g| g.num_rows().max(0) as u64).sum();
         let ranges = positions.iter().map(|p| p as usize..p as usize + 1).filter(|r| r.end as u64 <= total);
         builder = builder.with_row_selection(RowSelection::from_consecutive_ranges(ranges, total as usize));
     }
-    let batches = builder.build()?;
-    Ok(StoredRows { path: path.to_owned(), batches, fields: fields.to_vec(), types: Arc::clone(types) })
+    Ok(StoredRows { path: path.to_owned(), batches: builder.build()?, columns })
 }
 
 impl StoredRows {
-    /// Whether the file says which column is which. One that was registered as it was found doesn't: its columns go by a mapping, or by
-    /// its partition.
-    pub(crate) fn has_field_ids(&self) -> bool {
-        self.batches.schema().fields().iter().any(|f| id_of(f).is_some())
-    }
-
     /// The next piece; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<RecordBatch>, LakeError> {
         let Some(batch) = self.batches.try_next().await? else { return Ok(None) };
-        let rows = batch.num_rows();
-        let refuse = |name: &str, e: ArrowError| ArrowError::CastError(format!("{}: column {name}: {e}", self.path));
-        let mut columns = Vec::with_capacity(self.fields.len());
-        for (field, to) in self.fields.iter().zip(self.types.fields()) {
-            let column = match at(batch.schema_ref().fields(), field.id, &field.name) {
-                Some(i) => by_id(batch.column(i), to.data_type()).map_err(|e| refuse(&field.name, e))?,
-                None => absent(field, to.data_type(), rows)?,
-            };
-            columns.push(column);
-        }
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let types = Arc::clone(&self.types);
-        Ok(Some(RecordBatch::try_new_with_options(types, columns, &options)?))
+        Ok(Some(self.columns.of_today(&batch, &self.path)?))
     }
+}
+
+/// Whether a file says which column is which. One that was registered as it was found doesn't: its columns go by a mapping, or by
+/// its partition.
+pub(crate) fn has_field_ids(file: &Fields) -> bool {
+    file.iter().any(|f| id_of(f).is_some())
 }
 
 fn id_of(field: &Field) -> Option<i32> {
@@ -130,7 +158,7 @@ fn id_of(field: &Field) -> Option<i32> {
 
 /// By id, by name where no field has one.
 fn at(fields: &Fields, id: i32, name: &str) -> Option<usize> {
-    match fields.iter().any(|f| id_of(f).is_some()) {
+    match has_field_ids(fields) {
         true => fields.iter().position(|f| id_of(f) == Some(id)),
         false => fields.iter().position(|f| f.name() == name),
     }
