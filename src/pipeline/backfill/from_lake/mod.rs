@@ -19,6 +19,8 @@ mod stored;
 
 use std::collections::BTreeMap;
 
+use firn_catalog::ManifestCache;
+
 use super::{Affected, BackfillError, Begun, Progress, Range, Seen, State, Wish, client, effects, replace, watch};
 use crate::config::Config;
 use crate::debezium::{DecodeOptions, Encoder};
@@ -32,6 +34,9 @@ use crate::source::kafka::{ClientSettings, MessageTransactions, partition_count,
 use find::Found;
 use read::Snapshot;
 use stored::{Place, Store, Stored};
+
+/// Of manifests, while their files are listed.
+const MANIFEST_BYTES: u64 = 64 << 20;
 
 /// A range of a table that can be read from the lake.
 #[derive(Debug)]
@@ -51,6 +56,7 @@ pub struct FromLake {
 }
 
 /// A backfill that this process has taken.
+#[derive(Debug)]
 pub struct Session {
     transactions: MessageTransactions,
     stored: Stored,
@@ -235,7 +241,7 @@ impl FromLake {
         let Some(base) = self.found.lake.load().await? else {
             return Err(BackfillError::Refused(format!("the lake table {} is gone", self.table())));
         };
-        Snapshot::find(base, &self.found.columns, id, &self.range, &firn_catalog::ManifestCache::default()).await
+        Snapshot::find(base, &self.found.columns, id, &self.range, &ManifestCache::new(MANIFEST_BYTES)).await
     }
 
     fn encoder(&self) -> Result<Encoder, BackfillError> {

@@ -55,15 +55,13 @@ pub(super) struct Place {
 
 impl Stored {
     pub(super) fn progress(&self) -> Progress {
-        let share = (self.rows_read, self.rows.max(1));
-        Progress {
-            rows: self.is_read.then_some(self.rows_sent),
-            left_out: Some(self.rows_left_out),
-            told_ms: self.told_ms,
-            state: self.state.clone(),
-            share: Some(if self.is_read { (1, 1) } else { share }),
-            ..Progress::waiting(&self.id, &self.table, self.began_ms)
-        }
+        let mut progress = Progress::waiting(&self.id, &self.table, self.began_ms);
+        progress.state = self.state.clone();
+        progress.told_ms = self.told_ms;
+        progress.rows = self.is_read.then_some(self.rows_sent);
+        progress.left_out = Some(self.rows_left_out);
+        progress.share = Some(if self.is_read { (1, 1) } else { (self.rows_read, self.rows.max(1)) });
+        progress
     }
 
     /// Whether a command for this range goes on with it.
