@@ -18,7 +18,7 @@ use crate::debezium::connect::Encoding;
 use crate::debezium::decimal::place_point;
 use crate::debezium::object::{NOWHERE, ObjectReader};
 use crate::debezium::reader::{BytesForm, DecimalForm, DecimalStrings, Reader};
-use crate::debezium::time::{Unit, Zone};
+use crate::debezium::time::{self, Unit, Zone};
 
 #[derive(Clone, Debug)]
 pub(super) enum Writer {
@@ -74,7 +74,8 @@ pub(super) struct Form {
 
 impl Form {
     fn of(samples: &[&Value]) -> Self {
-        let texts = || samples.iter().filter_map(|s| s.as_str());
+        let is_finite = |text: &&str| matches!(time::finite(text, |_| Ok(())), Ok(Ok(())));
+        let texts = || samples.iter().filter_map(|s| s.as_str()).filter(is_finite);
         let fraction = |text: &str| {
             let digits = text.split_once('.').map_or("", |(_, fraction)| fraction);
             digits.bytes().take_while(u8::is_ascii_digit).count()
