@@ -48,10 +48,14 @@ pub enum Step {
     OutboxCommit,
     /// The rows' marks and the outbox's position, in its database.
     OutboxMark,
+    /// Rows of the lake that go into their topic again, handed to Kafka within a transaction.
+    BackfillSend,
+    /// The end of that transaction.
+    BackfillCommit,
 }
 
 impl Step {
-    pub const ALL: [Step; 17] = [
+    pub const ALL: [Step; 19] = [
         Step::Poll,
         Step::Decode,
         Step::OpenFile,
@@ -69,6 +73,8 @@ impl Step {
         Step::OutboxSend,
         Step::OutboxCommit,
         Step::OutboxMark,
+        Step::BackfillSend,
+        Step::BackfillCommit,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -90,6 +96,8 @@ impl Step {
             Step::OutboxSend => "outbox-send",
             Step::OutboxCommit => "outbox-commit",
             Step::OutboxMark => "outbox-mark",
+            Step::BackfillSend => "backfill-send",
+            Step::BackfillCommit => "backfill-commit",
         }
     }
 }

@@ -120,7 +120,7 @@ fn utf8(bytes: &[u8]) -> Fallible<&str> {
 }
 
 /// Schema (`None` for null) and payload, if the object has these members and no others.
-fn wrapped(text: &str) -> Fallible<Option<(Option<&str>, &str)>> {
+pub(super) fn wrapped(text: &str) -> Fallible<Option<(Option<&str>, &str)>> {
     let mut cursor = Cursor::new(text);
     let (mut schema, mut payload) = (None, None);
     if cursor.peek() != b'{' || !cursor.open_object()? {

@@ -147,7 +147,7 @@ fn long_digits(bytes: &[u8]) -> (bool, String) {
     (negative, digits)
 }
 
-fn place_point(negative: bool, mut digits: String, scale: i32) -> String {
+pub(super) fn place_point(negative: bool, mut digits: String, scale: i32) -> String {
     if scale < 0 {
         if digits != "0" {
             digits.extend(std::iter::repeat_n('0', scale.unsigned_abs() as usize));

@@ -11,6 +11,7 @@
 //! - `plan`: which field goes where. `fitted`: the plan of a writer's records, older ones too. `described`, `postgres`: types from the
 //!   source database. `infer`: types where nothing else tells them. `ask`: what the table lacks. `reader`, `object`, `value`: how it gets
 //!   there. `columns`, `rows`: where it ends.
+//! - [`encode`]: rows back into records.
 //! - [`signalling`]: how a connector is told to read rows anew, and what it says of that.
 //! - `time`, `decimal`: conversions. `fault`: why a record was rejected.
 //!
@@ -25,6 +26,7 @@ mod cursor;
 mod decimal;
 pub mod decoder;
 mod described;
+pub mod encode;
 mod envelope;
 mod fault;
 mod fitted;
@@ -47,6 +49,7 @@ mod value;
 pub use avro::{Registered, schema_id, value_schema_id};
 pub use decoder::{DecodeOptions, Decoder, Pushed};
 pub use described::{SourceColumn, SourceTypes};
+pub use encode::{Encoded, Encoder, Sample, Stamp};
 pub use envelope::Skip;
 pub use fault::{Reject, reason};
 pub use flat::Format;

@@ -92,6 +92,11 @@ impl ObjectReader {
         Some((field.column, &field.reader))
     }
 
+    /// Of each field its name, the column that takes it, and how it is read.
+    pub(super) fn members(&self) -> impl Iterator<Item = (&str, usize, &Reader)> {
+        self.fields.iter().map(|field| (field.name.as_str(), field.column, &field.reader))
+    }
+
     /// Whether a field goes to the column.
     pub(super) fn takes(&self, column: usize) -> bool {
         self.fields.iter().any(|field| field.column == column)

@@ -1,16 +1,17 @@
-//! `firn backfill`: a range of rows, read anew at the source, to all sinks.
+//! `firn backfill`: a range of rows, read anew at the source or from the lake, to all sinks.
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use serde_json::json;
 
-use super::exit::{Code, Failure};
+use super::exit::{Code, Failure, of_catalog};
 use super::print::{self, Grid};
 use super::{ConfigFile, Output};
 use crate::pipeline::backfill::{
     self, Action, Affected, Backfill, BackfillError, Begun, Channel, Progress, State, Wish,
 };
 
+mod from_lake;
 mod shown;
 
 use shown::Shown;
@@ -19,10 +20,11 @@ const EXAMPLES: &str = "\
 Examples:
   firn backfill --table public.events --column event_ts --from 2024-01-01 --to 2024-02-01
   firn backfill --table public.events --all --dry-run
+  firn backfill --table public.events --all --from-lake
   firn backfill status
   firn backfill pause --table public.events
 
-The same command again goes on watching what it began.";
+The same command again goes on with what it began.";
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, after_help = EXAMPLES)]
@@ -35,13 +37,13 @@ pub(super) struct BackfillArgs {
 
 #[derive(Debug, Subcommand)]
 enum BackfillCommand {
-    /// How the last snapshots of the configuration's connectors stand
+    /// How the last snapshots of the configuration's connectors stand, and the last backfills from the lake
     Status(StatusArgs),
-    /// Have the connector of a table read no further until told to; live changes flow on
+    /// Have no more rows of a table read until told to; live changes flow on
     Pause(ControlArgs),
-    /// Have it go on where it paused
+    /// Have them read on from there
     Resume(ControlArgs),
-    /// Have it give up what is left of the range
+    /// Give up what is left of the range
     Stop(ControlArgs),
 }
 
@@ -71,7 +73,10 @@ struct BeginArgs {
     /// Begin although rows that this sink has will be there twice; also where its SELECT leaves snapshots out (WHERE op <> 'r')
     #[arg(long, value_name = "SINK", value_delimiter = ',')]
     accept_doubles: Vec<String>,
-    /// Begin whatever else the connector is said to be at
+    /// Take the rows from the lake table, which needs neither the source database nor its connector
+    #[arg(long, conflicts_with_all = ["channel", "detach"])]
+    from_lake: bool,
+    /// Begin whatever else is said to be under way
     #[arg(long)]
     anew: bool,
     /// How the connector is told: by its signal topic, or by its signal table
@@ -101,7 +106,7 @@ struct StatusArgs {
 struct ControlArgs {
     #[command(flatten)]
     config: ConfigFile,
-    /// A table of the connector: a topic, schema.table, or a lake table
+    /// A topic, schema.table at the source, or a lake table
     #[arg(long, value_name = "TABLE")]
     table: String,
     /// How the connector is told: by its signal topic, or by its signal table
@@ -186,6 +191,9 @@ async fn begin(args: BeginArgs, output: Output) -> Result<(), Failure> {
         accept_doubles: args.accept_doubles.clone(),
         anew: args.anew,
     };
+    if args.from_lake {
+        return from_lake::begin(&config, wish, args.dry_run, args.no_wait, output).await;
+    }
     let backfill = backfill::prepare(&config, wish).await?;
     if output != Output::Json {
         print::text(&plan(&backfill))?;
@@ -224,20 +232,28 @@ async fn begin(args: BeginArgs, output: Output) -> Result<(), Failure> {
     shown.finish();
     match output {
         Output::Json => print::json(&Answer::of(&backfill, Some(&begun), Some(&progress))),
-        _ => {
-            let rows = progress.rows.map_or_else(String::new, |rows| format!(", {rows} rows"));
-            print::text(&format!("100 %: {} is read{rows}\n", begun.id))
-        }
+        _ => print::text(&read(&progress)),
     }
 }
 
+/// The last line.
+fn read(progress: &Progress) -> String {
+    let rows = progress.rows.map_or_else(String::new, |rows| format!(", {rows} rows"));
+    let left_out = progress.left_out.filter(|left_out| *left_out > 0);
+    let left_out = left_out.map_or_else(String::new, |rows| format!(", {rows} left out that have changed since"));
+    format!("100 %: {} is read{rows}{left_out}\n", progress.id)
+}
+
 fn plan(backfill: &Backfill) -> String {
-    let range = backfill.range();
+    let from = format!("topic {}, connector {}", backfill.topic(), backfill.connector());
+    planned(backfill.table(), &from, backfill.range(), &backfill.affected)
+}
+
+fn planned(table: &str, from: &str, range: &backfill::Range, affected: &[Affected]) -> String {
     let condition = if range.condition.is_empty() { "all rows" } else { &range.condition };
-    let mut text =
-        format!("{} (topic {}, connector {}): {condition}\n", backfill.table(), backfill.topic(), backfill.connector());
+    let mut text = format!("{table} ({from}): {condition}\n");
     let mut grid = Grid::new(["sink", "rows that it has"]);
-    for affected in &backfill.affected {
+    for affected in affected {
         grid.row([affected.sink.clone(), affected.effect.to_string()]);
     }
     text += &grid.to_text();
@@ -298,7 +314,9 @@ impl From<BackfillError> for Failure {
             | BackfillError::Unreachable(_)
             | BackfillError::Database(_)
             | BackfillError::Send(_)
+            | BackfillError::Transaction(_)
             | BackfillError::Source(SourceError::Unreachable { .. }) => Code::Unreachable,
+            BackfillError::Catalog(c) => of_catalog(c),
             _ => Code::Failed,
         };
         Self::from_error(code, &e)

@@ -36,13 +36,13 @@ use crate::table_event::Fence;
 
 /// A record as captured.
 #[derive(Clone, Debug, serde::Deserialize)]
-struct Captured {
-    topic: String,
+pub(super) struct Captured {
+    pub(super) topic: String,
     partition: i32,
     offset: i64,
     timestamp: Option<i64>,
-    key: Option<String>,
-    value: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) value: Option<String>,
     #[serde(default)]
     headers: CapturedHeaders,
     #[serde(skip)]
@@ -64,7 +64,7 @@ impl Headers for CapturedHeaders {
 }
 
 impl Captured {
-    fn record(&self) -> Record<'_> {
+    pub(super) fn record(&self) -> Record<'_> {
         Record {
             topic: &self.topic,
             partition: self.partition,
@@ -77,7 +77,7 @@ impl Captured {
     }
 }
 
-fn fixture(name: &str) -> Vec<Captured> {
+pub(super) fn fixture(name: &str) -> Vec<Captured> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(format!("{name}.jsonl"));
     let text = std::fs::read_to_string(path).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -166,7 +166,7 @@ fn rows_of(batch: &RecordBatch, ops: &[Op]) -> Vec<Row> {
 
 /// What became of some records of one table.
 #[derive(Debug, Default)]
-struct Outcome {
+pub(super) struct Outcome {
     rows: Vec<Row>,
     /// By index of the record.
     skipped: Vec<(usize, Skip)>,
@@ -174,7 +174,7 @@ struct Outcome {
     rejected: Vec<(usize, Reject)>,
     /// Row schemas asked for, in order.
     asked: Vec<RowSchema>,
-    table: RowSchema,
+    pub(super) table: RowSchema,
     /// Index of the record of each row.
     from: Vec<usize>,
 }
@@ -215,7 +215,7 @@ fn push(decoder: &mut Decoder, captured: &Captured) -> Pushed {
     pushed
 }
 
-fn drive(decoder: &mut Decoder, table: Option<RowSchema>, records: &[Captured]) -> Outcome {
+pub(super) fn drive(decoder: &mut Decoder, table: Option<RowSchema>, records: &[Captured]) -> Outcome {
     let mut out = Outcome { table: table.unwrap_or_default(), ..Outcome::default() };
     if !out.table.columns.is_empty() {
         decoder.set_schema(&out.table).unwrap();

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::notices::Notices;
 use super::place::{self, Channel, Place};
-use super::{BackfillError, Progress, State, client, send};
+use super::{BackfillError, Progress, State, client, from_lake, send};
 use crate::config::Config;
 use crate::debezium::signalling::Signal;
 
@@ -20,6 +20,9 @@ pub enum Action {
     Stop,
 }
 
+/// In a connector's place, where rows come from the lake.
+const FROM_LAKE: &str = "(lake)";
+
 /// A snapshot and its connector.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Standing {
@@ -30,7 +33,8 @@ pub struct Standing {
     pub progress: Progress,
 }
 
-/// What the connectors say of the snapshots of tables that the configuration reads, the newest last; at most `most` of each.
+/// What the connectors say of the snapshots of tables that the configuration reads, the newest last; at most `most` of each. Then the
+/// last backfills from the lake.
 ///
 /// # Errors
 /// See [`BackfillError`].
@@ -38,7 +42,8 @@ pub async fn standings(config: &Config, most: usize) -> Result<Vec<Standing>, Ba
     let kafka = client(config);
     let read = place::topics(config);
     let mut all = Vec::new();
-    for (connector, (signalling, states)) in place::known(config).await?.0 {
+    let known = if config.connect.url.is_some() { place::known(config).await?.0 } else { Default::default() };
+    for (connector, (signalling, states)) in known {
         let ours = config.lake.is_used() || read.iter().any(|topic| signalling.collection(topic).is_some());
         let Some(topic) = signalling.notifications.clone().filter(|_| ours && signalling.is_json) else { continue };
         let (kafka, prefix) = (kafka.clone(), signalling.prefix.clone());
@@ -50,10 +55,14 @@ pub async fn standings(config: &Config, most: usize) -> Result<Vec<Standing>, Ba
             all.push(Standing { connector, connector_states, progress: (*progress).clone() });
         }
     }
+    let from_lake = from_lake::control::standings(config, &kafka).await?;
+    let standing = |progress| Standing { connector: FROM_LAKE.to_owned(), connector_states: Vec::new(), progress };
+    all.extend(from_lake.into_iter().map(standing));
     Ok(all)
 }
 
-/// Has the snapshot that the table's connector is at pause, go on or end, and waits for its word.
+/// Has the backfill of the table from the lake, if there is one, or the snapshot that its connector is at pause, go on or end, and waits
+/// for its word.
 ///
 /// # Errors
 /// When none is under way, or the connector does not answer.
@@ -63,8 +72,11 @@ pub async fn control(
     action: Action,
     channel: Channel,
 ) -> Result<Progress, BackfillError> {
-    let place = Place::find(config, table).await?;
     let kafka = client(config);
+    if let Some(progress) = from_lake::control::control(config, &kafka, table, action).await? {
+        return Ok(progress);
+    }
+    let place = Place::find(config, table).await?;
     let Some(topic) = place.notifications().map(str::to_owned) else {
         return Err(BackfillError::Refused(format!(
             "the connector {} does not say what it does: set notification.enabled.channels=sink and notification.sink.topic.name",

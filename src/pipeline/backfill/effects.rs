@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::Wish;
 use crate::change::Mode;
 use crate::config::sinks::clickhouse::{ClickHouseEngine, SnapshotRows};
 use crate::config::sinks::redis::KindConfig;
@@ -61,6 +62,42 @@ pub fn affected(config: &Config, topic: &str) -> Vec<Affected> {
         }
     }
     all
+}
+
+/// Why rows are not sent on without a person's word.
+pub(super) fn objection(affected: &[Affected], wish: &Wish, topic: &str) -> Option<String> {
+    let of = |effect: Effect| -> Vec<&str> {
+        affected.iter().filter(|a| a.effect == effect).map(|a| a.sink.as_str()).collect()
+    };
+    let accepted = &wish.accept_doubles;
+    if let Some(unknown) = accepted.iter().find(|name| !affected.iter().any(|a| a.sink == **name)) {
+        return Some(format!(
+            "--accept-doubles: {} is not read by `{unknown}`; it is by {}",
+            topic,
+            affected.iter().map(|a| a.sink.as_str()).collect::<Vec<_>>().join(", ")
+        ));
+    }
+    let doubled: Vec<&str> = of(Effect::Doubles).into_iter().filter(|s| !accepted.iter().any(|a| a == s)).collect();
+    if affected.is_empty() {
+        return Some(format!("no table and no pipeline reads {}", topic));
+    }
+    if !doubled.is_empty() {
+        return Some(format!(
+            "rows that are there already would be doubled in {}: set snapshot_rows = \"missing\" with a snapshot_key (ClickHouse), \
+             or say --accept-doubles {} where that is meant, where the range is not there, or where the SELECT leaves snapshots out \
+             (WHERE op <> 'r')",
+            doubled.join(", "),
+            doubled.join(",")
+        ));
+    }
+    if wish.replace && of(Effect::FillsIn).is_empty() {
+        return Some(
+            "--replace is for ClickHouse tables with snapshot_rows = \"missing\", and no pipeline has one for this topic: others \
+             overwrite by key, or would double rows that come meanwhile"
+                .to_owned(),
+        );
+    }
+    None
 }
 
 fn of_sink(pipeline: &PipelineConfig, name: &str) -> Effect {

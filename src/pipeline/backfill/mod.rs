@@ -1,4 +1,5 @@
-//! Rows of a range, read anew at the source and brought to all sinks on the way of the live changes: Debezium's incremental snapshots.
+//! Rows of a range, read anew and brought to all sinks on the way of the live changes: at the source, by Debezium's incremental snapshots,
+//! or from the lake.
 //!
 //! Debezium reads the range in chunks while it streams, and puts the rows, as changes of the op `r`, into the table's topic: so order, schema and
 //! exactly once are those of every other change. What is asked for, what is under way and how far it is stand with Debezium (its
@@ -7,10 +8,12 @@
 //! # Layout
 //! - [`place`]: the table's topic, its connector, and where that listens. [`range`]: which rows.
 //! - [`effects`]: what the rows do to each sink. [`replace`]: rows deleted first.
+//! - [`from_lake`]: the other way: rows of the lake table in place of the source's.
 //! - [`notices`], [`progress`]: what the connector says. [`watch`]: until it is done, and all sinks have it. [`control`]: pause, resume, stop, status.
 
 mod control;
 mod effects;
+pub mod from_lake;
 mod notices;
 mod place;
 mod progress;
@@ -27,7 +30,8 @@ use crate::connect::ConnectError;
 use crate::database::{Database, DatabaseError};
 use crate::debezium::signalling::Signal;
 use crate::source::kafka::{
-    self, ClientSettings, LogError, Producer, SendError, SourceError, partition_count, read_log, watermarks,
+    self, ClientSettings, LogError, Producer, SendError, SourceError, TransactionError, partition_count, read_log,
+    watermarks,
 };
 pub use control::{Action, Standing, control, standings};
 pub use effects::{Affected, Effect};
@@ -62,6 +66,12 @@ pub enum BackfillError {
     Database(#[from] DatabaseError),
     #[error("the signal was not sent: {0}")]
     Send(#[from] SendError),
+    #[error(transparent)]
+    Lake(#[from] crate::sink::lake::LakeError),
+    #[error("catalog: {0}")]
+    Catalog(#[from] firn_catalog::Error),
+    #[error("kafka: {0}")]
+    Transaction(#[from] TransactionError),
     #[error("the work broke off: {0}")]
     Broken(#[from] tokio::task::JoinError),
 }
@@ -139,38 +149,7 @@ impl Backfill {
 
     /// Why it is not begun without a person's word.
     pub fn objection(&self) -> Option<String> {
-        let of = |effect: Effect| -> Vec<&str> {
-            self.affected.iter().filter(|a| a.effect == effect).map(|a| a.sink.as_str()).collect()
-        };
-        let accepted = &self.wish.accept_doubles;
-        if let Some(unknown) = accepted.iter().find(|name| !self.affected.iter().any(|a| a.sink == **name)) {
-            return Some(format!(
-                "--accept-doubles: {} is not read by `{unknown}`; it is by {}",
-                self.place.topic,
-                self.affected.iter().map(|a| a.sink.as_str()).collect::<Vec<_>>().join(", ")
-            ));
-        }
-        let doubled: Vec<&str> = of(Effect::Doubles).into_iter().filter(|s| !accepted.iter().any(|a| a == s)).collect();
-        if self.affected.is_empty() {
-            return Some(format!("no table and no pipeline reads {}", self.place.topic));
-        }
-        if !doubled.is_empty() {
-            return Some(format!(
-                "rows that are there already would be doubled in {}: set snapshot_rows = \"missing\" with a snapshot_key (ClickHouse), \
-                 or say --accept-doubles {} where that is meant, where the range is not there, or where the SELECT leaves snapshots out \
-                 (WHERE op <> 'r')",
-                doubled.join(", "),
-                doubled.join(",")
-            ));
-        }
-        if self.wish.replace && of(Effect::FillsIn).is_empty() {
-            return Some(
-                "--replace is for ClickHouse tables with snapshot_rows = \"missing\", and no pipeline has one for this topic: others \
-                 overwrite by key, or would double rows that come meanwhile"
-                    .to_owned(),
-            );
-        }
-        None
+        effects::objection(&self.affected, &self.wish, &self.place.topic)
     }
 
     /// Sends the signal, unless this very range is under way.

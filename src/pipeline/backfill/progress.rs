@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::debezium::signalling::{Notification, SnapshotEvent};
 
 /// What a scan that brought all rows ends with.
 const COMPLETE: [&str; 2] = ["SUCCEEDED", "EMPTY"];
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum State {
     /// It is not taken up yet.
@@ -44,6 +44,9 @@ pub struct Progress {
     /// Chunks of rows that were read, some of them twice after a restart of the connector.
     pub chunks_read: u64,
     pub chunks: Option<u64>,
+    /// Rows of the lake that were not sent, since their newest change is in the topic, or a dead letter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<u64>,
     pub began_ms: i64,
     pub told_ms: i64,
     /// Chunks of the connector's lives before this one.
@@ -51,6 +54,9 @@ pub struct Progress {
     earlier: u64,
     #[serde(skip)]
     scanned: bool,
+    /// How much of how much is done, where it does not go by chunks.
+    #[serde(skip)]
+    pub(super) share: Option<(u64, u64)>,
 }
 
 impl Progress {
@@ -63,10 +69,12 @@ impl Progress {
             rows: None,
             chunks_read: 0,
             chunks: None,
+            left_out: None,
             began_ms: at_ms,
             told_ms: at_ms,
             earlier: 0,
             scanned: false,
+            share: None,
         }
     }
 
@@ -75,8 +83,8 @@ impl Progress {
         if self.state == State::Done {
             return Some(100);
         }
-        let chunks = self.chunks.filter(|chunks| *chunks > 0)?;
-        Some((self.chunks_read * 100 / chunks).min(99))
+        let (done, of) = self.share.or_else(|| Some((self.chunks_read, self.chunks.filter(|chunks| *chunks > 0)?)))?;
+        Some((done * 100 / of).min(99))
     }
 
     fn hear(&mut self, event: &SnapshotEvent) {

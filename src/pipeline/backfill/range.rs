@@ -1,7 +1,7 @@
 //! Which rows: a column of time, and its bounds.
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::place::Place;
@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::database::{Database, DescribedColumn, Found};
 
 /// Rows whose column is in `[from, to)`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Range {
     /// `None` for all rows.
     pub column: Option<String>,
@@ -38,7 +38,7 @@ pub(super) async fn choose(config: &Config, place: &Place, wish: &Wish) -> Resul
         },
         None => None,
     };
-    let column = match pick(described.as_deref(), wish.column.as_deref()) {
+    let column = match pick(described.as_deref().map(of_time), wish.column.as_deref()) {
         Ok(column) => column,
         Err(why) => return refused(format!("{}: {why}", place.collection)),
     };
@@ -52,18 +52,20 @@ pub(super) async fn choose(config: &Config, place: &Place, wish: &Wish) -> Resul
     Ok(Range { column: Some(column), from_ms, to_ms, condition })
 }
 
-const DAY_MS: i64 = 86_400_000;
+pub(super) const DAY_MS: i64 = 86_400_000;
 
 /// Whether a bound within a day would be rounded to it.
 fn is_of_days(columns: Option<&[DescribedColumn]>, column: &str) -> bool {
     columns.into_iter().flatten().any(|c| c.name == column && c.type_name == "date")
 }
 
-/// The column that was asked for, or the only one of time.
-fn pick(columns: Option<&[DescribedColumn]>, wished: Option<&str>) -> Result<String, String> {
+fn of_time(columns: &[DescribedColumn]) -> Vec<&str> {
     let is_of_time = |c: &&DescribedColumn| OF_TIME.contains(&c.type_name.as_str()) && !c.is_array;
-    let of_time: Option<Vec<&str>> =
-        columns.map(|all| all.iter().filter(is_of_time).map(|c| c.name.as_str()).collect());
+    columns.iter().filter(is_of_time).map(|c| c.name.as_str()).collect()
+}
+
+/// The column that was asked for, or the only one of time, where these are known.
+pub(super) fn pick(of_time: Option<Vec<&str>>, wished: Option<&str>) -> Result<String, String> {
     match (wished, of_time) {
         (Some(wished), Some(of_time)) if !of_time.contains(&wished) => {
             Err(format!("`{wished}` is no column of a time or date; there are: {}", of_time.join(", ")))
@@ -118,12 +120,12 @@ mod tests {
     #[test]
     fn the_only_column_of_time_need_not_be_named() {
         let one = [column("id", "int8", false), column("at", "timestamptz", false), column("many", "date", true)];
-        assert_eq!(pick(Some(&one), None), Ok("at".to_owned()));
-        assert!(pick(Some(&one), Some("id")).unwrap_err().contains("there are: at"));
-        assert!(pick(Some(&one[..1]), None).is_err());
+        assert_eq!(pick(Some(of_time(&one)), None), Ok("at".to_owned()));
+        assert!(pick(Some(of_time(&one)), Some("id")).unwrap_err().contains("there are: at"));
+        assert!(pick(Some(of_time(&one[..1])), None).is_err());
         let two = [column("at", "timestamp", false), column("day", "date", false)];
-        assert!(pick(Some(&two), None).unwrap_err().contains("at, day"));
-        assert_eq!(pick(Some(&two), Some("day")), Ok("day".to_owned()));
+        assert!(pick(Some(of_time(&two)), None).unwrap_err().contains("at, day"));
+        assert_eq!(pick(Some(of_time(&two)), Some("day")), Ok("day".to_owned()));
         assert_eq!(pick(None, Some("x")), Ok("x".to_owned()), "nobody knows better");
         assert!(pick(None, None).unwrap_err().contains("--column"));
     }

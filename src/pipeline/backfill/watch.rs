@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::notices::Notices;
-use super::{Backfill, BackfillError, Progress, TAKEN_UP_WITHIN};
+use super::{Affected, Backfill, BackfillError, Progress, TAKEN_UP_WITHIN};
 use crate::config::Config;
 use crate::connect::offsets;
 use crate::debezium::signalling::is_past;
@@ -133,29 +133,41 @@ impl Backfill {
     ) -> Result<(), BackfillError> {
         tell(Seen::Storing);
         self.wait_for_rows(config, progress).await;
-        let (kafka, topic, affected) = (self.kafka.clone(), self.place.topic.clone(), self.affected.clone());
-        let task = tokio::task::spawn_blocking(move || {
-            let partitions: Vec<_> =
-                (0..partition_count(&kafka, &topic)?).map(|p| TopicPartition::new(&topic, p)).collect();
-            let logs: Vec<_> = watermarks(&kafka, &partitions)?.into_iter().map(|(_, low, high)| (low, high)).collect();
-            loop {
-                let mut behind = Vec::new();
-                for sink in &affected {
-                    let records = missing(&kafka, &sink.group, &partitions, &logs)?;
-                    if records > 0 {
-                        behind.push(Behind { sink: sink.sink.clone(), records });
-                    }
-                }
-                let done = behind.is_empty();
-                tell(Seen::Delivering(behind));
-                if done {
-                    return Ok(());
-                }
-                std::thread::sleep(ASK_SINKS);
-            }
-        });
-        task.await?
+        delivered(self.kafka.clone(), self.place.topic.clone(), self.affected.clone(), tell).await
     }
+}
+
+/// Waits until every sink has what the topic has now.
+///
+/// # Errors
+/// When Kafka does not answer.
+pub(super) async fn delivered(
+    kafka: ClientSettings,
+    topic: String,
+    affected: Vec<Affected>,
+    mut tell: impl FnMut(Seen) + Send + 'static,
+) -> Result<(), BackfillError> {
+    let task = tokio::task::spawn_blocking(move || {
+        let partitions: Vec<_> =
+            (0..partition_count(&kafka, &topic)?).map(|p| TopicPartition::new(&topic, p)).collect();
+        let logs: Vec<_> = watermarks(&kafka, &partitions)?.into_iter().map(|(_, low, high)| (low, high)).collect();
+        loop {
+            let mut behind = Vec::new();
+            for sink in &affected {
+                let records = missing(&kafka, &sink.group, &partitions, &logs)?;
+                if records > 0 {
+                    behind.push(Behind { sink: sink.sink.clone(), records });
+                }
+            }
+            let done = behind.is_empty();
+            tell(Seen::Delivering(behind));
+            if done {
+                return Ok(());
+            }
+            std::thread::sleep(ASK_SINKS);
+        }
+    });
+    task.await?
 }
 
 /// Records that a group has not passed.

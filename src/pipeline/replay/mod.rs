@@ -35,6 +35,7 @@ use crate::letter::{Choice, Letter, LetterId, Status};
 use crate::sink::lake::letters::Contents;
 use crate::sink::lake::{LakeTable, Shared};
 use crate::source::kafka::{self, ClientSettings};
+pub(super) use decode::{Changes, LogKeys};
 use log::KafkaLog;
 use table::TableReplay;
 

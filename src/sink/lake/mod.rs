@@ -27,7 +27,7 @@ pub mod output;
 
 mod adopt;
 mod agree;
-mod conform;
+pub(crate) mod conform;
 mod cut;
 pub(crate) mod deletes;
 mod error;

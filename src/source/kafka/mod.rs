@@ -10,6 +10,7 @@ pub mod inspect;
 mod log;
 mod producer;
 mod reader;
+mod tail;
 #[cfg(test)]
 pub mod testing;
 mod topics;
@@ -33,6 +34,7 @@ pub use create::{ensure_compacted, ensure_topic};
 pub use log::{LogError, has_record, has_record_soon, is_compacted, read_log};
 pub use producer::{Producer, SendError};
 pub use reader::{Looked, Read, TopicReader};
+pub use tail::Tail;
 pub use topics::{
     Reach, TopicListing, committed, list_topics, offsets_since, partition_count, reach, topic_id, watermarks,
 };

@@ -8,7 +8,7 @@ use crate::source::kafka::ClientSettings;
 
 const BATCHES: Batches = Batches::USUAL;
 
-/// One transaction after another under one transactional id, each of messages to one topic. All calls block.
+/// One transaction after another under one transactional id, each of messages to one topic, and of a few to another. All calls block.
 pub struct MessageTransactions(Writer);
 
 impl std::fmt::Debug for MessageTransactions {
@@ -47,6 +47,28 @@ impl MessageTransactions {
     /// # Errors
     /// Then it may be visible all the same, and this is of no more use: the next to [`begin`](Self::begin) with the id ends it.
     pub fn commit(&mut self) -> Result<BTreeMap<i32, i64>, TransactionError> {
-        self.0.close()
+        self.0.close()?;
+        Ok(self.0.arrived().into_iter().map(|(partition, (_, next))| (partition, next)).collect())
+    }
+
+    /// Where what was [sent](Self::send) begins in each partition.
+    pub fn begins(&self) -> BTreeMap<i32, i64> {
+        self.0.arrived().into_iter().map(|(partition, (first, _))| (partition, first)).collect()
+    }
+
+    /// Sends more, to another topic, in the transaction that is open.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_with(&mut self, messages: &[Outgoing<'_>]) -> Result<(), TransactionError> {
+        self.0.go_on(messages)
+    }
+
+    /// Nothing of what was sent will be visible; another transaction may follow.
+    ///
+    /// # Errors
+    /// When the brokers do not answer: then this is of no more use.
+    pub fn give_up(&mut self) -> Result<(), TransactionError> {
+        self.0.give_up()
     }
 }

@@ -52,8 +52,8 @@ impl Batches {
 struct Deliveries {
     /// Those that did not arrive, by their places.
     failed: Mutex<Vec<(usize, RDKafkaErrorCode)>>,
-    /// Of each partition the offset after the last that arrived.
-    next: Mutex<BTreeMap<i32, i64>>,
+    /// Of each partition the first offset that arrived, and the one after the last.
+    arrived: Mutex<BTreeMap<i32, (i64, i64)>>,
 }
 
 impl Deliveries {
@@ -61,8 +61,8 @@ impl Deliveries {
         std::mem::take(&mut *self.failed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn take_next(&self) -> BTreeMap<i32, i64> {
-        std::mem::take(&mut *self.next.lock().unwrap_or_else(PoisonError::into_inner))
+    fn take_arrived(&self) -> BTreeMap<i32, (i64, i64)> {
+        std::mem::take(&mut *self.arrived.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -85,9 +85,10 @@ impl ProducerContext for Deliveries {
     fn delivery(&self, result: &DeliveryResult<'_>, place: usize) {
         match result {
             Ok(arrived) => {
-                let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-                let next = next.entry(arrived.partition()).or_default();
-                *next = (arrived.offset() + 1).max(*next);
+                let mut all = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+                let offset = arrived.offset();
+                let (first, next) = all.entry(arrived.partition()).or_insert((offset, offset));
+                (*first, *next) = (offset.min(*first), (offset + 1).max(*next));
             }
             Err((e, _)) => {
                 let code = e.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
@@ -229,7 +230,7 @@ impl Writer {
 
     fn deliver(&self, messages: &[Outgoing<'_>], until: Instant) -> Result<(), TransactionError> {
         self.producer.context().take();
-        self.producer.context().take_next();
+        self.producer.context().take_arrived();
         for (place, message) in messages.iter().enumerate() {
             self.send(place, message, until)?;
         }
@@ -246,10 +247,25 @@ impl Writer {
         }
     }
 
-    /// Its end: of each partition the offset after its last message.
-    pub(super) fn close(&mut self) -> Result<BTreeMap<i32, i64>, TransactionError> {
-        self.producer.commit_transaction(self.within).map_err(|e| TransactionError::of(&e))?;
-        Ok(self.producer.context().take_next())
+    /// More of it, behind what was delivered.
+    pub(super) fn go_on(&mut self, messages: &[Outgoing<'_>]) -> Result<(), TransactionError> {
+        self.deliver(messages, Instant::now() + self.within).map_err(|e| self.abort(e))
+    }
+
+    /// Of each partition the first offset of what was delivered last, and the one after its last.
+    pub(super) fn arrived(&self) -> BTreeMap<i32, (i64, i64)> {
+        self.producer.context().arrived.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its end.
+    pub(super) fn close(&mut self) -> Result<(), TransactionError> {
+        self.producer.commit_transaction(self.within).map_err(|e| TransactionError::of(&e))
+    }
+
+    /// Its end without a trace.
+    pub(super) fn give_up(&mut self) -> Result<(), TransactionError> {
+        let why = self.abort(TransactionError::Unavailable("a transaction was not aborted in time".to_owned()));
+        if self.is_spent() { Err(why) } else { Ok(()) }
     }
 
     fn send(&self, place: usize, message: &Outgoing<'_>, until: Instant) -> Result<(), TransactionError> {

@@ -1,0 +1,78 @@
+//! Rows until there are enough of them for a transaction. Pure.
+
+use arrow_array::RecordBatch;
+use arrow_select::concat::concat_batches;
+
+use super::read::Piece;
+use super::stored::Place;
+use crate::pipeline::backfill::BackfillError;
+
+/// Rows of one transaction. More: sinks wait longer for its end. Fewer: more transactions.
+pub(super) const ROWS_AT_ONCE: usize = 1_000;
+/// The same in bytes, about.
+const BYTES_AT_ONCE: usize = 8 << 20;
+
+/// Rows that wait until there are enough of them.
+#[derive(Default)]
+pub(super) struct Pending {
+    pub pieces: Vec<Piece>,
+}
+
+impl Pending {
+    /// The rows of a transaction, at `most` so many, and the place behind them; `None` where there are too few yet.
+    pub(super) fn take(&mut self, most: usize, is_end: bool) -> Result<Option<(RecordBatch, Place)>, BackfillError> {
+        let rows: usize = self.pieces.iter().map(|piece| piece.rows.num_rows()).sum();
+        let bytes: usize = self.pieces.iter().map(|piece| piece.rows.get_array_memory_size()).sum();
+        let most = (BYTES_AT_ONCE / (bytes / rows.max(1)).max(1)).clamp(1, most);
+        if rows == 0 || rows < most && !is_end {
+            return Ok(None);
+        }
+        let (mut taken, mut at, mut left) = (Vec::new(), Place::default(), most);
+        while let Some(piece) = self.pieces.first_mut().filter(|_| left > 0) {
+            let count = piece.rows.num_rows().min(left);
+            left -= count;
+            taken.push(piece.rows.slice(0, count));
+            at = piece.next.get(count.saturating_sub(1)).cloned().unwrap_or(at);
+            match count == piece.rows.num_rows() {
+                true => _ = self.pieces.remove(0),
+                false => {
+                    piece.rows = piece.rows.slice(count, piece.rows.num_rows() - count);
+                    piece.next.drain(..count);
+                }
+            }
+        }
+        let Some(first) = taken.first() else { return Ok(None) };
+        let rows = concat_batches(&first.schema(), &taken).map_err(|e| BackfillError::Lake(e.into()))?;
+        Ok(Some((rows, at)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::Int32Array;
+    use arrow_schema::{DataType, Field, Schema};
+    use std::sync::Arc;
+
+    fn piece(file: &str, from: u32, rows: u32) -> Piece {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int32, false)]));
+        let values: Int32Array = (from..from + rows).map(|n| n as i32).collect();
+        let next = (from..from + rows).map(|row| Place { file: file.to_owned(), row: row + 1 }).collect();
+        Piece { rows: RecordBatch::try_new(schema, vec![Arc::new(values)]).unwrap(), next }
+    }
+
+    #[test]
+    fn few_rows_wait_for_more_and_each_batch_knows_where_it_ends() {
+        let mut pending = Pending { pieces: vec![piece("a", 0, 600)] };
+        assert!(pending.take(1_000, false).unwrap().is_none());
+        pending.pieces.push(piece("b", 5, 1_500));
+        let mut taken = Vec::new();
+        while let Some((rows, at)) = pending.take(1_000, false).unwrap() {
+            taken.push((rows.num_rows(), at.file, at.row));
+        }
+        assert_eq!(taken, [(1_000, "b".to_owned(), 405), (1_000, "b".to_owned(), 1_405)]);
+        let (rows, at) = pending.take(1_000, true).unwrap().unwrap();
+        assert_eq!((rows.num_rows(), at.row), (100, 1_505));
+        assert!(pending.take(1_000, true).unwrap().is_none());
+    }
+}

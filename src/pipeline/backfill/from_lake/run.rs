@@ -1,0 +1,244 @@
+//! The reading itself, through pauses and brokers that are away.
+
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use super::gather::{Pending, ROWS_AT_ONCE};
+use super::read::Snapshot;
+use super::send::{Changed, Sender, Sent};
+use super::stored::Stored;
+use super::{FromLake, Session, Taken, now_ms, write};
+use crate::letter::{Choice, Status};
+use crate::pipeline::backfill::{BackfillError, Effect, Progress, Seen, State};
+use crate::pipeline::letters::DeadLetters;
+use crate::pipeline::replay::LogKeys;
+use crate::pipeline::wiring::shared;
+use crate::sink::lake::letters::Contents;
+use crate::source::kafka::{LogError, Tail, TransactionError, is_compacted};
+
+/// How often a backfill that is paused is looked at.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// For so long a compacted log is taken to have every delete.
+const DELETES_KEPT_MS: i64 = 12 * 3_600_000;
+/// Seconds before what brokers did not do is tried again.
+const WAITS: [u64; 6] = [1, 2, 4, 8, 15, 30];
+
+impl FromLake {
+    /// Reads what is left of the range, through pauses and brokers that are away.
+    ///
+    /// # Errors
+    /// What can't go on. What time mends, the same command goes on with.
+    pub async fn run(
+        &self,
+        mut session: Session,
+        mut tell: impl FnMut(Seen) + Send + 'static,
+    ) -> Result<Progress, BackfillError> {
+        let (mut failures, mut most) = (0, ROWS_AT_ONCE);
+        loop {
+            let before = session.stored.at.clone();
+            let failed = match session.stored.state {
+                State::Running if session.stored.is_read => return Ok(session.stored.progress()),
+                State::Running => match self.go(&mut session, most, &mut tell).await {
+                    Ok(()) => continue,
+                    Err(e) => e,
+                },
+                State::Paused => {
+                    tell(Seen::Reading(session.stored.progress()));
+                    self.wait_until_resumed().await?;
+                    session = self.again().await?;
+                    continue;
+                }
+                _ => return Ok(session.stored.progress()),
+            };
+            if !may_pass(&failed) {
+                if let BackfillError::Refused(why) = &failed {
+                    let stored =
+                        Stored { state: State::Failed { why: why.clone() }, told_ms: now_ms(), ..session.stored };
+                    // As good as it goes: the error itself is told in any case.
+                    if let Ok(mut taken) = self.take().await {
+                        let _ = tokio::task::block_in_place(|| write(&mut taken.transactions, &self.store, &stored));
+                    }
+                }
+                return Err(failed);
+            }
+            if session.stored.at != before {
+                failures = 0;
+            }
+            if is_too_large(&failed) {
+                most = (most / 2).max(1);
+                session = self.again().await?;
+                continue;
+            }
+            let fenced = matches!(failed, BackfillError::Transaction(TransactionError::Fenced(_)));
+            let Some(wait) = WAITS.get(failures) else { return Err(failed) };
+            failures += 1;
+            if !fenced {
+                tracing::warn!("trying again in {wait} s: {failed}");
+                tokio::time::sleep(Duration::from_secs(*wait)).await;
+            }
+            session = self.again().await?;
+        }
+    }
+
+    async fn wait_until_resumed(&self) -> Result<(), BackfillError> {
+        while self.stored().await?.is_some_and(|s| s.state == State::Paused && s.owner == self.owner) {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// Takes it once more, unless another process has.
+    pub(super) async fn again(&self) -> Result<Session, BackfillError> {
+        let is_ours = |stored: &Stored| stored.owner == self.owner;
+        let taken_by_another =
+            || BackfillError::Refused(format!("another process goes on with the backfill of {}", self.topic()));
+        // Looked at first: taking it would stop the other.
+        if !self.stored().await?.is_some_and(|s| is_ours(&s)) {
+            return Err(taken_by_another());
+        }
+        let Taken { transactions, stored } = self.take().await?;
+        let stored = stored.filter(is_ours).ok_or_else(taken_by_another)?;
+        Ok(Session { transactions, stored })
+    }
+
+    /// Reads on until all is read.
+    async fn go(
+        &self,
+        session: &mut Session,
+        most: usize,
+        tell: &mut (impl FnMut(Seen) + Send),
+    ) -> Result<(), BackfillError> {
+        let Session { transactions, stored } = session;
+        let snapshot = match self.snapshot(Some(stored.snapshot_id)).await? {
+            Some(snapshot) => snapshot,
+            None => {
+                *stored = self.from_the_start(stored).await?;
+                tokio::task::block_in_place(|| write(transactions, &self.store, stored))?;
+                return Ok(());
+            }
+        };
+        tell(Seen::Reading(stored.progress()));
+        let mut sender = self.sender(stored, &snapshot).await?;
+        if now_ms() - snapshot.timestamp_ms > DELETES_KEPT_MS {
+            self.refuse_compacted(stored, &sender).await?;
+        }
+        let mut rows = snapshot.read(&stored.at);
+        let mut pending = Pending::default();
+        loop {
+            let piece = rows.next().await?;
+            let is_end = piece.is_none();
+            pending.pieces.extend(piece);
+            while let Some((batch, at)) = pending.take(most, is_end)? {
+                let done = |sent: Sent| Stored {
+                    at: at.clone(),
+                    rows_read: snapshot.rows_before(&at),
+                    rows_sent: stored.rows_sent + sent.rows,
+                    rows_left_out: stored.rows_left_out + sent.left_out,
+                    told_ms: now_ms(),
+                    ..stored.clone()
+                };
+                let next = tokio::task::block_in_place(|| sender.send(transactions, &batch, &stored.id, done))?;
+                *stored = next;
+                tell(Seen::Reading(stored.progress()));
+            }
+            if is_end {
+                break;
+            }
+        }
+        let end = Stored { is_read: true, rows_read: stored.rows, told_ms: now_ms(), ..stored.clone() };
+        tokio::task::block_in_place(|| write(transactions, &self.store, &end))?;
+        *stored = end;
+        tell(Seen::Reading(stored.progress()));
+        Ok(())
+    }
+
+    /// A compacted log loses deletes some time after they came (`delete.retention.ms`, a day if not told otherwise): their rows would be sent.
+    async fn refuse_compacted(&self, stored: &Stored, sender: &Sender<'_>) -> Result<(), BackfillError> {
+        let ends = tokio::task::block_in_place(|| sender.tail.ends())?;
+        if ends == stored.offsets || matches!(is_compacted(&self.kafka, self.topic()).await, Ok(false)) {
+            return Ok(());
+        }
+        Err(BackfillError::Refused(format!(
+            "{} is compacted (or DescribeConfigs does not tell), and the lake's snapshot {} is old: a delete since may be gone from the log.              Once the lake has caught up, --anew begins from its newest snapshot",
+            self.topic(),
+            stored.snapshot_id
+        )))
+    }
+
+    /// Of a backfill whose snapshot was expired.
+    async fn from_the_start(&self, stored: &Stored) -> Result<Stored, BackfillError> {
+        if stored.rows_sent > 0 && self.affected.iter().any(|a| a.effect == Effect::Doubles) {
+            return Err(BackfillError::Refused(format!(
+                "the lake's snapshot {} that is read was expired, and what is left can't be told from what was sent; sinks that double \
+                 rows would have them twice: --anew begins the range anew",
+                stored.snapshot_id
+            )));
+        }
+        tracing::warn!(
+            "the lake's snapshot {} was expired: the range is read anew from the current one",
+            stored.snapshot_id
+        );
+        let fresh = self.fresh().await?;
+        Ok(Stored { id: stored.id.clone(), began_ms: stored.began_ms, ..fresh })
+    }
+
+    async fn sender(&self, stored: &Stored, snapshot: &Snapshot) -> Result<Sender<'_>, BackfillError> {
+        let refused = BackfillError::Refused;
+        let position = self.found.position().await?;
+        let (lake, columns) = (&self.found.lake, &self.found.columns);
+        let mut keys = LogKeys::new(lake, columns, &self.options, self.told()).map_err(refused)?;
+        let partitions = i32::try_from(stored.offsets.len()).unwrap_or(i32::MAX);
+        let changed = self.letters(&mut keys).await?;
+        Ok(Sender {
+            topic: self.topic().to_owned(),
+            encoder: self.encoder()?,
+            keys,
+            stager: lake.stager()?,
+            changed,
+            tail: Tail::new(&self.kafka, self.topic(), stored.offsets.clone())?,
+            partitions,
+            stays: position.grew_from.is_none() && position.partition_count == partitions,
+            snapshot_ms: snapshot.timestamp_ms,
+            store: self.store.clone(),
+        })
+    }
+
+    /// The keys of dead letters: the lake has not the newest of them.
+    async fn letters(&self, keys: &mut LogKeys<'_>) -> Result<Changed, BackfillError> {
+        let refused = |e: &dyn std::fmt::Display| BackfillError::Refused(e.to_string());
+        let letters = DeadLetters::open(
+            &self.config,
+            self.found.catalog.clone(),
+            &self.kafka,
+            Handle::current(),
+            shared(&self.config),
+        );
+        let choice = Choice { target: Some(self.table()), status: Some(Status::Pending), ..Choice::default() };
+        let letters =
+            letters.map_err(|e| refused(&e))?.read(&choice, Contents::Whole).await.map_err(|e| refused(&e))?;
+        let mut changed = Changed::default();
+        tokio::task::block_in_place(|| {
+            for letter in letters.iter().filter(|letter| letter.origin.at.topic == self.topic()) {
+                changed.note(keys, &letter.record());
+            }
+        });
+        Ok(changed)
+    }
+}
+
+/// Whether fewer rows may go: which of them is too large the brokers did not tell.
+fn is_too_large(e: &BackfillError) -> bool {
+    matches!(e, BackfillError::Transaction(TransactionError::TooLarge(_)))
+}
+
+/// Whether the same may go later, by itself.
+fn may_pass(e: &BackfillError) -> bool {
+    match e {
+        BackfillError::Transaction(e) => !matches!(e, TransactionError::Refused(_)),
+        BackfillError::Log(e) => !matches!(e, LogError::Gone { .. }),
+        BackfillError::Unreachable(_) => true,
+        BackfillError::Lake(e) => e.is_transient(),
+        _ => false,
+    }
+}

@@ -1,0 +1,263 @@
+//! Rows into the topic, a transaction at a time, unless a change of their key came meanwhile. Blocks.
+//!
+//! ```text
+//! what the topic has since the snapshot -> keys that changed -> rows without these are sent, not visible yet
+//!   -> what came before them in each partition: nothing of their keys? -> how far it is -> commit
+//!                                               else: given up, and sent again without those
+//! ```
+//! What comes behind the rows in their partition is newer, and overwrites them everywhere.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::{Array, RecordBatch};
+use firn_catalog::failpoint::{self, Step};
+
+use super::stored::{Store, Stored};
+use crate::change::origin;
+use crate::debezium::{Encoded, Encoder, Stamp};
+use crate::pipeline::backfill::BackfillError;
+use crate::pipeline::replay::{Changes, LogKeys};
+use crate::record::Record;
+use crate::sink::lake::Stager;
+use crate::source::kafka::{MessageTransactions, Outgoing, Tail, TransactionError};
+
+/// The header of a row from the lake: the backfill's id.
+pub(super) const HEADER: &str = "firn.backfill";
+/// How long other producers' open transactions are waited for within an own one, which brokers give up after ten seconds.
+const SETTLED_WITHIN: Duration = Duration::from_secs(5);
+/// The same, outside of any.
+const OTHERS_WITHIN: Duration = Duration::from_secs(60);
+/// Times that rows are sent again because some changed while they were sent.
+const ROUNDS: usize = 50;
+
+/// Keys of which the topic has a newer change than the lake's snapshot.
+#[derive(Default)]
+pub(super) struct Changed {
+    hashes: HashSet<u128>,
+    /// Of records that are no rows of the table now: as they stand there.
+    raw: HashSet<Vec<u8>>,
+    /// The source table was emptied there.
+    emptied: Option<String>,
+    failed: Option<String>,
+}
+
+impl Changed {
+    pub(super) fn note(&mut self, keys: &mut LogKeys<'_>, record: &Record<'_>) {
+        // Rows from the lake are no changes.
+        if record.header(HEADER).is_some() || self.failed.is_some() {
+            return;
+        }
+        match keys.changes(record) {
+            Ok(Changes::Key(hash)) => _ = self.hashes.insert(hash),
+            Ok(Changes::Everything) => self.emptied = Some(record.origin().to_string()),
+            Ok(Changes::Untold) => self.raw.extend(record.key.map(<[u8]>::to_vec)),
+            Err(why) => self.failed = Some(why),
+        }
+    }
+
+    fn has(&self, hash: u128, key: &[u8]) -> bool {
+        self.hashes.contains(&hash) || self.raw.contains(key)
+    }
+
+    /// Why nothing can go on, if so.
+    fn objection(&self) -> Result<(), BackfillError> {
+        if let Some(at) = &self.emptied {
+            return Err(BackfillError::Refused(format!(
+                "the source table was emptied (TRUNCATE) at {at}, after the lake's rows were written: none of them is to come again"
+            )));
+        }
+        self.failed.clone().map_or(Ok(()), |why| Err(BackfillError::Refused(why)))
+    }
+}
+
+/// Sends the rows of one topic.
+pub(super) struct Sender<'a> {
+    pub topic: String,
+    pub encoder: Encoder,
+    pub keys: LogKeys<'a>,
+    pub stager: Stager,
+    pub changed: Changed,
+    pub tail: Tail,
+    /// How many partitions the topic had when the reading began.
+    pub partitions: i32,
+    /// Whether each row is in the partition that its key goes to now.
+    pub stays: bool,
+    /// For rows that do not tell when they were changed.
+    pub snapshot_ms: i64,
+    pub store: Store,
+}
+
+/// What became of a piece.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub rows: u64,
+    pub left_out: u64,
+}
+
+/// A row on its way.
+struct Row {
+    record: Encoded,
+    hash: u128,
+    partition: Option<i32>,
+}
+
+impl Sender<'_> {
+    /// Sends these rows and stores what `stored` makes of that, in one transaction.
+    ///
+    /// # Errors
+    /// [`BackfillError::Transaction`] where it is to be begun anew; otherwise what can't go on.
+    pub(super) fn send(
+        &mut self,
+        transactions: &mut MessageTransactions,
+        rows: &RecordBatch,
+        id: &str,
+        stored: impl Fn(Sent) -> Stored,
+    ) -> Result<Stored, BackfillError> {
+        self.refuse_unavailable(rows)?;
+        let now_ms = chrono::Utc::now().timestamp_millis();
+        let records = self.encoder.encode(rows, &stamps(rows, self.snapshot_ms), now_ms);
+        let records = records.map_err(|why| BackfillError::Refused(format!("{}: {why}", self.topic)))?;
+        let hashes = self.stager.key_hashes(rows)?;
+        let places = self.places(rows);
+        let all = records.into_iter().zip(hashes).zip(places);
+        let mut rows: Vec<Row> = all.map(|((record, hash), partition)| Row { record, hash, partition }).collect();
+        let whole = rows.len();
+        self.catch_up()?;
+        let headers = [(HEADER.to_owned(), id.as_bytes().to_vec())];
+        for _ in 0..ROUNDS {
+            rows.retain(|row| !self.changed.has(row.hash, &row.record.key));
+            let sent = Sent { rows: rows.len() as u64, left_out: (whole - rows.len()) as u64 };
+            let stored = stored(sent);
+            let value = serde_json::to_vec(&stored).map_err(|e| BackfillError::Refused(e.to_string()))?;
+            if rows.is_empty() {
+                transactions.send(&[self.store.message(&stored, &value)])?;
+                transactions.commit()?;
+                return Ok(stored);
+            }
+            let messages: Vec<Outgoing<'_>> = rows.iter().map(|row| self.message(row, &headers)).collect();
+            let send = || transactions.send(&messages);
+            match failpoint::around(Step::BackfillSend, send, |_| TransactionError::Unavailable("failpoint".to_owned()))
+            {
+                Err(TransactionError::TooLarge(places)) if !places.is_empty() => {
+                    return Err(self.too_large(&rows, &places));
+                }
+                sent => sent?,
+            }
+            let begins = transactions.begins();
+            if !self.tail.is_settled(&begins, SETTLED_WITHIN)? {
+                transactions.give_up()?;
+                self.wait_for_others(&begins)?;
+                continue;
+            }
+            self.note(&begins)?;
+            self.refuse_growth()?;
+            if rows.iter().any(|row| self.changed.has(row.hash, &row.record.key)) {
+                transactions.give_up()?;
+                continue;
+            }
+            transactions.send_with(&[self.store.message(&stored, &value)])?;
+            let commit = || transactions.commit().map(drop);
+            failpoint::around(Step::BackfillCommit, commit, |_| TransactionError::Unavailable("failpoint".to_owned()))?;
+            return Ok(stored);
+        }
+        Err(BackfillError::Refused(format!(
+            "{}: rows of a piece kept changing while they were sent; run the command again",
+            self.topic
+        )))
+    }
+
+    /// Notes the keys of all that came since.
+    fn catch_up(&mut self) -> Result<(), BackfillError> {
+        let ends = self.tail.ends()?;
+        self.note(&ends)
+    }
+
+    fn note(&mut self, to: &BTreeMap<i32, i64>) -> Result<(), BackfillError> {
+        let (changed, keys) = (&mut self.changed, &mut self.keys);
+        self.tail.read_to(to, |record| changed.note(keys, record))?;
+        self.changed.objection()
+    }
+
+    /// Of a partition that was added, changes of any key may come, before its rows do from the one where they were.
+    fn refuse_growth(&self) -> Result<(), BackfillError> {
+        match self.tail.partitions()? {
+            now if now == self.partitions => Ok(()),
+            now => Err(BackfillError::Refused(format!(
+                "{} has {now} partitions, and had {}: run the command again once the lake has come to the new ones",
+                self.topic, self.partitions
+            ))),
+        }
+    }
+
+    fn wait_for_others(&self, to: &BTreeMap<i32, i64>) -> Result<(), BackfillError> {
+        let ends = self.tail.ends()?;
+        let open = to.iter().filter(|(partition, to)| ends.get(partition).is_some_and(|end| end < *to));
+        let open: BTreeMap<i32, i64> = open.map(|(partition, to)| (*partition, *to)).collect();
+        match self.tail.is_settled(&open, OTHERS_WITHIN)? {
+            true => Ok(()),
+            false => {
+                Err(BackfillError::Unreachable(format!("{}: another producer's transaction stays open", self.topic)))
+            }
+        }
+    }
+
+    fn too_large(&self, rows: &[Row], places: &[usize]) -> BackfillError {
+        let key = places.first().and_then(|place| rows.get(*place)).map(|row| String::from_utf8_lossy(&row.record.key));
+        BackfillError::Refused(format!(
+            "{}: the row {} is larger than the topic takes (max.message.bytes)",
+            self.topic,
+            key.unwrap_or_default()
+        ))
+    }
+
+    fn message<'m>(&'m self, row: &'m Row, headers: &'m [(String, Vec<u8>)]) -> Outgoing<'m> {
+        let (key, value) = (Some(row.record.key.as_slice()), Some(row.record.value.as_slice()));
+        Outgoing { topic: &self.topic, partition: row.partition, key, value, headers }
+    }
+
+    /// The partition of each row's last change, where that is still its key's.
+    fn places(&self, rows: &RecordBatch) -> Vec<Option<i32>> {
+        let topics = rows.column_by_name(origin::TOPIC).and_then(|c| c.as_string_opt::<i32>());
+        let partitions = rows.column_by_name(origin::PARTITION).and_then(|c| c.as_primitive_opt::<Int32Type>());
+        let (Some(topics), Some(partitions), true) = (topics, partitions, self.stays) else {
+            return vec![None; rows.num_rows()];
+        };
+        let is_ours =
+            |row: &usize| topics.is_valid(*row) && topics.value(*row) == self.topic && partitions.is_valid(*row);
+        let place =
+            |row: usize| is_ours(&row).then(|| partitions.value(row)).filter(|p| (0..self.partitions).contains(p));
+        (0..rows.num_rows()).map(place).collect()
+    }
+
+    fn refuse_unavailable(&self, rows: &RecordBatch) -> Result<(), BackfillError> {
+        let Some(lists) = rows.column_by_name(origin::UNAVAILABLE).and_then(|c| c.as_list_opt::<i32>()) else {
+            return Ok(());
+        };
+        let first = lists.iter().flatten().find_map(|names| {
+            let names = names.as_string_opt::<i32>()?;
+            names.iter().flatten().next().map(str::to_owned)
+        });
+        match first {
+            None => Ok(()),
+            Some(column) => Err(BackfillError::Refused(format!(
+                "column {column}: the source did not send its value for some row, and the lake does not have it ({}): let Debezium read \
+                 these rows anew (without --from-lake)",
+                origin::UNAVAILABLE
+            ))),
+        }
+    }
+}
+
+/// When and where each row was changed last.
+fn stamps(rows: &RecordBatch, otherwise_ms: i64) -> Vec<Stamp> {
+    let times = rows.column_by_name(origin::SOURCE_TS).and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
+    let lsns = rows.column_by_name(origin::SOURCE_LSN).and_then(|c| c.as_primitive_opt::<Int64Type>());
+    let stamp = |row: usize| Stamp {
+        source_ms: times.filter(|t| t.is_valid(row)).map_or(otherwise_ms, |t| t.value(row).div_euclid(1_000)),
+        lsn: lsns.filter(|l| l.is_valid(row)).map(|l| l.value(row)),
+    };
+    (0..rows.num_rows()).map(stamp).collect()
+}
