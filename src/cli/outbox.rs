@@ -1,5 +1,6 @@
 //! `firn outbox`: rows of tables to topics, until a signal, or until there is no more to do.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
@@ -7,12 +8,14 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::print::Grid;
 use super::{Code, ConfigFile, Failure, Output};
 use crate::config::period::Period;
 use crate::config::{Config, OutboxConfig};
-use crate::outbox::{self, Done, Error, Lost, Until};
+use crate::outbox::{self, Backlog, Done, Error, Lost, Until};
+use crate::serve::{Server, metrics};
 use crate::source::kafka::{LogError, SourceError};
 
 #[derive(Debug, Args)]
@@ -31,6 +34,9 @@ pub(super) struct OutboxArgs {
     /// Go on although retention has removed a part of the topic that may have held rows that are not marked: these are sent again
     #[arg(long, requires = "name")]
     skip_lost: bool,
+    /// Answer GET /metrics and /healthz there, as at 127.0.0.1:9465
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
 }
 
 impl OutboxArgs {
@@ -62,7 +68,11 @@ pub(super) async fn run(config: Config, args: &OutboxArgs, output: Output) -> Re
     firn_catalog::failpoint::check().map_err(|wrong| Failure::new(Code::Usage, wrong))?;
     let (stop, stopped) = watch::channel(false);
     let lost = if args.skip_lost { Lost::Skip } else { Lost::Refuse };
-    let run = async |one| (one, outbox::run(&config, one, args.until(), lost, stopped.clone()).await);
+    let (backlog, serving) = match args.listen {
+        Some(address) => (Backlog::Counted, Some(serve(address, stopped.clone()).await?)),
+        None => (Backlog::Ignored, None),
+    };
+    let run = async |one| (one, outbox::run(&config, one, args.until(), lost, backlog, stopped.clone()).await);
     let mut running: FuturesUnordered<_> = config.outbox.iter().map(run).collect();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -82,6 +92,10 @@ pub(super) async fn run(config: Config, args: &OutboxArgs, output: Output) -> Re
             _ = interrupt.recv() => leave(&stop)?,
         }
     }
+    stop.send_replace(true);
+    if let Some(serving) = serving {
+        serving.await.map_err(|e| Failure::failed(e.to_string()))??;
+    }
     print(&done, output)?;
     let refused: usize = done.iter().map(|d| d.refused.len()).sum();
     match failed {
@@ -89,6 +103,19 @@ pub(super) async fn run(config: Config, args: &OutboxArgs, output: Output) -> Re
         None if refused > 0 => Err(Failure::failed(format!("rows that their topic does not take: {refused}"))),
         None => Ok(()),
     }
+}
+
+/// Shows the metrics until the end.
+async fn serve(
+    address: SocketAddr,
+    stopped: watch::Receiver<bool>,
+) -> Result<JoinHandle<std::io::Result<()>>, Failure> {
+    let metrics = metrics::install().map_err(|e| Failure::failed(e.to_string()))?;
+    let server = Server::bind(address).await.map_err(|e| {
+        Failure::new(Code::Usage, format!("can't listen on {address}: {}; name a free one with --listen", e.reason()))
+    })?;
+    tracing::info!("metrics on http://{}/metrics", server.address());
+    Ok(tokio::spawn(server.run_metrics(metrics, stopped)))
 }
 
 fn leave(stop: &watch::Sender<bool>) -> Result<(), Failure> {

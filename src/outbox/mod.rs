@@ -8,8 +8,9 @@
 //! process that lost the outbox can neither commit in Kafka (its producer is fenced) nor mark (it is no longer the owner).
 //!
 //! # Layout
-//! [`position`] and [`statements`] decide, [`rows`] is the database, [`topic`] is Kafka. Knows nothing of pipelines.
+//! [`position`] and [`statements`] decide, [`rows`] is the database, [`topic`] is Kafka, [`meter`] the metrics. Knows nothing of pipelines.
 
+mod meter;
 mod position;
 mod rows;
 mod statements;
@@ -27,6 +28,8 @@ use crate::position::TopicPartition;
 use crate::source::kafka::{
     self, ClientSettings, LogError, MessageTransactions, SendError, SourceError, TransactionError,
 };
+pub use meter::Backlog;
+use meter::Meter;
 pub use position::Lost;
 use position::{Settled, Topic, Unsettled, unsettled};
 use rows::{Row, Rows, Take};
@@ -130,9 +133,10 @@ pub async fn run(
     outbox: &OutboxConfig,
     until: Until,
     lost: Lost,
+    backlog: Backlog,
     mut stop: watch::Receiver<bool>,
 ) -> Result<Done, Error> {
-    let mut outbox = Outbox::new(config, outbox, lost);
+    let mut outbox = Outbox::new(config, outbox, lost, backlog);
     let mut failures = 0;
     loop {
         let before = outbox.done.sent;
@@ -143,6 +147,7 @@ pub async fn run(
         if matches!(e, Error::Transaction(TransactionError::TooLarge(_))) {
             continue;
         }
+        outbox.meter.failed();
         if !e.may_pass() || until == Until::Sent {
             return Err(e);
         }
@@ -163,7 +168,7 @@ pub async fn run(
 /// # Errors
 /// What stands in the way.
 pub async fn probe(config: &Config, outbox: &OutboxConfig) -> Result<String, Error> {
-    let mut rows = Outbox::new(config, outbox, Lost::Refuse).open().await?;
+    let mut rows = Outbox::new(config, outbox, Lost::Refuse, Backlog::Ignored).open().await?;
     let positions = if rows.has_state().await? { "" } else { "; the table of positions will be made" };
     let settings = settings(config);
     let topic = outbox.topic.clone();
@@ -195,10 +200,11 @@ struct Outbox {
     /// Where transactions ended whose markers may not be in the log yet.
     reached: BTreeMap<i32, i64>,
     done: Done,
+    meter: Meter,
 }
 
 impl Outbox {
-    fn new(config: &Config, wanted: &OutboxConfig, lost: Lost) -> Self {
+    fn new(config: &Config, wanted: &OutboxConfig, lost: Lost, backlog: Backlog) -> Self {
         Self {
             url: wanted.address(&config.source).map(|url| url.as_str().to_owned()).unwrap_or_default(),
             kafka: settings(config),
@@ -209,6 +215,7 @@ impl Outbox {
             batch_rows: wanted.batch_rows,
             reached: BTreeMap::new(),
             done: Done { outbox: wanted.name.clone(), ..Done::default() },
+            meter: Meter::new(&wanted.name, backlog),
             wanted: wanted.clone(),
         }
     }
@@ -231,6 +238,7 @@ impl Outbox {
             );
         }
         self.done.refused.extend(keys);
+        self.meter.refused(self.done.refused.len());
     }
 
     /// Takes the outbox and sends.
@@ -240,6 +248,9 @@ impl Outbox {
         let mut idle = Instant::now();
         let mut followed = Instant::now();
         while !*stop.borrow() {
+            if self.meter.counts() {
+                self.meter.unsent(rows.backlog(&self.done.refused).await?);
+            }
             let batch = rows.unsent(self.batch_rows, &self.done.refused).await?;
             if !batch.is_empty() {
                 transactions = self.batch(&mut rows, transactions, &mut settled, batch).await?;
@@ -283,6 +294,7 @@ impl Outbox {
         };
         let found = rows.settle(&keys, &settled).await?;
         self.done.found += found;
+        self.meter.found(found);
         tracing::info!(outbox = self.wanted.name, found, "taken");
         Ok((transactions, settled))
     }
@@ -360,6 +372,7 @@ impl Outbox {
         let marked = rows.settle(&keys, settled);
         failpoint::around_async(Step::OutboxMark, marked, |f| Error::Database(f.to_string())).await?;
         self.done.sent += keys.len() as u64;
+        self.meter.sent(keys.len());
         tracing::debug!(outbox = self.wanted.name, rows = keys.len(), "sent and marked");
         // Back to whole batches, step by step.
         self.batch_rows = (self.batch_rows * 2).min(self.wanted.batch_rows);

@@ -128,6 +128,15 @@ impl Rows {
         .await
     }
 
+    /// How many rows are not marked, without `refused`; many are not all counted.
+    pub async fn backlog(&mut self, refused: &[String]) -> Result<i64, Error> {
+        within(async {
+            let counted = sqlx::query_scalar(&self.sql.backlog).bind(refused).persistent(false);
+            counted.fetch_one(&mut self.connection).await.map_err(explain)
+        })
+        .await
+    }
+
     /// Marks the rows of these keys and moves the position, both or none. Answers how many were not marked before.
     pub async fn settle(&mut self, keys: &[String], to: &Settled) -> Result<u64, Error> {
         let next = serde_json::to_string(&to.next).unwrap_or_default();

@@ -75,6 +75,9 @@ impl Columns {
     }
 }
 
+/// Rows up to which a backlog is counted: more are as bad, and take the database longer.
+const MOST_COUNTED: u32 = 100_000;
+
 /// What one outbox asks of its database.
 #[derive(Clone, Debug)]
 pub(super) struct Statements {
@@ -88,6 +91,8 @@ pub(super) struct Statements {
     pub take_again: String,
     /// At most so many rows, without these keys.
     pub unsent: String,
+    /// How many there are of them, up to [`MOST_COUNTED`].
+    pub backlog: String,
     /// Of the outbox and the owner: topic, its id, transactional id, position.
     pub settle: String,
     /// The rows of these keys.
@@ -128,6 +133,11 @@ impl Statements {
                  WHERE t.{flag} IS NOT TRUE AND NOT t.{key} = ANY({}) ORDER BY t.{key} LIMIT $1",
                 sent.join(", "),
                 keys(2)
+            ),
+            backlog: format!(
+                "SELECT count(*) FROM (SELECT 1 FROM {table} t WHERE t.{flag} IS NOT TRUE AND NOT t.{key} = ANY({}) \
+                 LIMIT {MOST_COUNTED}) counted",
+                keys(1)
             ),
             settle: format!(
                 "UPDATE {state} SET topic = $3, topic_id = $4, transactional_id = $5, next = $6::jsonb, updated_at = now() \

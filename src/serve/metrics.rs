@@ -62,6 +62,11 @@ pub const ALERTS_HELD_BACK_TOTAL: &str = "firn_alerts_held_back_total";
 pub const STATE_KEYS: &str = "firn_state_keys";
 pub const STATE_KEYS_FORGOTTEN_TOTAL: &str = "firn_state_keys_forgotten_total";
 pub const VIEW_TIMEOUTS_TOTAL: &str = "firn_view_timeouts_total";
+pub const OUTBOX_UNSENT_ROWS: &str = "firn_outbox_unsent_rows";
+pub const OUTBOX_SENT_TOTAL: &str = "firn_outbox_sent_total";
+pub const OUTBOX_FOUND_TOTAL: &str = "firn_outbox_found_total";
+pub const OUTBOX_REFUSED_ROWS: &str = "firn_outbox_refused_rows";
+pub const OUTBOX_ERRORS_TOTAL: &str = "firn_outbox_errors_total";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -91,7 +96,7 @@ const fn metric(
 }
 
 /// Every metric of firn.
-pub const METRICS: [Metric; 57] = [
+pub const METRICS: [Metric; 62] = [
     metric(RECORDS_TOTAL, Kind::Counter, Unit::Count, &["topic"], "Kafka records read"),
     metric(ROWS_TOTAL, Kind::Counter, Unit::Count, &["table", "op"], "rows committed, by op (c, u, d, r)"),
     metric(SKIPPED_TOTAL, Kind::Counter, Unit::Count, &["topic", "kind"], "records skipped by a rule, by its name"),
@@ -310,6 +315,29 @@ pub const METRICS: [Metric; 57] = [
         Unit::Count,
         &["view"],
         "joins that went on without waiting longer for the view's topic",
+    ),
+    metric(
+        OUTBOX_UNSENT_ROWS,
+        Kind::Gauge,
+        Unit::Count,
+        &["outbox"],
+        "rows that are not marked as sent, up to 100,000, without those that the topic does not take",
+    ),
+    metric(OUTBOX_SENT_TOTAL, Kind::Counter, Unit::Count, &["outbox"], "rows sent and marked"),
+    metric(
+        OUTBOX_FOUND_TOTAL,
+        Kind::Counter,
+        Unit::Count,
+        &["outbox"],
+        "rows that were in the topic already and only had to be marked",
+    ),
+    metric(OUTBOX_REFUSED_ROWS, Kind::Gauge, Unit::Count, &["outbox"], "rows that the topic does not take"),
+    metric(
+        OUTBOX_ERRORS_TOTAL,
+        Kind::Counter,
+        Unit::Count,
+        &["outbox"],
+        "failures after which the outbox is taken anew",
     ),
 ];
 

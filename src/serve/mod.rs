@@ -38,6 +38,13 @@ pub struct ListenError {
     source: std::io::Error,
 }
 
+impl ListenError {
+    /// Why, in the system's words.
+    pub fn reason(&self) -> String {
+        self.source.to_string()
+    }
+}
+
 /// A bound server that has not begun to answer.
 #[derive(Debug)]
 pub struct Server {
@@ -68,13 +75,27 @@ impl Server {
         self,
         status: Arc<Status>,
         metrics: PrometheusHandle,
-        mut shutdown: watch::Receiver<bool>,
+        shutdown: watch::Receiver<bool>,
     ) -> std::io::Result<()> {
+        self.answer(router(status, metrics), shutdown).await
+    }
+
+    /// The same with metrics and health alone, for a process that has no tables.
+    ///
+    /// # Errors
+    /// When the listener breaks.
+    pub async fn run_metrics(self, metrics: PrometheusHandle, shutdown: watch::Receiver<bool>) -> std::io::Result<()> {
+        let status = Arc::default();
+        let shown = Router::new().route("/metrics", get(metrics_text)).route("/healthz", get(async || "ok\n"));
+        self.answer(shown.with_state(Shown { status, metrics }), shutdown).await
+    }
+
+    async fn answer(self, shown: Router, mut shutdown: watch::Receiver<bool>) -> std::io::Result<()> {
         let stop = async move {
             // An error means that the sender is gone, which is the end as well.
             let _ = shutdown.wait_for(|stop| *stop).await;
         };
-        axum::serve(self.listener, router(status, metrics)).with_graceful_shutdown(stop).await
+        axum::serve(self.listener, shown).with_graceful_shutdown(stop).await
     }
 }
 

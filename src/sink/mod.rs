@@ -130,6 +130,15 @@ pub trait Sink: Send {
     /// deliveries has only taken it in: until [`Sink::commit`] it stands where it stood.
     async fn deliver(&mut self, delivery: &Delivery) -> Result<(), SinkError>;
 
+    /// Delivers the first of these as [`Sink::deliver`] does, and as many of those that follow as it can at the same time: what became of
+    /// each, in their order. All are of different partitions.
+    async fn deliver_some(&mut self, deliveries: &[Delivery]) -> Vec<Result<(), SinkError>> {
+        match deliveries.first() {
+            Some(first) => vec![self.deliver(first).await],
+            None => Vec::new(),
+        }
+    }
+
     /// What was delivered and is not done; always nothing in a sink that does each delivery at once.
     fn gathered(&self) -> Gathered {
         Gathered::Nothing

@@ -5,9 +5,11 @@
 //!
 //! # Layout
 //! - [`Transform`]: the planned SELECT. [`changes`]: what a table of changes looks like. [`trace`]: which change a row comes from.
-//!   [`table`]: tables whose rows change between runs.
+//!   [`table`]: tables whose rows change between runs. [`named`]: columns that a SELECT can read. [`lookup`]: views of which it needs few rows.
 
 pub mod changes;
+mod lookup;
+pub mod named;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -29,6 +31,7 @@ use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 
 use crate::batch::RowOrigin;
 use crate::change::Op;
+use lookup::Lookup;
 use table::LiveTable;
 
 /// A SELECT that can't be planned or run.
@@ -72,6 +75,7 @@ pub struct Transform {
     /// Columns of the SELECT, without those that trace rows.
     columns: SchemaRef,
     traced: bool,
+    lookups: Vec<Lookup>,
 }
 
 impl std::fmt::Debug for Transform {
@@ -92,6 +96,8 @@ impl Transform {
     ) -> Result<Self, TransformError> {
         // One task: a batch is small, and its rows stay in order but for joins.
         let config = SessionConfig::new().with_target_partitions(1).with_information_schema(false);
+        // It spares reading what files have; and plans with it fail where a join compares `after.id + 1`.
+        let config = config.set_bool("datafusion.optimizer.enable_leaf_expression_pushdown", false);
         let context = SessionContext::new_with_config(config);
         let mut tables = HashMap::new();
         for (name, columns) in sources.iter().chain(views) {
@@ -109,7 +115,12 @@ impl Transform {
             None => None,
         };
         let is_traced = traced.is_some();
-        Ok(Self { context, plan: traced.unwrap_or(plain), tables, columns, traced: is_traced })
+        let plan = traced.unwrap_or(plain);
+        let views: Vec<&str> = views.iter().map(|(name, _)| name.as_str()).collect();
+        // Without them it is slower.
+        let optimized = context.state().optimize(&plan);
+        let lookups = optimized.and_then(|optimized| lookup::lookups(&plan, &optimized, &views));
+        Ok(Self { context, plan, tables, columns, traced: is_traced, lookups: lookups.unwrap_or_default() })
     }
 
     /// The columns of its rows.
@@ -127,11 +138,18 @@ impl Transform {
         self.plan.display_indent().to_string()
     }
 
-    /// Sets the rows of a view for the runs to come.
+    /// Sets the rows of a view for the runs to come. They may lack columns that are not [named](named::Named) in the SELECT.
     pub fn set_view(&self, name: &str, rows: Vec<RecordBatch>) {
         if let Some(table) = self.tables.get(name) {
             table.set(rows);
         }
+    }
+
+    /// The values that columns of a view have to have, to be joined with these changes of one source: columns that are called as the
+    /// view's. Rows with others need not be [set](Self::set_view). `None` where all may be needed.
+    pub async fn sought(&self, view: &str, source: &str, changes: &RecordBatch) -> Option<RecordBatch> {
+        let lookup = self.lookups.iter().find(|lookup| lookup.view == view)?;
+        self.rows_of(&lookup.values, source, changes).await.ok()
     }
 
     /// Runs it over these changes of one source; the other sources are empty. Changes that it fails on are left out and named.
@@ -155,11 +173,20 @@ impl Transform {
     }
 
     async fn run_all(&self, source: &str, changes: &RecordBatch) -> Result<RecordBatch, TransformError> {
+        self.rows_of(&self.plan, source, changes).await
+    }
+
+    async fn rows_of(
+        &self,
+        plan: &LogicalPlan,
+        source: &str,
+        changes: &RecordBatch,
+    ) -> Result<RecordBatch, TransformError> {
         let Some(table) = self.tables.get(source) else {
             return Err(TransformError::Run(format!("there is no source {source}")));
         };
         table.set(vec![changes.clone()]);
-        let frame = DataFrame::new(self.context.state(), self.plan.clone());
+        let frame = DataFrame::new(self.context.state(), plan.clone());
         let columns: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
         let batches = frame.collect().await;
         table.set(Vec::new());

@@ -15,6 +15,7 @@ use datafusion::physical_plan::ExecutionPlan;
 #[derive(Debug)]
 pub(super) struct LiveTable {
     columns: SchemaRef,
+    /// They may lack columns that nobody asks for.
     rows: RwLock<Vec<RecordBatch>>,
 }
 
@@ -50,6 +51,11 @@ impl TableProvider for LiveTable {
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(MemorySourceConfig::try_new_exec(&[rows], self.schema(), projection.cloned())?)
+        let stored = rows.first().map_or_else(|| self.schema(), RecordBatch::schema);
+        let place = |column: &usize| Ok(stored.index_of(self.columns.field(*column).name())?);
+        let all = || (0..self.columns.fields().len()).collect();
+        let projection: Vec<usize> = projection.cloned().unwrap_or_else(all);
+        let projection = projection.iter().map(place).collect::<Result<_>>()?;
+        Ok(MemorySourceConfig::try_new_exec(&[rows], stored, Some(projection))?)
     }
 }

@@ -187,3 +187,74 @@ async fn now_is_the_time_of_the_run() {
     std::thread::sleep(std::time::Duration::from_millis(2));
     assert_ne!(first, at().await);
 }
+
+#[tokio::test]
+async fn of_a_view_that_is_joined_on_equal_columns_only_what_is_sought_has_to_be_there() {
+    let columns = |names: [&str; 2]| {
+        let values: ArrayRef = Arc::new(Int64Array::from_iter_values([3, 1, 7]));
+        let labels: ArrayRef = Arc::new(StringArray::from_iter_values(["three", "one", "seven"]));
+        RecordBatch::try_from_iter([(names[0], values), (names[1], labels)]).unwrap()
+    };
+    let (labels, kinds) = (columns(["id", "label"]), columns(["id", "kind"]));
+    let planned = async |sql: &str| {
+        let sources = [("products".to_owned(), changes::columns(&products()))];
+        let views = [("labels".to_owned(), labels.schema()), ("kinds".to_owned(), kinds.schema())];
+        let transform = Transform::plan(sql, &sources, &views).await.unwrap();
+        transform.set_view("labels", vec![labels.clone()]);
+        transform.set_view("kinds", vec![kinds.clone()]);
+        transform
+    };
+    let rows: Vec<_> = (0..5).map(|id| (Op::Create, id, "x", 1.0, None)).collect();
+    let changed = changes(0, &rows);
+    let select = "SELECT p.after.id, l.label FROM products p";
+    for (sql, want) in [
+        ("LEFT JOIN labels l ON p.after.id = l.id AND l.label <> 'x'", Some(vec![0, 1, 2, 3, 4])),
+        ("JOIN labels l ON l.id = p.after.id WHERE p.after.id > 2", Some(vec![3, 4])),
+        ("LEFT JOIN (SELECT label, id AS n FROM labels WHERE id < 5) l ON l.n = p.after.id + 1", Some(vec![1, 2, 3, 4, 5])),
+        ("LEFT JOIN kinds k ON k.id = p.after.id LEFT JOIN labels l ON l.id = k.id", None),
+        ("FULL JOIN labels l ON l.id = p.after.id", None),
+        ("RIGHT JOIN labels l ON l.id = p.after.id", None),
+        ("JOIN labels l ON l.id = p.after.id WHERE l.id < (SELECT max(id) FROM labels)", None),
+        ("JOIN labels l ON l.id + 1 = p.after.id", None),
+        ("JOIN labels l ON l.id IS NOT DISTINCT FROM p.after.id", None),
+        ("JOIN labels l ON l.id > p.after.id", None),
+        ("JOIN labels l ON l.id = p.after.id + extract(year FROM now())", None),
+    ] {
+        let transform = planned(&format!("{select} {sql}")).await;
+        let sought = transform.sought("labels", "products", &changed).await;
+        let ids =
+            sought.as_ref().map(|s| s.column_by_name("id").unwrap().as_primitive::<Int64Type>().values().to_vec());
+        assert_eq!(ids, want, "{sql}");
+        let Some(ids) = ids else { continue };
+        let whole = transform.run("products", &changed).await.unwrap();
+        let kept: arrow_array::BooleanArray =
+            labels.column(0).as_primitive::<Int64Type>().values().iter().map(|id| Some(ids.contains(id))).collect();
+        transform.set_view("labels", vec![filter_record_batch(&labels, &kept).unwrap()]);
+        let narrow = transform.run("products", &changed).await.unwrap();
+        assert_eq!((text(&narrow.rows), narrow.origins), (text(&whole.rows), whole.origins), "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn rows_of_a_view_may_lack_what_the_select_does_not_name() {
+    let whole = Schema::new(
+        ["id", "label", "more"]
+            .map(|name| {
+                let of_name = if name == "id" { DataType::Int64 } else { DataType::Utf8 };
+                arrow_schema::Field::new(name, of_name, true)
+            })
+            .to_vec(),
+    );
+    let whole = Arc::new(whole);
+    let stored = RecordBatch::try_new(
+        Arc::new(whole.project(&[1, 0]).unwrap()),
+        vec![Arc::new(StringArray::from(vec!["one"])), Arc::new(Int64Array::from(vec![1]))],
+    );
+    let sources = [("products".to_owned(), changes::columns(&products()))];
+    let sql = "SELECT l.label FROM products p JOIN labels l ON p.after.id = l.id";
+    let transform = Transform::plan(sql, &sources, &[("labels".to_owned(), whole)]).await.unwrap();
+    transform.set_view("labels", vec![stored.unwrap()]);
+    let rows = [(Op::Create, 1, "x", 1.0, None), (Op::Create, 2, "x", 1.0, None)];
+    let joined = transform.run("products", &changes(0, &rows)).await.unwrap();
+    assert_eq!(joined.rows.column(0).as_string::<i32>().iter().collect::<Vec<_>>(), [Some("one")]);
+}

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import FULL, Trial
 from harness.clickhouse import ClickHouse
-from harness.program import Firn, to_toml
+from harness.program import Firn, free_port, to_toml
 from harness.source import Source, connector, database
 from harness.stack import ROOT
 from harness.topics import Kafka
@@ -91,6 +91,18 @@ def test_a_run_sends_what_waits_and_another_sends_nothing(outbox: Outbox) -> Non
     outbox.source.run("UPDATE user_login SET sent_to_kafka = false WHERE id = 7")
     assert once(firn)["sent"] == 1
     assert Counter(row["id"] for row in outbox.sent())[7] == 2
+
+
+def test_metrics_tell_what_waits_and_what_was_sent(outbox: Outbox) -> None:
+    firn = outbox.firn()
+    outbox.insert(25)
+    firn.config["serve"] = {"listen": f"127.0.0.1:{free_port()}"}
+    firn.start("outbox", "--listen", firn.config["serve"]["listen"])
+    firn.wait_until_it_says("taken")
+    named = 'outbox="logins"'
+    until("all is sent", lambda: firn.metrics("firn_outbox_sent_total").get(named) == 25, 30, then=firn.tail)
+    until("nothing waits", lambda: firn.metrics("firn_outbox_unsent_rows").get(named) == 0, 30, then=firn.tail)
+    assert firn.metrics("firn_outbox_refused_rows") == {named: 0}
 
 
 @pytest.mark.parametrize("action", ["crash", "lost-answer", "error"])

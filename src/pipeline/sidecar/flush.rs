@@ -30,6 +30,7 @@ impl Runner {
     /// Delivers what was read since the last time. Where the shutdown comes first, what is not delivered counts as unread.
     pub(super) fn flush(&mut self) -> Result<Flow, SourceError> {
         self.opened = None;
+        self.busy_since = Some(Instant::now());
         self.source_ms = None;
         let flow = self.deliver_all()?;
         match flow {
@@ -58,6 +59,7 @@ impl Runner {
         let now = self.now();
         let moved: Vec<TopicPartition> =
             self.slots.iter().filter(|(_, slot)| slot.has_moved()).map(|(at, _)| at.clone()).collect();
+        let mut deliveries = Vec::with_capacity(moved.len());
         for at in moved {
             // Its rest is still to come: all of it once more, then.
             if let Some(slot) = self.slots.get_mut(&at).filter(|slot| slot.is_incomplete()) {
@@ -66,7 +68,6 @@ impl Runner {
                 continue;
             }
             let made = made.remove(&at);
-            // One that was placed anew meanwhile is read again.
             let Some(slot) = self.slots.get(&at).filter(|slot| slot.has_moved()) else { continue };
             let is_empty = made.as_ref().is_none_or(|m| m.rows.num_rows() == 0);
             // A position alone can wait for rows, but not for ever.
@@ -78,10 +79,22 @@ impl Runner {
                 origins: None,
             });
             let keeping = slot.state.as_ref().map(State::keeping).unwrap_or_default();
-            let delivery = Delivery { span: slot.span(&at), rows: made.rows, origins: made.origins, keeping };
-            if self.deliver(&at, delivery)? == Flow::Shutdown {
-                return Ok(Flow::Shutdown);
+            deliveries.push(Delivery { span: slot.span(&at), rows: made.rows, origins: made.origins, keeping });
+        }
+        while !deliveries.is_empty() {
+            let begun = Instant::now();
+            let results = self.parts.mount.deliver_some(&deliveries);
+            let rest = deliveries.split_off(results.len().min(deliveries.len()));
+            let done = std::mem::replace(&mut deliveries, rest).into_iter().zip(results);
+            let (done, failed): (Vec<_>, Vec<_>) = done.partition(|(_, result)| result.is_ok());
+            // What is done does not wait for what has to be tried again.
+            for (delivery, result) in done.into_iter().chain(failed) {
+                if self.settle(delivery, result, begun)? == Flow::Shutdown {
+                    return Ok(Flow::Shutdown);
+                }
             }
+            // One that was placed anew meanwhile is read again.
+            deliveries.retain(|d| self.slots.get(&d.span.at).is_some_and(|slot| slot.is_at(&d.span)));
         }
         Ok(Flow::On)
     }
@@ -294,11 +307,17 @@ impl Runner {
         Ok(Flow::On)
     }
 
-    fn deliver(&mut self, at: &TopicPartition, mut delivery: Delivery) -> Result<Flow, SourceError> {
+    /// Does what a delivery's result asks for, until it is delivered or placed anew.
+    fn settle(
+        &mut self,
+        mut delivery: Delivery,
+        mut result: Result<(), SinkError>,
+        mut begun: Instant,
+    ) -> Result<Flow, SourceError> {
+        let at = &delivery.span.at.clone();
         let mut wait = AGAIN.0;
         loop {
-            let begun = Instant::now();
-            match self.parts.mount.deliver(&delivery) {
+            match result {
                 Ok(()) => {
                     self.delivered(at, &delivery, begun);
                     return Ok(Flow::On);
@@ -333,6 +352,8 @@ impl Runner {
                     }
                 }
             }
+            begun = Instant::now();
+            result = self.parts.mount.deliver(&delivery);
         }
     }
 

@@ -95,7 +95,7 @@ pub(super) fn start(config: &Config, servers: &Servers) -> Result<Vec<Running>, 
         let at = |e: String| format!("pipeline {}: {e}", pipeline.name);
         let views = pipeline.views.iter().map(|topic| {
             let (memory, stop) = (&servers.shared.memory, servers.stop.clone());
-            View::start(topic, &servers.kafka, &tellers, memory, &servers.runtime, stop)
+            View::start(topic, &pipeline.sql, &servers.kafka, &tellers, memory, &servers.runtime, stop)
         });
         let views = views.collect::<Result<Vec<_>, _>>().map_err(at)?;
         for sink in sinks::of(config, pipeline, &lake).map_err(at)? {

@@ -50,6 +50,10 @@ impl Mount {
         self.runtime.block_on(self.sink().deliver(delivery))
     }
 
+    pub(super) fn deliver_some(&self, deliveries: &[Delivery]) -> Vec<Result<(), SinkError>> {
+        self.runtime.block_on(self.sink().deliver_some(deliveries))
+    }
+
     pub(super) fn gathered(&self) -> Gathered {
         self.sink().gathered()
     }

@@ -126,7 +126,11 @@ impl Plan {
         let Some(planned) = &mut self.planned else { return Ok(None) };
         for view in &self.views {
             let version = planned.shown.get(&view.name).copied().unwrap_or_default();
-            let shown = match view.rows_since(version) {
+            let few = match view.is_large() {
+                true => planned.transform.sought(&view.name, source, table).await.and_then(|keys| view.rows_of(&keys)),
+                false => None,
+            };
+            let shown = match few.map_or_else(|| view.rows_since(version), Since::Shown) {
                 Since::Same => continue,
                 Since::NotLoaded => return Ok(None),
                 Since::Shown(shown) => shown,

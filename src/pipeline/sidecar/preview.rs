@@ -59,10 +59,9 @@ pub async fn preview(config: &Config, name: &str, records: i64) -> Result<Previe
     let tellers = tellers(config)?;
     let memory = wiring::shared(config).memory;
     let (stop, stopping) = watch::channel(false);
-    let views = pipeline
-        .views
-        .iter()
-        .map(|topic| View::start(topic, &kafka, &tellers, &memory, &Handle::current(), stopping.clone()));
+    let views = pipeline.views.iter().map(|topic| {
+        View::start(topic, &pipeline.sql, &kafka, &tellers, &memory, &Handle::current(), stopping.clone())
+    });
     let views = views.collect::<Result<Vec<_>, _>>()?;
     let (pipeline, runtime) = (pipeline.clone(), Handle::current());
     let read = tokio::task::spawn_blocking(move || {

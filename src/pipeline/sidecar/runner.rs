@@ -83,6 +83,10 @@ pub(super) struct Runner {
     pub(super) waiting: Option<Waiting>,
     /// When the open batch began.
     pub(super) opened: Option<Instant>,
+    /// When the last flush began, as long as records wait since then: they may have come at any time in it.
+    pub(super) busy_since: Option<Instant>,
+    /// Whether the client had no more records when it was asked last.
+    is_drained: bool,
     pub(super) started: Instant,
     next_tick: Instant,
     /// What is not read until a range that was begun once is whole.
@@ -135,6 +139,8 @@ impl Runner {
             source_ms: None,
             waiting: None,
             opened: None,
+            busy_since: None,
+            is_drained: true,
             started: now,
             next_tick: now,
             held_back: Vec::new(),
@@ -187,7 +193,9 @@ impl Runner {
             }
         }
         let timeout = match self.opened {
-            Some(opened) => self.parts.batch_wait.saturating_sub(opened.elapsed()),
+            Some(opened) => self.parts.batch_wait.saturating_sub(self.busy_since.unwrap_or(opened).elapsed()),
+            // Whether records wait is asked without waiting.
+            None if self.busy_since.is_some() => Duration::ZERO,
             None => IDLE_POLL,
         };
         let source = &self.source;
@@ -216,9 +224,13 @@ impl Runner {
                     slot.took(record.offset, record.timestamp_ms);
                 }
                 self.opened.get_or_insert_with(Instant::now);
+                self.is_drained = false;
                 self.hold_back();
             }
-            Event::Idle => {}
+            Event::Idle => {
+                self.is_drained = true;
+                self.busy_since = self.busy_since.filter(|_| self.opened.is_some());
+            }
             Event::Trouble(detail) => self.kafka_trouble(detail),
             Event::UnknownTopic(detail) => self.unknown_topic(&detail),
             Event::OutOfRange => self.verify_positions(),
@@ -231,8 +243,11 @@ impl Runner {
     pub(super) fn is_due(&self) -> bool {
         let Some(waited) = self.opened.map(|opened| opened.elapsed()) else { return false };
         let rows: usize = self.parts.inputs.values().map(|input| input.intake.rows()).sum();
+        // Rows that came while the last batch was delivered have waited, and wait for no others.
+        let has_waited = self.busy_since.is_some_and(|since| since.elapsed() >= self.parts.batch_wait);
         let is_due = rows >= self.parts.batch_rows
             || waited >= self.parts.batch_wait
+            || self.is_drained && has_waited
             || self.slots.values().any(Slot::is_complete);
         // What is left of a range stands in the log, and comes soon.
         is_due && self.slots.values().filter_map(Slot::patience).all(|patience| waited >= patience)

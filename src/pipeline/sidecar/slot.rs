@@ -139,6 +139,11 @@ impl Slot {
         }
     }
 
+    /// Whether such a delivery is still what comes next.
+    pub(super) fn is_at(&self, span: &Span) -> bool {
+        (self.from, self.next) == (span.from, span.next)
+    }
+
     pub(super) fn delivered(&mut self, now: u64) {
         self.from = self.next;
         self.until = None;

@@ -26,6 +26,7 @@ use crate::pipeline::source_tables::SourceTables;
 use crate::pipeline::told::Told;
 use crate::pipeline::writer_schemas::WriterSchemas;
 use crate::source::kafka::{ClientSettings, Looked, Read, SourceError, TopicReader};
+use crate::transform::named::Named;
 use emptied::Emptied;
 use gaps::Gaps;
 use table::ViewTable;
@@ -37,6 +38,9 @@ const LOOK: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_secs(1);
 /// Rows after which they are applied, whether more wait or not.
 const APPLIED_ROWS: usize = 20_000;
+
+/// Rows from which on the few that a batch is joined with are looked up: below, all of them are joined in the time that it takes to ask which.
+const LARGE_ROWS: usize = 20_000;
 
 /// Who tells what records do not say, for threads.
 #[derive(Clone, Debug)]
@@ -58,6 +62,8 @@ pub(super) struct View {
     pub name: String,
     topic: String,
     settings: PipelineTopic,
+    /// Columns that the SELECT can read.
+    named: Named,
     state: Mutex<State>,
     moved: Condvar,
 }
@@ -94,12 +100,13 @@ pub(super) enum Since {
 }
 
 impl View {
-    /// Begins to read.
+    /// Begins to read; the columns that `sql` names are kept.
     ///
     /// # Errors
     /// When the topic's settings contradict each other, the client's properties are refused, or the system refuses a thread.
     pub(super) fn start(
         topic: &PipelineTopic,
+        sql: &str,
         kafka: &ClientSettings,
         tellers: &Tellers,
         memory: &Arc<Memory>,
@@ -112,6 +119,7 @@ impl View {
             name: topic.table_name(),
             topic: topic.topic.clone(),
             settings: topic.clone(),
+            named: Named::of(sql),
             state: Mutex::new(State { counted: Some(memory.count(Kind::Views)), ..State::default() }),
             moved: Condvar::new(),
         });
@@ -248,7 +256,7 @@ impl View {
         let batch = intake.finish();
         let mut state = self.state();
         if state.rows.as_ref().is_none_or(|rows| !rows.is_of(&columns)) {
-            let mut rows = ViewTable::new(&columns, &self.settings).map_err(|e| e.to_string())?;
+            let mut rows = ViewTable::new(&columns, &self.settings, &self.named).map_err(|e| e.to_string())?;
             if let Some(former) = state.rows.take() {
                 rows.adopt(former).map_err(|e| e.to_string())?;
             }
@@ -290,7 +298,7 @@ impl View {
         );
         drop(intake.finish());
         let mut state = self.state();
-        state.rows = intake.columns().and_then(|columns| ViewTable::new(columns, &self.settings).ok());
+        state.rows = intake.columns().and_then(|columns| ViewTable::new(columns, &self.settings, &self.named).ok());
         state.version += 1;
         state.next.clear();
         state.loaded = false;
@@ -368,6 +376,19 @@ impl View {
     /// The columns, once they are known.
     pub(super) fn columns(&self) -> Option<SchemaRef> {
         self.state().rows.as_ref().map(|rows| Arc::clone(rows.columns()))
+    }
+
+    /// Whether a lookup is cheaper than to join all of its rows.
+    pub(super) fn is_large(&self) -> bool {
+        self.state().rows.as_ref().is_some_and(|rows| rows.len() >= LARGE_ROWS)
+    }
+
+    /// The rows now that have these keys, under the version 0; `None` where it reads its topic anew, or these are no keys of its.
+    pub(super) fn rows_of(&self, keys: &RecordBatch) -> Option<Shown> {
+        let state = self.state();
+        let rows = state.rows.as_ref().filter(|_| state.loaded)?;
+        let found = rows.rows_of(keys).ok().flatten()?;
+        Some(Shown { version: 0, columns: Arc::clone(rows.columns()), rows: vec![found] })
     }
 
     /// The rows now, unless they are those of `version`, or it reads its topic anew.

@@ -9,12 +9,13 @@
 //! # Layout
 //! - [`settings`]: what the sink is told. [`server`]: one node. [`nodes`]: which of several. [`fault`]: what its answers mean. [`sql`]: quoting.
 //! - [`table`], [`types`]: the table as the SELECT needs it.
-//! - [`intents`]: where the sink stands. [`rows`], [`cast`], [`split`], [`calendar`], [`refused`]: a delivery as it is sent.
+//! - [`intents`]: where the sink stands. [`deliver`]: the steps of a delivery. [`rows`], [`cast`], [`split`], [`calendar`], [`refused`]: its rows.
 //! - [`snapshot`]: rows of snapshots that the table is not to get. [`stated`]: rows within a statement.
 //! - [`probe`]: whether it can work at all. [`tail`](mod@tail): the last rows, for people. [`range`](mod@range): rows deleted, for people.
 
 mod calendar;
 mod cast;
+mod deliver;
 mod fault;
 mod intents;
 mod nodes;
@@ -36,30 +37,25 @@ mod types;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures::future::join_all;
 
-use self::fault::Fault;
+use self::deliver::OPEN_INSERTS;
 use self::intents::Intents;
 use self::nodes::Chosen;
 pub use self::probe::probe;
 pub use self::range::delete_between;
-use self::server::{OpenInsert, Server};
+use self::server::Server;
 pub use self::settings::{ClickHouseSettings, Engine, SnapshotRows};
-use self::split::Part;
 use self::table::Table;
 pub use self::tail::{LastRows, tail};
-use super::intent::{Begin, Intent};
+use super::intent::Intent;
 use super::{Delivery, Sink, SinkError, Standing};
 use crate::position::TopicPartition;
 
-/// Inserts of one delivery that are open at a time.
-const OPEN_INSERTS: usize = 8;
 /// That a range was finished is stored once its partition rests for so long; before, the next range says it. What is not stored is sent
 /// again by whoever comes next, and left out by its token.
 const REST_MS: u64 = 5_000;
@@ -154,120 +150,10 @@ impl ClickHouseSink {
         if let Some(held) = self.held.get(at) {
             self.intents.offer(server, at, &held.last).await?;
         }
-        self.still_held(server, at).await
-    }
-
-    /// Whether the stored intent is the one that this process offered last.
-    async fn still_held(&mut self, server: &Server, at: &TopicPartition) -> Result<(), SinkError> {
-        let stored = self.intents.read(server, [at]).await?.remove(at);
-        if let Some(held) = self.held.get_mut(at)
-            && Some(&held.last) == stored.as_ref()
-        {
-            held.stored = true;
-            return Ok(());
+        match self.still_held(server, std::slice::from_ref(at)).await?.remove(at) {
+            Some(lost) => Err(lost),
+            None => Ok(()),
         }
-        self.held.remove(at);
-        Err(SinkError::Moved(match stored {
-            Some(other) => {
-                format!("{at}: another process has taken it over, and stands at {}..{}", other.from, other.next)
-            }
-            None => format!("{at}: its intent is gone from ClickHouse"),
-        }))
-    }
-
-    /// Sends the rows of a range whose intent is offered. What an insert failed with, if one did.
-    async fn send(
-        &mut self,
-        server: &Server,
-        at: &TopicPartition,
-        intent: &Intent,
-        parts: &[Part],
-    ) -> Result<Option<Fault>, SinkError> {
-        for parts in parts.chunks(OPEN_INSERTS) {
-            let mut opening = Vec::with_capacity(parts.len());
-            for part in parts {
-                opening.push(self.open(server, at, intent, part));
-            }
-            let open = join_all(opening).await;
-            self.still_held(server, at).await?;
-            for open in open {
-                let ended = match open {
-                    Ok(open) => server.end_insert(open).await,
-                    Err(fault) => Err(fault),
-                };
-                if let Err(fault) = ended {
-                    return Ok(Some(fault));
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    async fn open(
-        &self,
-        server: &Server,
-        at: &TopicPartition,
-        intent: &Intent,
-        part: &Part,
-    ) -> Result<OpenInsert, Fault> {
-        let columns: Vec<String> = part.rows.schema_ref().fields().iter().map(|f| sql::name(f.name())).collect();
-        let insert = format!("INSERT INTO {} ({}) FORMAT ArrowStream", self.settings.table_name(), columns.join(", "));
-        let stream = rows::arrow_stream(&part.rows)
-            .map_err(|e| Fault::away(&server.node, &format!("rows can't be written as Arrow: {e}")))?;
-        server.open_insert(&insert, &self.token(at, intent, &part.value), Bytes::from(stream)).await
-    }
-
-    async fn deliver_once(&mut self, delivery: &Delivery) -> Result<(), SinkError> {
-        let at = &delivery.span.at;
-        let server = self.server().await?;
-        let Some(table) = self.table.clone() else {
-            return Err(SinkError::Stopped("the sink was not prepared".to_owned()));
-        };
-        if delivery.span.is_empty() {
-            return Ok(());
-        }
-        if self.held.get(at).is_some_and(|held| !held.stored) {
-            self.store(&server, at).await?;
-        }
-        let Some(held) = self.held.get(at) else {
-            return Err(SinkError::Moved(format!("{at}: not taken over, or lost to another process")));
-        };
-        let empty = delivery.rows.num_rows() == 0;
-        let begin = held.intent().begin(&delivery.span, empty, now_ms())?;
-        let intent = match &begin {
-            Begin::Done => return Ok(()),
-            Begin::Again if empty => held.last.finish(),
-            Begin::Again => held.last.clone(),
-            Begin::New(intent) => intent.clone(),
-        };
-        if empty {
-            self.held.insert(at.clone(), Held::offered(intent));
-            return self.store(&server, at).await;
-        }
-        let rows = rows::encode(delivery, &intent, &table)?;
-        let left_out = snapshot::left_out(&server, &self.settings, &table, delivery, &rows).await?;
-        let parts = match table.partition_key.split(&server, &rows, &left_out).await {
-            Ok(parts) => parts,
-            Err(fault) => return Err(refused::find(&server, &rows, &table.columns, fault).await),
-        };
-        if let Begin::New(_) = begin {
-            self.held.insert(at.clone(), Held::offered(intent.clone()));
-            self.intents.offer(&server, at, &intent).await?;
-        }
-        if let Some(fault) = self.send(&server, at, &intent, &parts).await? {
-            return Err(refused::find(&server, &rows, &table.columns, fault).await);
-        }
-        if let Some(held) = self.held.get_mut(at) {
-            (held.finished, held.finished_ms) = (true, now_ms());
-        }
-        self.skipped.fetch_add(left_out.len() as u64, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Of two inserts with one token ClickHouse takes the first.
-    fn token(&self, at: &TopicPartition, intent: &Intent, part: &str) -> String {
-        let topic_id = intent.topic_id.as_deref().unwrap_or_default();
-        format!("{}/{}/{at}/{topic_id}/{}-{}/{part}", self.id, intent.generation, intent.from, intent.next)
     }
 }
 
@@ -314,8 +200,13 @@ impl Sink for ClickHouseSink {
     }
 
     async fn deliver(&mut self, delivery: &Delivery) -> Result<(), SinkError> {
-        let delivered = self.deliver_once(delivery).await;
-        self.pass_over(&delivered);
+        let delivered = self.deliver_some(std::slice::from_ref(delivery)).await;
+        delivered.into_iter().next().unwrap_or(Ok(()))
+    }
+
+    async fn deliver_some(&mut self, deliveries: &[Delivery]) -> Vec<Result<(), SinkError>> {
+        let delivered = self.deliver_together(deliveries.get(..OPEN_INSERTS).unwrap_or(deliveries)).await;
+        delivered.iter().for_each(|result| self.pass_over(result));
         delivered
     }
 

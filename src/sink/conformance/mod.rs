@@ -8,6 +8,7 @@
 //! | first writer | where only positions fence, of two at one position the first one writes, and the other goes on behind it |
 //! | crash | the connection is cut before and after each step of a delivery: what comes next makes it whole, once |
 //! | gather | what was taken in and not committed is not there, and is delivered anew; one commit does all of it |
+//! | together | of deliveries of several partitions each is done or not by itself, and cut off anywhere all become whole, once |
 //! | gap | a delivery that begins elsewhere is refused |
 //! | poison row | the refusal names exactly the rows; the others then go |
 //! | rewind | what was delivered once is delivered again, by the new generation alone |
@@ -111,6 +112,18 @@ async fn deliver(sink: &mut Box<dyn Sink>, delivery: &Delivery) -> Result<(), Si
     sink.commit().await
 }
 
+/// Delivers of several partitions, as many at a time as the sink takes, and has it done.
+async fn deliver_each(sink: &mut Box<dyn Sink>, deliveries: &[Delivery]) -> Vec<Result<(), SinkError>> {
+    let mut results = Vec::new();
+    while results.len() < deliveries.len() {
+        let some = sink.deliver_some(&deliveries[results.len()..]).await;
+        assert!(!some.is_empty());
+        results.extend(some);
+    }
+    let committed = sink.commit().await;
+    results.into_iter().map(|result| result.and(committed.clone())).collect()
+}
+
 fn id(partition: i32, offset: i64) -> i64 {
     i64::from(partition) * 1_000_000 + offset
 }
@@ -151,13 +164,15 @@ async fn resume(place: &impl Place) -> (Box<dyn Sink>, i64) {
 pub async fn all<P: Place>(fresh: impl Fn(&str) -> P) {
     all_but_crash(&fresh).await;
     for cut in [Cut::Request, Cut::Answer] {
-        for turn in 0.. {
-            let place = fresh(&format!("crash_{cut:?}_{turn}").to_lowercase());
-            let went_through = crash(&place, cut, turn).await;
-            place.remove().await;
-            if went_through {
-                assert!(turn > 0, "a delivery asks the server something");
-                break;
+        for partitions in [1, 2] {
+            for turn in 0.. {
+                let place = fresh(&format!("crash_{cut:?}_{turn}_{partitions}").to_lowercase());
+                let went_through = crash(&place, partitions, cut, turn).await;
+                place.remove().await;
+                if went_through {
+                    assert!(turn > 0, "a delivery asks the server something");
+                    break;
+                }
             }
         }
     }
@@ -178,6 +193,9 @@ pub async fn all_but_crash<P: Place>(fresh: impl Fn(&str) -> P) {
     if place.fences_by_position() {
         first_writer(&place).await;
     }
+    place.remove().await;
+    let place = fresh("together");
+    together(&place).await;
     place.remove().await;
     let place = fresh("gap");
     gap(&place).await;
@@ -294,6 +312,36 @@ async fn gather(place: &impl Place) {
     assert_eq!(next, 10);
 }
 
+async fn together(place: &impl Place) {
+    let mut sink = place.open(&place.server()).await;
+    sink.prepare(&columns()).await.unwrap();
+    sink.take_over(&[at(0), at(1)]).await.unwrap();
+    for _ in 0..2 {
+        for again in deliver_each(&mut sink, &[delivery(0, 0, 10), delivery(1, 100, 110)]).await {
+            assert!(matches!(again, Ok(()) | Err(SinkError::Moved(_))), "{again:?}");
+        }
+        holds(place, [ids(0, 0, 10), ids(1, 100, 110)].concat(), "two partitions at once").await;
+    }
+    if place.fences_by_position() {
+        return;
+    }
+    let mut other = place.open(&place.server()).await;
+    other.prepare(&columns()).await.unwrap();
+    other.take_over(&[at(1)]).await.unwrap();
+    let next = [delivery(1, 110, 120), delivery(0, 10, 20)];
+    let done: Vec<bool> = deliver_each(&mut sink, &next).await.iter().map(Result::is_ok).collect();
+    assert_eq!(done, [false, true], "another process has taken one over");
+    let standing = sink.take_over(&[at(1)]).await.unwrap().remove(0).unwrap();
+    if let Some(until) = standing.until {
+        deliver(&mut sink, &delivery(1, standing.next, until)).await.unwrap();
+    }
+    // The filter took every row of the first one.
+    let last = [delivery(0, 20, 21), delivery(1, 110, 120)];
+    assert_eq!(deliver_each(&mut sink, &last).await, [Ok(()), Ok(())]);
+    deliver(&mut sink, &delivery(0, 21, 30)).await.unwrap();
+    holds(place, [ids(0, 0, 30), ids(1, 100, 120)].concat(), "each partition for itself").await;
+}
+
 async fn gap(place: &impl Place) {
     let (mut sink, _) = start(place, &place.server()).await;
     deliver(&mut sink, &delivery(0, 0, 10)).await.unwrap();
@@ -349,27 +397,46 @@ async fn rewind(place: &impl Place) {
     holds(place, want, "what was delivered once is delivered again").await;
 }
 
-/// Whether the delivery was done before it came to that turn.
-async fn crash(place: &impl Place, cut: Cut, turn: usize) -> bool {
+/// Whether the deliveries of so many partitions were done before it came to that turn.
+async fn crash(place: &impl Place, partitions: i32, cut: Cut, turn: usize) -> bool {
+    let all: Vec<TopicPartition> = (0..partitions).map(at).collect();
+    let deliveries = |from, next| (0..partitions).map(|p| delivery(p, from, next)).collect::<Vec<_>>();
     let proxy = Proxy::start(&place.server(), place.gate().as_deref()).await;
-    let (mut sink, _) = start(place, proxy.address()).await;
-    deliver(&mut sink, &delivery(0, 0, 10)).await.unwrap();
+    let mut sink = place.open(proxy.address()).await;
+    sink.prepare(&columns()).await.unwrap();
+    sink.take_over(&all).await.unwrap();
+    deliver_each(&mut sink, &deliveries(0, 10)).await.into_iter().for_each(Result::unwrap);
     proxy.cut_at(cut, turn);
-    let delivered = deliver(&mut sink, &delivery(0, 10, 20)).await;
+    let delivered = deliver_each(&mut sink, &deliveries(10, 20)).await;
     let went_through = !proxy.has_cut();
-    match &delivered {
-        // A client may ask again by itself.
-        Ok(()) => {}
-        Err(SinkError::Unavailable(_)) if !went_through => {}
-        Err(e) => panic!("{cut:?} at {turn}: {e:?}"),
+    for delivered in &delivered {
+        match delivered {
+            // A client may ask again by itself.
+            Ok(()) => {}
+            Err(SinkError::Unavailable(_)) if !went_through => {}
+            Err(e) => panic!("{cut:?} at {turn}: {e:?}"),
+        }
     }
     drop((sink, proxy));
 
     let when = format!("{cut:?} at {turn}");
-    let (mut sink, next) = resume(place).await;
-    assert!(next == 20 || next == 10 && delivered.is_err(), "{when}: goes on at {next}");
-    holds(place, ids(0, 0, next), &when).await;
-    deliver(&mut sink, &delivery(0, next, 30)).await.unwrap();
-    holds(place, ids(0, 0, 30), &when).await;
+    let mut sink = place.open(&place.server()).await;
+    sink.prepare(&columns()).await.unwrap();
+    let standings = sink.take_over(&all).await.unwrap();
+    let mut nexts = Vec::new();
+    for (p, (standing, delivered)) in (0..).zip(standings.into_iter().zip(&delivered)) {
+        let standing = standing.unwrap();
+        if let Some(until) = standing.until {
+            deliver(&mut sink, &delivery(p, standing.next, until)).await.unwrap();
+        }
+        let next = standing.until.unwrap_or(standing.next);
+        assert!(next == 20 || next == 10 && delivered.is_err(), "{when}: {p} goes on at {next}");
+        nexts.push(next);
+    }
+    let held = (0..).zip(&nexts).flat_map(|(p, next)| ids(p, 0, *next)).collect();
+    holds(place, held, &when).await;
+    let last: Vec<Delivery> = (0..).zip(nexts).map(|(p, next)| delivery(p, next, 30)).collect();
+    deliver_each(&mut sink, &last).await.into_iter().for_each(Result::unwrap);
+    holds(place, (0..partitions).flat_map(|p| ids(p, 0, 30)).collect(), &when).await;
     went_through
 }

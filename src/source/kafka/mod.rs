@@ -318,8 +318,20 @@ impl KafkaSource {
     /// When the broker does not answer for one of them.
     pub fn ends(&self, partitions: &[TopicPartition]) -> Result<Vec<i64>, SourceError> {
         let unreachable = |source| SourceError::Unreachable { bootstrap: self.settings.bootstrap().to_owned(), source };
-        let end = |at: &TopicPartition| self.asker.fetch_watermarks(&at.topic, at.partition, BROKER_ANSWER);
-        partitions.iter().map(|at| end(at).map(|(_, high)| high).map_err(unreachable)).collect()
+        if partitions.is_empty() {
+            return Ok(Vec::new());
+        }
+        // It stands for a time, the latest: one question a broker, where the watermarks are two a partition.
+        let asked = list(partitions.iter().map(|at| (at, Offset::End)));
+        let found = self.asker.offsets_for_times(asked, BROKER_ANSWER).map_err(unreachable)?;
+        let end = |at: &TopicPartition| {
+            let answer = found.find_partition(&at.topic, at.partition).map(|p| p.error().map(|()| p.offset()));
+            match answer.transpose().map_err(unreachable)? {
+                Some(Offset::Offset(end)) => Ok(end),
+                _ => Err(unreachable(KafkaError::OffsetFetch(RDKafkaErrorCode::UnknownPartition))),
+            }
+        };
+        partitions.iter().map(end).collect()
     }
 
     /// Whether a broker answers now.

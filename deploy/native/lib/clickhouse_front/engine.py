@@ -1,10 +1,12 @@
-"""The engine: one statement at a time, each on a connection of its own, so that a request's settings and database never reach another;
-a session keeps its connection.
+"""The engine: statements side by side, each on a connection of its own, so that a request's settings and database never reach another;
+a session keeps its connection, and its statements come one after the other.
 """
 
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from .statement import SPACE, Insert, format_of, identifier, insert_of, literal
 Outcome = tuple[bytes, str | None, dict[str, int]]
 """Body, format and summary of an answer."""
 
+AT_ONCE = 8   # statements that run at a time; the others wait
 PIECE_BYTES = 4 << 20   # an INSERT's data are handed over in pieces; a copy of one is in memory besides
 
 
@@ -47,6 +50,14 @@ class Answer:
     summary: dict[str, int]
 
 
+@dataclass
+class OpenSession:
+    connection: Connection
+    end: float
+    """When it is forgotten, on the monotonic clock."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
 class Engine:
     """Its data are below `folder`; a second process on the same folder is refused by the engine."""
 
@@ -55,8 +66,9 @@ class Engine:
         files = Path(self.folder) / "user_files"
         files.mkdir(parents=True, exist_ok=True)
         os.chdir(files)   # where the table function file() looks
-        self.lock = threading.Lock()
-        self.sessions: dict[str, tuple[Connection, float]] = {}
+        self.turns = threading.BoundedSemaphore(AT_ONCE)
+        self.lock = threading.Lock()   # of the sessions
+        self.sessions: dict[str, OpenSession] = {}
         self.keeper = chdb.connect(self.folder)   # without any connection the engine would end
         self.timezone = self.told("SELECT timezone()")
         self.compresses = self.told("SELECT value FROM system.settings WHERE name = 'enable_http_compression'") == "1"
@@ -65,35 +77,43 @@ class Engine:
         return self.keeper.query(sql, "TSV").bytes().decode().strip()
 
     def run(self, request: Request) -> Answer:
-        with self.lock:
-            connection = self.connection(request.session)
-            try:
+        try:
+            with self.turns, self.connection(request.session) as connection:
                 self.prepare(connection, request)
                 began = time.perf_counter_ns()
                 inserted = insert_of(request.sql, request.default_format)
                 body, format_name, summary = insert(connection, inserted, request) if inserted else query(connection, request)
                 return Answer(body, format_name, {**summary, "elapsed_ns": time.perf_counter_ns() - began})
-            except ClickHouseError:
-                raise
-            except Exception as error:
-                raise from_engine(error) from None
-            finally:
-                if request.session is None:
-                    connection.close()
+        except ClickHouseError:
+            raise
+        except Exception as error:
+            raise from_engine(error) from None
 
-    def connection(self, session: Session | None) -> Connection:
+    @contextmanager
+    def connection(self, session: Session | None) -> Iterator[Connection]:
         if session is None:
-            return chdb.connect(self.folder)
-        now = time.monotonic()
-        for name in [name for name, (_, end) in self.sessions.items() if end < now]:
-            self.sessions.pop(name)[0].close()
-        connection, _ = self.sessions.get(session.name, (None, 0))
-        if connection is None:
-            if session.must_exist:
-                raise refusal(372, "SESSION_NOT_FOUND", f"Session {session.name} not found")
             connection = chdb.connect(self.folder)
-        self.sessions[session.name] = connection, now + session.timeout_s
-        return connection
+            try:
+                yield connection
+            finally:
+                connection.close()
+            return
+        opened = self.opened(session)
+        with opened.lock:
+            yield opened.connection
+
+    def opened(self, session: Session) -> OpenSession:
+        with self.lock:
+            now = time.monotonic()
+            for name in [name for name, kept in self.sessions.items() if kept.end < now and not kept.lock.locked()]:
+                self.sessions.pop(name).connection.close()
+            kept = self.sessions.get(session.name)
+            if kept is None:
+                if session.must_exist:
+                    raise refusal(372, "SESSION_NOT_FOUND", f"Session {session.name} not found")
+                kept = self.sessions[session.name] = OpenSession(chdb.connect(self.folder), now)
+            kept.end = now + session.timeout_s
+            return kept
 
     @staticmethod
     def prepare(connection: Connection, request: Request) -> None:
@@ -109,11 +129,12 @@ class Engine:
             connection.query("SET readonly = 2")
 
     def close(self) -> None:
-        with self.lock:
-            for connection, _ in self.sessions.values():
-                connection.close()
-            self.sessions.clear()
-            self.keeper.close()
+        for _ in range(AT_ONCE):   # what runs is finished, and nothing begins any more
+            self.turns.acquire()
+        for kept in self.sessions.values():
+            kept.connection.close()
+        self.sessions.clear()
+        self.keeper.close()
 
 
 def insert(connection: Connection, given: Insert, request: Request) -> Outcome:

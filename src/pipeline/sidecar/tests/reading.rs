@@ -191,3 +191,24 @@ async fn the_latest_is_where_the_log_ended_when_the_sink_first_came() {
     .await;
     assert_eq!((store.ids(&at(0)), store.ids(&at(1))), (all(10..11), vec![]));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waited_for_the_last_batch_waits_for_no_others() {
+    let pipeline = "sql = \"SELECT after.id AS id FROM events\"\nbatch_wait_ms = 5000\nsources = [{ topic = \"s.public.events\" }]";
+    let trial = Trial::new(pipeline, &[("s.public.events", 1)]).await;
+    trial.change("s.public.events", 0, 1, "").await;
+    let mut runner = trial.runner(&Store::default(), &[]);
+    on_a_thread(move || {
+        runner.source.subscribe(&["s.public.events".to_owned()]).unwrap();
+        step_until(&mut runner, "the record is read", |r| r.opened.is_some());
+        assert!(!runner.is_due(), "others may come");
+        runner.busy_since = Instant::now().checked_sub(Duration::from_secs(6));
+        assert!(!runner.is_due(), "others may have come");
+        step_until(&mut runner, "there are no others", Runner::is_due);
+        assert!(runner.opened.is_some_and(|opened| opened.elapsed() < Duration::from_secs(5)));
+        assert_eq!(runner.flush().unwrap(), Flow::On);
+        assert!(runner.busy_since.is_some());
+        step_until(&mut runner, "nothing waits", |r| r.busy_since.is_none());
+    })
+    .await;
+}

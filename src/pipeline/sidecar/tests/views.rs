@@ -14,7 +14,16 @@ const JOINED: &str = "sql = \"SELECT c.id FROM events e LEFT JOIN content c ON e
 fn start(trial: &Trial) -> Arc<View> {
     let (view, servers) = (&trial.config.pipelines[0].views[0], &trial.servers);
     let stop = servers.stop.clone();
-    View::start(view, &servers.kafka, &trial.tellers(), &servers.shared.memory, &servers.runtime, stop).unwrap()
+    View::start(
+        view,
+        &trial.config.pipelines[0].sql,
+        &servers.kafka,
+        &trial.tellers(),
+        &servers.shared.memory,
+        &servers.runtime,
+        stop,
+    )
+    .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,11 +10,11 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::emptied::Emptied;
 use super::rows::{Keys, Place, ViewRows};
-use crate::batch::ChangeBatch;
-use crate::change::{Op, RowSchema, origin};
+use crate::change::{Op, origin};
 
 /// The source position from which a version is true.
 pub(super) const SINCE: &str = "_firn_since";
@@ -22,31 +22,28 @@ pub(super) const SINCE: &str = "_firn_since";
 pub(super) const UNTIL: &str = "_firn_until";
 /// [`SINCE`] of the earliest version, [`UNTIL`] of the current one.
 const ALWAYS: (i64, i64) = (i64::MIN, i64::MAX);
+/// The position of a row that has none.
+const NO_LSN: i64 = i64::MIN;
 
 /// Makes versions of changes.
+///
+/// Of the current version of a row nothing is kept beside the row itself, which stands under its key. Versions that are true no more stand
+/// under their key and position.
 pub(super) struct History {
     length_ms: i64,
     /// Of the view's rows.
     keys: Keys,
     lsn: usize,
     ts: usize,
-    /// By the row's key.
-    rows: HashMap<u128, Versions>,
+    /// The positions of a key's versions that ended, where some did.
+    former: HashMap<u128, Vec<i64>>,
     /// Versions that are true no more, as they ended.
     ended: VecDeque<Ended>,
     newest_ms: i64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Versions {
-    current: Option<Current>,
-    /// How many ended ones there are.
-    ended: u32,
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Current {
-    version: u128,
     lsn: i64,
     since: i64,
 }
@@ -55,14 +52,17 @@ struct Current {
 struct Ended {
     ended_ms: i64,
     key: u128,
-    version: u128,
-    /// The version that followed at once.
-    next: Option<u128>,
+    lsn: i64,
+    /// The position of the version that followed at once.
+    next: Option<i64>,
 }
 
 /// A version to be written.
 struct Made {
+    /// What it will stand under.
+    under: u128,
     from: From,
+    lsn: i64,
     since: i64,
     until: i64,
 }
@@ -74,24 +74,39 @@ enum From {
     Batch(usize),
 }
 
-/// The view's columns with those that say when a version was true, and the columns that tell versions apart.
-pub(super) fn versioned(columns: &RowSchema, shown: &Schema) -> (SchemaRef, Vec<usize>) {
+/// Versions as rows, each with what it stands under.
+pub(super) struct Versions {
+    pub rows: RecordBatch,
+    pub keys: Vec<u128>,
+}
+
+/// What a version stands under that is true no more.
+fn former(key: u128, lsn: i64) -> u128 {
+    let mut bytes = [0; 24];
+    let (of_key, of_lsn) = bytes.split_at_mut(16);
+    of_key.copy_from_slice(&key.to_le_bytes());
+    of_lsn.copy_from_slice(&lsn.to_le_bytes());
+    xxh3_128(&bytes)
+}
+
+/// The view's columns with those that say when a version was true.
+pub(super) fn versioned(shown: &Schema) -> SchemaRef {
     let own = [SINCE, UNTIL].map(|name| Arc::new(Field::new(name, DataType::Int64, true)));
-    let fields: Vec<_> = shown.fields().iter().cloned().chain(own).collect();
-    let keys = columns.key_indices().into_iter().chain(shown.index_of(origin::SOURCE_LSN).ok()).collect();
-    (Arc::new(Schema::new(fields)), keys)
+    Arc::new(Schema::new(shown.fields().iter().cloned().chain(own).collect::<Vec<_>>()))
 }
 
 impl History {
+    /// For rows of the columns of `shown`, told apart by those at `keys`.
+    ///
     /// # Errors
     /// When a key column has a type that can't be compared, or the rows have no origin.
-    pub(super) fn new(columns: &RowSchema, shown: &Schema, length_ms: u64) -> Result<Self, ArrowError> {
+    pub(super) fn new(shown: &Schema, keys: Vec<usize>, length_ms: u64) -> Result<Self, ArrowError> {
         Ok(Self {
             length_ms: i64::try_from(length_ms).unwrap_or(i64::MAX),
-            keys: Keys::new(shown, columns.key_indices())?,
+            keys: Keys::new(shown, keys)?,
             lsn: shown.index_of(origin::SOURCE_LSN)?,
             ts: shown.index_of(origin::SOURCE_TS)?,
-            rows: HashMap::new(),
+            former: HashMap::new(),
             ended: VecDeque::new(),
             newest_ms: i64::MIN,
         })
@@ -99,54 +114,59 @@ impl History {
 
     /// Bytes of memory, about.
     pub(super) fn bytes(&self) -> usize {
-        self.rows.capacity() * (size_of::<(u128, Versions)>() + 1) + self.ended.capacity() * size_of::<Ended>()
+        // A list has room for four at first.
+        let former = self.former.capacity() * (size_of::<(u128, Vec<i64>)>() + 1) + self.former.len() * 32;
+        former + self.ended.capacity() * size_of::<Ended>()
     }
 
     /// The versions that these changes begin and end; `stored` has those of before, and loses the ones that are too old.
     ///
     /// # Errors
     /// Never, as long as batches keep to their schema.
-    pub(super) fn versions(&mut self, stored: &mut ViewRows, batch: &ChangeBatch) -> Result<ChangeBatch, ArrowError> {
+    pub(super) fn versions(
+        &mut self,
+        stored: &mut ViewRows,
+        batch: &RecordBatch,
+        ops: &[Op],
+    ) -> Result<Versions, ArrowError> {
         let earliest = self.expire(stored);
         let mut made = Making { made: Vec::new(), at: HashMap::new(), stored };
-        earliest.into_iter().for_each(|(version, earliest)| made.put(version, earliest));
-        let keys = self.keys.hashes(&batch.rows)?;
-        let versions = made.stored.hashes(&batch.rows)?;
-        let lsns = batch.rows.column(self.lsn).as_primitive::<Int64Type>();
-        let times = batch.rows.column(self.ts).as_primitive::<TimestampMicrosecondType>();
-        for (row, (key, version)) in keys.into_iter().zip(versions).enumerate() {
+        earliest.into_iter().for_each(|earliest| made.put(earliest));
+        let lsns = batch.column(self.lsn).as_primitive::<Int64Type>();
+        let times = batch.column(self.ts).as_primitive::<TimestampMicrosecondType>();
+        for (row, key) in self.keys.hashes(batch)?.into_iter().enumerate() {
             let lsn = lsns.is_valid(row).then(|| lsns.value(row));
             if times.is_valid(row) {
                 self.newest_ms = self.newest_ms.max(times.value(row) / 1000);
             }
-            let op = batch.ops.get(row).copied().unwrap_or(Op::Read);
+            let op = ops.get(row).copied().unwrap_or(Op::Read);
             let deleted = op == Op::Delete;
-            let known = self.rows.entry(key).or_default();
-            let since = match (known.current.take(), lsn) {
+            let since = match (made.current(key), lsn) {
                 (Some(current), Some(lsn)) if lsn > current.lsn => {
-                    made.end(current, lsn);
-                    known.ended += 1;
-                    let next = (!deleted).then_some(version);
-                    let ended_ms = self.newest_ms;
-                    self.ended.push_back(Ended { ended_ms, key, version: current.version, next });
+                    made.end(key, current, lsn);
+                    self.ended(key, current, (!deleted).then_some(lsn));
                     lsn
                 }
                 // The same once more, or nobody can say which is later: the last one counts.
                 (Some(current), _) => {
-                    made.forget(current.version);
+                    made.forget(key);
                     current.since
                 }
-                (None, Some(lsn)) if known.ended > 0 || op == Op::Create => lsn,
+                (None, Some(lsn)) if op == Op::Create || self.former.contains_key(&key) => lsn,
                 (None, _) => ALWAYS.0,
             };
             if !deleted {
-                known.current = Some(Current { version, lsn: lsn.unwrap_or(i64::MIN), since });
-                made.put(version, Made { from: From::Batch(row), since, until: ALWAYS.1 });
-            } else if known.ended == 0 {
-                self.rows.remove(&key);
+                let lsn = lsn.unwrap_or(NO_LSN);
+                made.put(Made { under: key, from: From::Batch(row), lsn, since, until: ALWAYS.1 });
             }
         }
-        made.finish(&batch.rows)
+        made.finish(batch)
+    }
+
+    /// Notes that the current version of a key is true no more.
+    fn ended(&mut self, key: u128, current: Current, next: Option<i64>) {
+        self.former.entry(key).or_default().push(current.lsn);
+        self.ended.push_back(Ended { ended_ms: self.newest_ms, key, lsn: current.lsn, next });
     }
 
     /// The source table was emptied: the current versions that it takes end there. `none` has no rows, of the view's columns.
@@ -158,87 +178,110 @@ impl History {
         stored: &mut ViewRows,
         emptied: Emptied,
         none: &RecordBatch,
-    ) -> Result<ChangeBatch, ArrowError> {
+    ) -> Result<Versions, ArrowError> {
+        let is_taken = |(key, rows, row): (u128, &RecordBatch, usize)| {
+            let is_current = number(rows, UNTIL, row).is_none_or(|until| until == ALWAYS.1);
+            (is_current && emptied.takes(rows, row)).then_some(key)
+        };
+        let taken: Vec<u128> = stored.live().filter_map(is_taken).collect();
         let mut made = Making { made: Vec::new(), at: HashMap::new(), stored };
-        for (key, known) in &mut self.rows {
-            let is_taken = |current: &Current| {
-                let place = made.stored.find(current.version);
-                place.is_some_and(|place| made.stored.row(place).is_some_and(|(rows, row)| emptied.takes(rows, row)))
-            };
-            let Some(current) = known.current.filter(is_taken) else { continue };
-            known.current = None;
+        for key in taken {
+            let Some(current) = made.current(key) else { continue };
             match emptied.fence.map(|fence| fence.lsn).filter(|lsn| current.since < *lsn) {
                 Some(lsn) => {
-                    made.end(current, lsn);
-                    known.ended += 1;
-                    let (ended_ms, version) = (self.newest_ms, current.version);
-                    self.ended.push_back(Ended { ended_ms, key: *key, version, next: None });
+                    made.end(key, current, lsn);
+                    self.ended(key, current, None);
                 }
                 // Nobody can say up to where it was true.
-                None => made.forget(current.version),
+                None => made.forget(key),
             }
         }
-        self.rows.retain(|_, known| known.current.is_some() || known.ended > 0);
         made.finish(none)
     }
 
     /// Drops versions that ended too long ago. What followed them is the earliest, then.
-    fn expire(&mut self, stored: &mut ViewRows) -> Vec<(u128, Made)> {
+    fn expire(&mut self, stored: &mut ViewRows) -> Vec<Made> {
         let mut earliest = HashMap::new();
         let oldest_ms = self.newest_ms.saturating_sub(self.length_ms);
         while self.ended.front().is_some_and(|ended| ended.ended_ms < oldest_ms)
             && let Some(old) = self.ended.pop_front()
         {
-            earliest.remove(&old.version);
-            stored.remove(old.version);
-            if let Some((next, place)) = old.next.and_then(|next| Some((next, stored.find(next)?))) {
-                earliest.insert(next, place);
+            let version = former(old.key, old.lsn);
+            earliest.remove(&version);
+            stored.remove(version);
+            if let Some(lsn) = old.next {
+                // It has ended too, or is the current one.
+                let is_it = |place: &Place| stored.number(*place, origin::SOURCE_LSN).unwrap_or(NO_LSN) == lsn;
+                let ended = former(old.key, lsn);
+                let found = stored.find(ended).map(|place| (ended, place));
+                let found = found.or_else(|| Some((old.key, stored.find(old.key).filter(is_it)?)));
+                if let Some((under, place)) = found {
+                    let until = stored.number(place, UNTIL).unwrap_or(ALWAYS.1);
+                    let made = Made { under, from: From::Stored(place), lsn, since: ALWAYS.0, until };
+                    earliest.insert(under, made);
+                }
             }
-            if let Some(known) = self.rows.get_mut(&old.key) {
-                known.ended -= 1;
-                match &mut known.current {
-                    Some(current) if Some(current.version) == old.next => current.since = ALWAYS.0,
-                    None if known.ended == 0 => drop(self.rows.remove(&old.key)),
-                    _ => {}
+            if let Some(lsns) = self.former.get_mut(&old.key) {
+                // They end in their order.
+                lsns.drain(..lsns.len().min(1));
+                if lsns.is_empty() {
+                    self.former.remove(&old.key);
                 }
             }
         }
-        let until = |place: Place| stored.number(place, UNTIL).unwrap_or(ALWAYS.1);
-        let made = |place| Made { from: From::Stored(place), since: ALWAYS.0, until: until(place) };
-        earliest.into_iter().map(|(version, place)| (version, made(place))).collect()
+        earliest.into_values().collect()
+    }
+
+    /// What the versions of a key stand under.
+    pub(super) fn all_of(&self, key: u128) -> impl Iterator<Item = u128> {
+        let ended = self.former.get(&key).map(Vec::as_slice).unwrap_or_default();
+        std::iter::once(key).chain(ended.iter().map(move |lsn| former(key, *lsn)))
+    }
+
+    /// What each row of a table of versions stands under.
+    ///
+    /// # Errors
+    /// Never, as long as the rows keep to their schema.
+    pub(super) fn places(&self, rows: &RecordBatch) -> Result<Vec<u128>, ArrowError> {
+        let under = |(row, key): (usize, u128)| match number(rows, UNTIL, row) {
+            Some(until) if until != ALWAYS.1 => former(key, number(rows, origin::SOURCE_LSN, row).unwrap_or(NO_LSN)),
+            _ => key,
+        };
+        Ok(self.keys.hashes(rows)?.into_iter().enumerate().map(under).collect())
     }
 
     /// Knows the versions of a table that these are all rows of, in any number of pieces.
     ///
     /// # Errors
     /// Never, as long as the rows keep to their schema.
-    pub(super) fn know(&mut self, stored: &ViewRows, pieces: &[RecordBatch]) -> Result<(), ArrowError> {
-        let mut begun: HashMap<(u128, i64), u128> = HashMap::new();
+    pub(super) fn know(&mut self, pieces: &[RecordBatch]) -> Result<(), ArrowError> {
         let mut ended = Vec::new();
         for rows in pieces {
-            let number = |column: &str, row: usize| {
-                let column = rows.column_by_name(column)?.as_primitive_opt::<Int64Type>()?;
-                column.is_valid(row).then(|| column.value(row))
-            };
-            let versions = stored.hashes(rows)?;
-            for (row, (key, version)) in self.keys.hashes(rows)?.into_iter().zip(versions).enumerate() {
-                let (since, until) = (number(SINCE, row).unwrap_or(ALWAYS.0), number(UNTIL, row).unwrap_or(ALWAYS.1));
-                begun.insert((key, since), version);
-                let known = self.rows.entry(key).or_default();
-                if until == ALWAYS.1 {
-                    let lsn = number(origin::SOURCE_LSN, row).unwrap_or(i64::MIN);
-                    known.current = Some(Current { version, lsn, since });
-                } else {
-                    known.ended += 1;
-                    ended.push((until, Ended { ended_ms: self.newest_ms, key, version, next: None }));
+            for (row, key) in self.keys.hashes(rows)?.into_iter().enumerate() {
+                let until = number(rows, UNTIL, row).unwrap_or(ALWAYS.1);
+                if until != ALWAYS.1 {
+                    let lsn = number(rows, origin::SOURCE_LSN, row).unwrap_or(NO_LSN);
+                    ended.push((until, Ended { ended_ms: self.newest_ms, key, lsn, next: None }));
                 }
             }
         }
+        ended.sort_by_key(|(until, _)| *until);
+        for (_, ended) in &ended {
+            self.former.entry(ended.key).or_default().push(ended.lsn);
+        }
         // What follows a version may stand in another piece.
+        let mut begun = HashMap::new();
+        for rows in pieces {
+            for (row, key) in self.keys.hashes(rows)?.into_iter().enumerate() {
+                if self.former.contains_key(&key) {
+                    let since = number(rows, SINCE, row).unwrap_or(ALWAYS.0);
+                    begun.insert((key, since), number(rows, origin::SOURCE_LSN, row).unwrap_or(NO_LSN));
+                }
+            }
+        }
         for (until, ended) in &mut ended {
             ended.next = begun.get(&(ended.key, *until)).copied();
         }
-        ended.sort_by_key(|(until, _)| *until);
         self.ended.extend(ended.into_iter().map(|(_, ended)| ended));
         Ok(())
     }
@@ -255,43 +298,64 @@ impl History {
     }
 }
 
+fn number(rows: &RecordBatch, column: &str, row: usize) -> Option<i64> {
+    let column = rows.column_by_name(column)?.as_primitive_opt::<Int64Type>()?;
+    column.is_valid(row).then(|| column.value(row))
+}
+
 /// Versions on their way into the table.
 struct Making<'a> {
     made: Vec<Made>,
-    /// Where in `made` a version stands.
+    /// Where in `made` what stands under a key stands.
     at: HashMap<u128, usize>,
     stored: &'a mut ViewRows,
 }
 
 impl Making<'_> {
-    fn put(&mut self, version: u128, made: Made) {
-        self.at.insert(version, self.made.len());
+    fn put(&mut self, made: Made) {
+        self.at.insert(made.under, self.made.len());
         self.made.push(made);
     }
 
-    fn end(&mut self, current: Current, until: i64) {
-        match self.at.get(&current.version).and_then(|at| self.made.get_mut(*at)) {
-            Some(made) => made.until = until,
+    /// The version of a key that is true now.
+    fn current(&self, key: u128) -> Option<Current> {
+        if let Some(made) = self.at.get(&key).and_then(|at| self.made.get(*at)) {
+            return Some(Current { lsn: made.lsn, since: made.since });
+        }
+        let place = self.stored.find(key)?;
+        let lsn = self.stored.number(place, origin::SOURCE_LSN).unwrap_or(NO_LSN);
+        Some(Current { lsn, since: self.stored.number(place, SINCE).unwrap_or(ALWAYS.0) })
+    }
+
+    fn end(&mut self, key: u128, current: Current, until: i64) {
+        let under = former(key, current.lsn);
+        let stood = self.stored.find(key);
+        self.stored.remove(key);
+        match self.at.remove(&key).and_then(|at| Some((at, self.made.get_mut(at)?))) {
+            Some((at, made)) => {
+                (made.under, made.until) = (under, until);
+                self.at.insert(under, at);
+            }
             None => {
-                if let Some(place) = self.stored.find(current.version) {
-                    let made = Made { from: From::Stored(place), since: current.since, until };
-                    self.put(current.version, made);
+                if let Some(place) = stood {
+                    let from = From::Stored(place);
+                    self.put(Made { under, from, lsn: current.lsn, since: current.since, until });
                 }
             }
         }
     }
 
-    fn forget(&mut self, version: u128) {
+    fn forget(&mut self, key: u128) {
         // True at no position: it is left out.
-        if let Some(made) = self.at.remove(&version).and_then(|at| self.made.get_mut(at)) {
+        if let Some(made) = self.at.remove(&key).and_then(|at| self.made.get_mut(at)) {
             made.until = made.since;
         }
         // What was made of a stored one would have taken its place.
-        self.stored.remove(version);
+        self.stored.remove(key);
     }
 
     /// As rows, to be put into the table.
-    fn finish(self, batch: &RecordBatch) -> Result<ChangeBatch, ArrowError> {
+    fn finish(self, batch: &RecordBatch) -> Result<Versions, ArrowError> {
         let made: Vec<Made> = self.made.into_iter().filter(|made| made.since < made.until).collect();
         let chunks = self.stored.chunks();
         let picks: Vec<(usize, usize)> = made
@@ -310,7 +374,7 @@ impl Making<'_> {
         columns.push(Arc::new(Int64Array::from_iter_values(made.iter().map(|made| made.since))));
         columns.push(Arc::new(Int64Array::from_iter_values(made.iter().map(|made| made.until))));
         let rows = RecordBatch::try_new(Arc::clone(self.stored.columns()), columns)?;
-        Ok(ChangeBatch::new(rows, vec![Op::Read; made.len()]))
+        Ok(Versions { rows, keys: made.iter().map(|made| made.under).collect() })
     }
 }
 
@@ -323,7 +387,8 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     use super::*;
-    use crate::change::{Column, ColumnType};
+    use crate::batch::ChangeBatch;
+    use crate::change::{Column, ColumnType, RowSchema};
 
     /// What happened to which key, its value then, and the source position.
     type Happened = (Op, i64, i64, Option<i64>);
@@ -352,14 +417,25 @@ mod tests {
     }
 
     fn table(length_ms: u64) -> (ViewRows, History) {
-        let (schema, shown) = (schema(), schema().arrow());
-        let (all, keys) = versioned(&schema, &shown);
-        (ViewRows::new(all, keys).unwrap(), History::new(&schema, &shown, length_ms).unwrap())
+        let shown = schema().arrow();
+        (ViewRows::new(versioned(&shown), vec![0]).unwrap(), History::new(&shown, vec![0], length_ms).unwrap())
+    }
+
+    fn put(rows: &mut ViewRows, made: Versions) {
+        rows.put(&made.rows, made.keys, |_| false).unwrap();
     }
 
     fn take(rows: &mut ViewRows, history: &mut History, changes: &[Happened]) {
-        let made = history.versions(rows, &batch(&schema(), changes)).unwrap();
-        rows.apply(&made).unwrap();
+        let batch = batch(&schema(), changes);
+        let made = history.versions(rows, &batch.rows, &batch.ops).unwrap();
+        put(rows, made);
+    }
+
+    /// How often a key's versions are found by the key, and are there.
+    fn found(rows: &ViewRows, history: &History, id: i64) -> (usize, usize) {
+        let key = history.keys.hashes(&batch(&schema(), &[(Op::Read, id, 0, None)]).rows).unwrap()[0];
+        let is_of = |(_, rows, row): &(u128, &RecordBatch, usize)| number(rows, "id", *row) == Some(id);
+        (rows.rows_of(history.all_of(key)).unwrap().num_rows(), rows.live().filter(is_of).count())
     }
 
     /// What a join finds of each key at a source position.
@@ -411,6 +487,8 @@ mod tests {
                     assert_eq!(at(&mut rows, position), want, "round {round}, position {position}");
                 }
                 read_to = lsn;
+                let (found, there) = found(&rows, &history, rng.random_range(0..25));
+                assert_eq!(found, there, "round {round}: every version is found by its key");
             }
             match length_ms {
                 u64::MAX => assert!(rows.len() > 2_000, "{}", rows.len()),
@@ -464,7 +542,7 @@ mod tests {
         let alone: Vec<RecordBatch> =
             whole.iter().flat_map(|piece| (0..piece.num_rows()).map(|row| piece.slice(row, 1))).collect();
         let mut again = table(5_000).1.since_ms(history.newest_ms());
-        again.know(&rows, &alone).unwrap();
+        again.know(&alone).unwrap();
         take(&mut rows, &mut again, &[(Op::Read, 2, 20, Some(900))]);
         take(&mut rows, &mut again, &[(Op::Read, 3, 30, Some(901))]);
         assert_eq!(
@@ -482,13 +560,13 @@ mod tests {
         let none = batch(&schema(), &[]).rows;
         let fence = crate::table_event::Fence { lsn: 50, last_commit: None };
         let ended = history.empty(&mut rows, Emptied { partition: 0, fence: Some(fence) }, &none).unwrap();
-        rows.apply(&ended).unwrap();
+        put(&mut rows, ended);
         take(&mut rows, &mut history, &[(Op::Create, 1, 11, Some(60))]);
         let found = [7, 49, 50, 60].map(|position| at(&mut rows, position));
         let want = [vec![(1, 10), (3, 30)], vec![(1, 10), (2, 20), (3, 30)], vec![], vec![(1, 11)]];
         assert_eq!(found, want.map(BTreeMap::from_iter));
         let ended = history.empty(&mut rows, Emptied { partition: 0, fence: None }, &none).unwrap();
-        rows.apply(&ended).unwrap();
+        put(&mut rows, ended);
         assert_eq!(at(&mut rows, 60), BTreeMap::new(), "nobody can say up to where it was true");
         assert_eq!(at(&mut rows, 49), BTreeMap::from([(1, 10), (2, 20), (3, 30)]));
     }
@@ -500,7 +578,7 @@ mod tests {
         take(&mut rows, &mut history, &first);
         let (_, mut again) = table(u64::MAX);
         let pieces = rows.scan().unwrap();
-        again.know(&rows, &pieces).unwrap();
+        again.know(&pieces).unwrap();
         take(&mut rows, &mut again, &[(Op::Update, 1, 12, Some(10)), (Op::Delete, 2, 20, Some(11))]);
         let found = [4, 8, 10, 11].map(|position| at(&mut rows, position));
         let want = [vec![(1, 10), (2, 20)], vec![(1, 11), (2, 20)], vec![(1, 12), (2, 20)], vec![(1, 12)]];

@@ -3,16 +3,19 @@
 //! Rows stand in chunks of bounded size, so that a change costs the copy of one chunk at most, and small chunks are merged as they
 //! come in, so that there are few.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
-use arrow_array::{Array, BooleanArray, RecordBatch, new_null_array};
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, new_null_array};
 use arrow_row::{RowConverter, SortField};
 use arrow_schema::{ArrowError, Field, Schema, SchemaRef};
 use arrow_select::concat::concat_batches;
 use arrow_select::filter::filter_record_batch;
+use arrow_select::interleave::interleave;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::batch::ChangeBatch;
@@ -25,8 +28,8 @@ pub(super) struct ViewRows {
     columns: SchemaRef,
     keys: Keys,
     chunks: Vec<Chunk>,
-    /// Where each key's row stands.
-    places: HashMap<u128, Place>,
+    /// Where each key's row stands; the key stands there too.
+    places: HashTable<Place>,
 }
 
 /// Chunk and row.
@@ -52,8 +55,30 @@ impl Keys {
     /// Never, as long as the rows keep to their schema.
     pub(super) fn hashes(&self, rows: &RecordBatch) -> Result<Vec<u128>, ArrowError> {
         let columns: Vec<_> = self.columns.iter().map(|at| Arc::clone(rows.column(*at))).collect();
-        Ok(self.converter.convert_columns(&columns)?.iter().map(|row| xxh3_128(row.as_ref())).collect())
+        self.numbers(&columns)
     }
+
+    fn hashes_by_name(&self, schema: &Schema, values: &RecordBatch) -> Result<Option<Vec<u128>>, ArrowError> {
+        let column = |at: &usize| {
+            let field = schema.field(*at);
+            values.column_by_name(field.name()).filter(|column| column.data_type() == field.data_type()).cloned()
+        };
+        self.columns.iter().map(column).collect::<Option<Vec<_>>>().map(|columns| self.numbers(&columns)).transpose()
+    }
+
+    fn numbers(&self, columns: &[ArrayRef]) -> Result<Vec<u128>, ArrowError> {
+        Ok(self.converter.convert_columns(columns)?.iter().map(|row| xxh3_128(row.as_ref())).collect())
+    }
+}
+
+/// What a row's place is found by.
+fn short(key: u128) -> u64 {
+    key as u64
+}
+
+/// The key at a place.
+fn key_at(chunks: &[Chunk], (chunk, row): Place) -> Option<u128> {
+    chunks.get(chunk as usize)?.keys.get(row as usize).copied()
 }
 
 struct Chunk {
@@ -101,7 +126,7 @@ impl ViewRows {
     /// # Errors
     /// When a key column has a type that can't be compared.
     pub(super) fn new(columns: SchemaRef, keys: Vec<usize>) -> Result<Self, ArrowError> {
-        Ok(Self { keys: Keys::new(&columns, keys)?, columns, chunks: Vec::new(), places: HashMap::new() })
+        Ok(Self { keys: Keys::new(&columns, keys)?, columns, chunks: Vec::new(), places: HashTable::new() })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -119,7 +144,7 @@ impl ViewRows {
                 + c.live.as_ref().map_or(0, RecordBatch::get_array_memory_size)
                 + c.keys.len() * 17
         };
-        self.chunks.iter().map(chunk).sum::<usize>() + self.places.capacity() * 25
+        self.chunks.iter().map(chunk).sum::<usize>() + self.places.allocation_size()
     }
 
     /// The rows as they are now.
@@ -128,6 +153,14 @@ impl ViewRows {
     /// Never, as long as batches keep to their schema.
     pub(super) fn scan(&mut self) -> Result<Vec<RecordBatch>, ArrowError> {
         self.chunks.iter_mut().map(|chunk| chunk.live().cloned()).collect()
+    }
+
+    /// The numbers of keys whose columns, called as the table's, are these; `None` where they are not all of the key's, or of other types.
+    ///
+    /// # Errors
+    /// Never: the columns are of the right types.
+    pub(super) fn key_hashes(&self, values: &RecordBatch) -> Result<Option<Vec<u128>>, ArrowError> {
+        self.keys.hashes_by_name(&self.columns, values)
     }
 
     /// As [`Keys::hashes`].
@@ -140,7 +173,34 @@ impl ViewRows {
 
     /// The row of a key; its place is good until the next change.
     pub(super) fn find(&self, key: u128) -> Option<Place> {
-        self.places.get(&key).copied()
+        self.places.find(short(key), |place| key_at(&self.chunks, *place) == Some(key)).copied()
+    }
+
+    /// The rows of these keys, of each once.
+    ///
+    /// # Errors
+    /// Never, as long as batches keep to their schema.
+    pub(super) fn rows_of(&self, keys: impl Iterator<Item = u128>) -> Result<RecordBatch, ArrowError> {
+        let places: BTreeSet<Place> = keys.filter_map(|key| self.find(key)).collect();
+        let picks: Vec<(usize, usize)> =
+            places.into_iter().map(|(chunk, row)| (chunk as usize, row as usize)).collect();
+        let column = |at: usize| {
+            let chunks: Vec<&dyn Array> = self.chunks.iter().map(|chunk| chunk.rows.column(at).as_ref()).collect();
+            interleave(&chunks, &picks)
+        };
+        if picks.is_empty() {
+            return Ok(RecordBatch::new_empty(Arc::clone(&self.columns)));
+        }
+        let columns = (0..self.columns.fields().len()).map(column).collect::<Result<Vec<_>, _>>()?;
+        RecordBatch::try_new(Arc::clone(&self.columns), columns)
+    }
+
+    /// The rows that there are, with their keys.
+    pub(super) fn live(&self) -> impl Iterator<Item = (u128, &RecordBatch, usize)> {
+        self.chunks.iter().flat_map(|chunk| {
+            let rows = chunk.keys.iter().zip(&chunk.dead).enumerate();
+            rows.filter(|(_, (_, dead))| !**dead).map(move |(row, (key, _))| (*key, &chunk.rows, row))
+        })
     }
 
     /// The number in a column of whole numbers or times.
@@ -152,11 +212,6 @@ impl ViewRows {
         column.is_valid(row).then(|| numbers.get(row).copied()).flatten()
     }
 
-    /// The rows among which it stands, and where.
-    pub(super) fn row(&self, (chunk, row): Place) -> Option<(&RecordBatch, usize)> {
-        Some((&self.chunks.get(chunk as usize)?.rows, row as usize))
-    }
-
     /// All rows, dead ones too, by chunk.
     pub(super) fn chunks(&self) -> Vec<&RecordBatch> {
         self.chunks.iter().map(|chunk| &chunk.rows).collect()
@@ -164,10 +219,31 @@ impl ViewRows {
 
     /// Takes the row of a key out. No other changes its place.
     pub(super) fn remove(&mut self, key: u128) {
-        if let Some((chunk, row)) = self.places.remove(&key)
+        if let Some((chunk, row)) = self.displace(key)
             && let Some(chunk) = self.chunks.get_mut(chunk as usize)
         {
             chunk.kill(row as usize);
+        }
+    }
+
+    /// Forgets where the row of a key stands.
+    fn displace(&mut self, key: u128) -> Option<Place> {
+        let Self { chunks, places, .. } = self;
+        let entry = places.find_entry(short(key), |place| key_at(chunks, *place) == Some(key));
+        entry.ok().map(|entry| entry.remove().0)
+    }
+
+    /// Notes where the row of a key stands; where it stood before.
+    fn replace(&mut self, key: u128, place: Place) -> Option<Place> {
+        let Self { chunks, places, .. } = self;
+        let is_it = |place: &Place| key_at(chunks, *place) == Some(key);
+        let hash = |place: &Place| key_at(chunks, *place).map_or(0, short);
+        match places.entry(short(key), is_it, hash) {
+            Entry::Occupied(mut entry) => Some(std::mem::replace(entry.get_mut(), place)),
+            Entry::Vacant(entry) => {
+                entry.insert(place);
+                None
+            }
         }
     }
 
@@ -176,31 +252,22 @@ impl ViewRows {
     /// # Errors
     /// Never, as long as batches keep to their schema.
     pub(super) fn take_out(&mut self, goes: impl Fn(&RecordBatch, usize) -> bool) -> Result<(), ArrowError> {
-        let Self { chunks, places, .. } = self;
-        for chunk in chunks {
-            for row in 0..chunk.keys.len() {
-                if chunk.dead.get(row) == Some(&false) && goes(&chunk.rows, row) {
-                    chunk.kill(row);
-                    chunk.keys.get(row).map(|key| places.remove(key));
-                }
-            }
-        }
+        let gone: Vec<u128> = self.live().filter(|(_, rows, row)| goes(rows, *row)).map(|(key, ..)| key).collect();
+        gone.into_iter().for_each(|key| self.remove(key));
         self.merge()
     }
 
-    /// Takes rows of former columns, each the only one of its key; columns that they lack are null.
+    /// Rows of former columns under these; columns that they lack are null.
     ///
     /// # Errors
     /// When a column's type has changed into one that its values can't have.
-    pub(super) fn adopt(&mut self, rows: &RecordBatch) -> Result<(), ArrowError> {
+    pub(super) fn widened(&self, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
         let column = |field: &Arc<Field>| match rows.column_by_name(field.name()) {
             Some(column) => arrow_cast::cast(column, field.data_type()),
             None => Ok(new_null_array(field.data_type(), rows.num_rows())),
         };
         let columns = self.columns.fields().iter().map(column).collect::<Result<Vec<_>, _>>()?;
-        let rows = RecordBatch::try_new(Arc::clone(&self.columns), columns)?;
-        let ops = vec![Op::Read; rows.num_rows()];
-        self.apply(&ChangeBatch::new(rows, ops))
+        RecordBatch::try_new(Arc::clone(&self.columns), columns)
     }
 
     /// Takes changes, in their order.
@@ -209,29 +276,34 @@ impl ViewRows {
     /// Never, as long as batches keep to their schema.
     pub(super) fn apply(&mut self, batch: &ChangeBatch) -> Result<(), ArrowError> {
         let keys = self.hashes(&batch.rows)?;
+        self.put(&batch.rows, keys, |row| batch.ops.get(row) == Some(&Op::Delete))
+    }
+
+    /// Takes rows under these keys, in their order; where one is a delete, the key has none.
+    ///
+    /// # Errors
+    /// Never, as long as batches keep to their schema.
+    pub(super) fn put(
+        &mut self,
+        rows: &RecordBatch,
+        keys: Vec<u128>,
+        is_delete: impl Fn(usize) -> bool,
+    ) -> Result<(), ArrowError> {
         let number = self.chunks.len() as u32;
-        let rows = RecordBatch::try_new(Arc::clone(&self.columns), batch.rows.columns().to_vec())?;
-        let mut chunk = Chunk::new(rows, keys);
-        for row in 0..chunk.keys.len() {
-            let Some(key) = chunk.keys.get(row).copied() else { continue };
-            let before = match batch.ops.get(row) {
-                Some(Op::Delete) => {
-                    chunk.kill(row);
-                    self.places.remove(&key)
-                }
-                _ => self.places.insert(key, (number, row as u32)),
+        let rows = RecordBatch::try_new(Arc::clone(&self.columns), rows.columns().to_vec())?;
+        self.chunks.push(Chunk::new(rows, keys.clone()));
+        for (row, key) in keys.into_iter().enumerate() {
+            let place = (number, row as u32);
+            let dead = match is_delete(row) {
+                true => [Some(place), self.displace(key)],
+                false => [self.replace(key, place), None],
             };
-            match before {
-                Some((at, row)) if at == number => chunk.kill(row as usize),
-                Some((at, row)) => {
-                    if let Some(older) = self.chunks.get_mut(at as usize) {
-                        older.kill(row as usize);
-                    }
+            for (chunk, row) in dead.into_iter().flatten() {
+                if let Some(chunk) = self.chunks.get_mut(chunk as usize) {
+                    chunk.kill(row as usize);
                 }
-                None => {}
             }
         }
-        self.chunks.push(chunk);
         self.merge()
     }
 
@@ -241,34 +313,47 @@ impl ViewRows {
             && a.keys.len() + b.keys.len() <= CHUNK_ROWS
             && b.keys.len() * 2 >= a.keys.len()
         {
-            let (last, first) = (self.chunks.pop(), self.chunks.pop());
-            let mut pair: Vec<Chunk> = first.into_iter().chain(last).collect();
-            let merged = self.joined(&mut pair)?;
+            let at = self.chunks.len() - 2;
+            let merged = self.joined(at)?;
+            let rows = self.renumber(at, at, 0);
+            self.renumber(at + 1, at, rows);
+            self.chunks.truncate(at);
             self.chunks.push(merged);
-            self.place(self.chunks.len() - 1);
         }
         for at in 0..self.chunks.len() {
             if self.chunks.get(at).is_some_and(|c| c.dead_rows * 2 > c.keys.len()) {
+                self.renumber(at, at, 0);
                 let Some(chunk) = self.chunks.get_mut(at) else { continue };
-                let keys = chunk.live_keys().collect();
-                *chunk = Chunk::new(chunk.live()?.clone(), keys);
-                self.place(at);
+                *chunk = Chunk::new(chunk.live()?.clone(), chunk.live_keys().collect());
             }
         }
         Ok(())
     }
 
-    fn joined(&self, chunks: &mut [Chunk]) -> Result<Chunk, ArrowError> {
+    /// The rows of the chunks from `at` on in one.
+    fn joined(&mut self, at: usize) -> Result<Chunk, ArrowError> {
+        let chunks = self.chunks.get_mut(at..).unwrap_or_default();
         let keys = chunks.iter().flat_map(Chunk::live_keys).collect();
         let rows = chunks.iter_mut().map(|c| c.live().cloned()).collect::<Result<Vec<_>, _>>()?;
         Ok(Chunk::new(concat_batches(&self.columns, &rows)?, keys))
     }
 
-    /// Notes where the rows of a chunk without dead ones stand.
-    fn place(&mut self, at: usize) {
-        if let Some(chunk) = self.chunks.get(at) {
-            self.places.extend(chunk.keys.iter().enumerate().map(|(row, key)| (*key, (at as u32, row as u32))));
+    /// Notes that the rows that are left of a chunk will stand in the chunk `to` from `row` on; answers the row after them. They move down only,
+    /// so none is taken for one that has moved already.
+    fn renumber(&mut self, at: usize, to: usize, mut row: u32) -> u32 {
+        let Self { chunks, places, .. } = self;
+        let Some(chunk) = chunks.get(at) else { return row };
+        for (number, (key, dead)) in (0..).zip(chunk.keys.iter().zip(&chunk.dead)) {
+            if *dead {
+                continue;
+            }
+            let stood = (at as u32, number);
+            if let Some(place) = places.find_mut(short(*key), |place| *place == stood) {
+                *place = (to as u32, row);
+            }
+            row += 1;
         }
+        row
     }
 }
 
@@ -288,7 +373,7 @@ mod tests {
 
     use arrow_array::cast::AsArray;
     use arrow_array::types::Int64Type;
-    use arrow_array::{ArrayRef, Int64Array, StringArray};
+    use arrow_array::{Int64Array, StringArray};
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
 

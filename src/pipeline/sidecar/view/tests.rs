@@ -9,6 +9,7 @@ impl View {
             name: topic.table_name(),
             topic: topic.topic.clone(),
             settings: topic.clone(),
+            named: Named::All,
             state: Mutex::default(),
             moved: Condvar::new(),
         })

@@ -1,9 +1,11 @@
 //! A process that is paused between its last look at the intent and the end of its insert.
 
+use super::server::OpenInsert;
 use super::*;
 use crate::change::Op;
 use crate::position::Span;
 use crate::sink::RowOrigin;
+use crate::sink::intent::Begin;
 use crate::sink::keeping::Keeping;
 
 fn delivery(ids: &[i64]) -> Delivery {

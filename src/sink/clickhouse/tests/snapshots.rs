@@ -1,9 +1,12 @@
 //! Rows of snapshots that the table has already, or is not to get.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
 use crate::change::Op;
 use crate::position::Span;
 use crate::sink::RowOrigin;
+use crate::sink::intent::Begin;
 use crate::sink::keeping::Keeping;
 
 const DAY_US: i64 = 86_400_000_000;
@@ -89,8 +92,10 @@ async fn a_range_that_is_sent_again_is_neither_doubled_nor_lost() {
         let parts = key.split(&server, &encoded, &Default::default()).await.unwrap();
         sink.held.insert(at.clone(), Held::offered(intent.clone()));
         sink.store(&server, &at).await.unwrap();
-        let parts: Vec<Part> = inserted.iter().map(|part| parts[*part].clone()).collect();
-        assert_eq!(sink.send(&server, &at, &intent, &parts).await.unwrap(), None);
+        for part in inserted {
+            let open = sink.open(&server, &at, &intent, &parts[*part]).await.unwrap();
+            server.end_insert(open).await.unwrap();
+        }
         start(&place).await.deliver(&delivery).await.unwrap();
         assert_eq!(held(&place).await, [0, 1, 2, 3, 4, 5, 6, 7, 8], "after parts {inserted:?}");
         place.remove().await;
