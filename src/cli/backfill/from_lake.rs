@@ -63,7 +63,7 @@ pub(super) async fn begin(
         print::text(&format!("{how}: {}\n", begun.id))?;
     }
     let mut shown = Shown::new(output);
-    let progress = backfill.run(session, shown.teller()).await?;
+    let progress = Box::pin(backfill.run(session, shown.teller())).await?;
     if progress.state.is_over() {
         return Err(Failure::failed(match &progress.state {
             State::Failed { why } => format!("{}: {why}", begun.id),

@@ -135,7 +135,7 @@ impl From<ChannelArg> for Channel {
 pub(super) async fn run(args: BackfillArgs, output: Output) -> Result<(), Failure> {
     output.not_csv()?;
     match args.command {
-        None => begin(args.begin, output).await,
+        None => Box::pin(begin(args.begin, output)).await,
         Some(BackfillCommand::Status(args)) => status(&args, output).await,
         Some(BackfillCommand::Pause(args)) => control(&args, Action::Pause, output).await,
         Some(BackfillCommand::Resume(args)) => control(&args, Action::Resume, output).await,
@@ -192,7 +192,7 @@ async fn begin(args: BeginArgs, output: Output) -> Result<(), Failure> {
         anew: args.anew,
     };
     if args.from_lake {
-        return from_lake::begin(&config, wish, args.dry_run, args.no_wait, output).await;
+        return Box::pin(from_lake::begin(&config, wish, args.dry_run, args.no_wait, output)).await;
     }
     let backfill = backfill::prepare(&config, wish).await?;
     if output != Output::Json {

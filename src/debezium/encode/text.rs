@@ -62,7 +62,7 @@ pub(super) fn unscaled_text(text: &str, scale: i32) -> Option<String> {
         Ok(missing) => digits.extend(std::iter::repeat_n('0', missing)),
         Err(_) => {
             let beyond = usize::try_from(missing.unsigned_abs()).ok()?;
-            let kept = digits.len().checked_sub(beyond).unwrap_or_default();
+            let kept = digits.len().saturating_sub(beyond);
             let cut = digits.split_off(kept);
             if cut.bytes().any(|b| b != b'0') {
                 return None;

@@ -166,6 +166,7 @@ mod sys {
 }
 
 #[cfg(all(test, target_os = "linux"))]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::time::Instant;
 

@@ -162,7 +162,6 @@ fn chosen<'a>(mut bin: Bin<'a>, limits: &Limits, spec_id: i32) -> Option<Bin<'a>
         let Some((at, _)) = may_stay.max_by_key(|(_, file)| file.live_bytes()) else { return Some(bin) };
         let file = bin.files.remove(at);
         bin.live_bytes -= file.live_bytes();
-        bin.rows -= file.rows();
     }
 }
 

@@ -135,7 +135,7 @@ impl Rewriter {
             }
             Some((unsorted, mut sorted)) => {
                 let stored = Arc::clone(&finished);
-                let copied = async { self.copy_all(group, &left_out, To::Sorter(unsorted)).await.map(drop) };
+                let copied = async { self.copy_all(group, &left_out, To::Sorter(Box::new(unsorted))).await.map(drop) };
                 let written = async move {
                     let mut writing = writing;
                     while let Some(rows) = sorted.next().await? {
@@ -240,7 +240,7 @@ impl Rewriter {
 /// Where rows go that were read.
 enum To {
     Writer { writing: Writing, finished: Arc<Finished> },
-    Sorter(Unsorted),
+    Sorter(Box<Unsorted>),
 }
 
 impl To {

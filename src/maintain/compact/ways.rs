@@ -235,7 +235,8 @@ mod tests {
         }
         let mut all = ways.places(vec![(0, (0..50).collect()), (1, (0..50).collect())]).await.unwrap();
         let mut places: Vec<_> = expected.iter().map(|(_, _, place)| *place).collect();
-        (all.sort_unstable(), places.sort_unstable());
+        all.sort_unstable();
+        places.sort_unstable();
         assert_eq!(all, places);
         assert_eq!(ways.places(vec![(0, [1].into_iter().collect())]).await.unwrap(), [], "it was left out");
     }

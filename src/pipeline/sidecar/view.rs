@@ -375,7 +375,7 @@ impl View {
 
     /// The columns, once they are known.
     pub(super) fn columns(&self) -> Option<SchemaRef> {
-        self.state().rows.as_ref().map(|rows| Arc::clone(rows.columns()))
+        self.state().rows.as_ref().map(|rows| Arc::clone(rows.shown()))
     }
 
     /// Whether a lookup is cheaper than to join all of its rows.
@@ -388,7 +388,7 @@ impl View {
         let state = self.state();
         let rows = state.rows.as_ref().filter(|_| state.loaded)?;
         let found = rows.rows_of(keys).ok().flatten()?;
-        Some(Shown { version: 0, columns: Arc::clone(rows.columns()), rows: vec![found] })
+        Some(Shown { version: 0, columns: Arc::clone(rows.shown()), rows: vec![found] })
     }
 
     /// The rows now, unless they are those of `version`, or it reads its topic anew.
@@ -400,7 +400,7 @@ impl View {
         let now = state.version;
         match state.rows.as_mut() {
             Some(rows) if now != version => {
-                let columns = Arc::clone(rows.columns());
+                let columns = Arc::clone(rows.shown());
                 rows.scan().map_or(Since::Same, |rows| Since::Shown(Shown { version: now, columns, rows }))
             }
             _ => Since::Same,

@@ -39,7 +39,7 @@ impl FromLake {
             let before = session.stored.at.clone();
             let failed = match session.stored.state {
                 State::Running if session.stored.is_read => return Ok(session.stored.progress()),
-                State::Running => match self.go(&mut session, most, &mut tell).await {
+                State::Running => match Box::pin(self.go(&mut session, most, &mut tell)).await {
                     Ok(()) => continue,
                     Err(e) => e,
                 },
@@ -113,7 +113,7 @@ impl FromLake {
         let snapshot = match self.snapshot(Some(stored.snapshot_id)).await? {
             Some(snapshot) => snapshot,
             None => {
-                *stored = self.from_the_start(stored).await?;
+                *stored = self.begun_again(stored).await?;
                 tokio::task::block_in_place(|| write(transactions, &self.store, stored))?;
                 return Ok(());
             }
@@ -167,7 +167,7 @@ impl FromLake {
     }
 
     /// Of a backfill whose snapshot was expired.
-    async fn from_the_start(&self, stored: &Stored) -> Result<Stored, BackfillError> {
+    async fn begun_again(&self, stored: &Stored) -> Result<Stored, BackfillError> {
         if stored.rows_sent > 0 && self.affected.iter().any(|a| a.effect == Effect::Doubles) {
             return Err(BackfillError::Refused(format!(
                 "the lake's snapshot {} that is read was expired, and what is left can't be told from what was sent; sinks that double \

@@ -67,7 +67,7 @@ impl ViewTable {
     }
 
     /// The columns of the table in the SQL. The rows lack those that it does not name.
-    pub(super) fn columns(&self) -> &SchemaRef {
+    pub(super) fn shown(&self) -> &SchemaRef {
         &self.shown
     }
 
@@ -246,7 +246,7 @@ mod tests {
             vec![text(["a", "b"]), Arc::new(Int64Array::from(vec![7, 8])) as ArrayRef, text(["seven", "eight"])];
         let rows = RecordBatch::try_new(Arc::new(schema.arrow()), columns).unwrap();
         table.apply(&ChangeBatch::new(rows, vec![Op::Create; 2])).unwrap();
-        assert_eq!(table.columns().fields().len(), 3, "the SQL may be planned with all of them");
+        assert_eq!(table.shown().fields().len(), 3, "the SQL may be planned with all of them");
         let kept = table.scan().unwrap().remove(0);
         assert_eq!(kept.schema().fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(), ["id", "label"]);
         let key = |name: &str, id: ArrayRef| RecordBatch::try_from_iter([(name, id)]).unwrap();
