@@ -210,7 +210,10 @@ async fn of_a_view_that_is_joined_on_equal_columns_only_what_is_sought_has_to_be
     for (sql, want) in [
         ("LEFT JOIN labels l ON p.after.id = l.id AND l.label <> 'x'", Some(vec![0, 1, 2, 3, 4])),
         ("JOIN labels l ON l.id = p.after.id WHERE p.after.id > 2", Some(vec![3, 4])),
-        ("LEFT JOIN (SELECT label, id AS n FROM labels WHERE id < 5) l ON l.n = p.after.id + 1", Some(vec![1, 2, 3, 4, 5])),
+        (
+            "LEFT JOIN (SELECT label, id AS n FROM labels WHERE id < 5) l ON l.n = p.after.id + 1",
+            Some(vec![1, 2, 3, 4, 5]),
+        ),
         ("LEFT JOIN kinds k ON k.id = p.after.id LEFT JOIN labels l ON l.id = k.id", None),
         ("FULL JOIN labels l ON l.id = p.after.id", None),
         ("RIGHT JOIN labels l ON l.id = p.after.id", None),
