@@ -155,17 +155,16 @@ impl ClickHouseSink {
             looked_at.extend(some.iter().map(|(number, _)| *number));
             looked_at.dedup();
             self.look(server, going, std::mem::take(&mut looked_at)).await;
-            let mut ending = Vec::with_capacity(opened.len());
+            // Of one range one after the other: where a row is refused, little else is done.
+            let mut of_range: BTreeMap<usize, Vec<Result<OpenInsert, Fault>>> = BTreeMap::new();
             for (number, open) in opened {
-                if going.get(number).is_none_or(|going| going.range.is_none()) {
-                    continue;
+                if going.get(number).is_some_and(|going| going.range.is_some()) {
+                    of_range.entry(number).or_default().push(open);
                 }
-                ending.push(async move {
-                    match open {
-                        Ok(open) => (number, server.end_insert(open).await.err()),
-                        Err(fault) => (number, Some(fault)),
-                    }
-                });
+            }
+            let mut ending = Vec::with_capacity(of_range.len());
+            for (number, open) in of_range {
+                ending.push(async move { (number, end_all(server, open).await.err()) });
             }
             for (number, fault) in join_all(ending).await {
                 if let Some(range) = going.get_mut(number).and_then(|going| going.range.as_mut())
@@ -261,4 +260,12 @@ impl ClickHouseSink {
         let topic_id = intent.topic_id.as_deref().unwrap_or_default();
         format!("{}/{}/{at}/{topic_id}/{}-{}/{part}", self.id, intent.generation, intent.from, intent.next)
     }
+}
+
+/// Ends these inserts, up to the first that fails. The others insert nothing.
+async fn end_all(server: &Server, opened: Vec<Result<OpenInsert, Fault>>) -> Result<(), Fault> {
+    for open in opened {
+        server.end_insert(open?).await?;
+    }
+    Ok(())
 }

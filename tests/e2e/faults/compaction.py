@@ -121,7 +121,7 @@ end, the next compaction succeeds, and the writer goes on.
 | is as before | the group was given up and its new files were removed; the command says why, exit code 1 or 3 |
 | killed, ... | the process died, and the table is so |
 
-`*` behind it: files of the killed process stay in storage, in no snapshot; `firn maintain orphans` takes them.
+`*` behind it: files of the killed process stay in storage, in no snapshot; `firn maintain orphans` takes them. An empty cell was not tried yet.
 
 | step | fault | COLUMNS |
 |---|---|RULES|

@@ -73,6 +73,8 @@ FIRN_FAULTS_ONLY='swap.after=crash, upsert, hive' tests/e2e/run test_faults.py
 ```
 
 `make faults` runs them all and writes this page; `FIRN_FAULTS_STALL_MS` is how long a stall takes (30000 for this page).
+
+The steps of `firn maintain compact` have [a page of their own](faults-compaction.md).
 """
 
 

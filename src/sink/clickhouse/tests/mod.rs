@@ -83,6 +83,10 @@ impl Place for TestTable {
         true
     }
 
+    fn takes_several(&self) -> bool {
+        true
+    }
+
     fn overwrites(&self) -> bool {
         self.settings.engine == Engine::Replacing
     }
