@@ -249,7 +249,11 @@ impl Outbox {
         let mut followed = Instant::now();
         while !*stop.borrow() {
             if self.meter.counts() {
-                self.meter.unsent(rows.backlog(&self.done.refused).await?);
+                match rows.backlog(&self.done.refused).await {
+                    Ok(unsent) => self.meter.unsent(unsent),
+                    // Nothing depends on it.
+                    Err(e) => tracing::warn!(outbox = self.wanted.name, "the rows that wait can't be counted: {e}"),
+                }
             }
             let batch = rows.unsent(self.batch_rows, &self.done.refused).await?;
             if !batch.is_empty() {

@@ -69,17 +69,23 @@ fn depends_on_time(plan: &LogicalPlan) -> Result<bool> {
     Ok(depends)
 }
 
-/// Of the view on one side of a join, if it is one, and the other side has none.
+/// Of the view on one side of a join, if it is one, and the other side is made of the batch's rows one by one.
 fn lookup(join: &Join, is_left: bool, views: &[&str]) -> Result<Option<Lookup>> {
     let (own, other) = if is_left { (&join.left, &join.right) } else { (&join.right, &join.left) };
-    let mut has_view = false;
+    let mut is_by_row = true;
     other.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(scan) = node {
-            has_view |= views.contains(&scan.table_name.table());
-        }
+        // The SELECT also runs over parts of a batch: what a part gives, the whole has to give too.
+        is_by_row &= match node {
+            LogicalPlan::TableScan(scan) => scan.fetch.is_none() && !views.contains(&scan.table_name.table()),
+            LogicalPlan::Join(join) => {
+                matches!(join.join_type, JoinType::Inner | JoinType::LeftSemi | JoinType::RightSemi)
+            }
+            LogicalPlan::Filter(_) | LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_) => true,
+            _ => false,
+        };
         Ok(TreeNodeRecursion::Continue)
     })?;
-    if has_view {
+    if !is_by_row {
         return Ok(None);
     }
     let (mut view, mut values) = (None, Vec::new());

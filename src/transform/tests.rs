@@ -236,6 +236,14 @@ async fn of_a_view_that_is_joined_on_equal_columns_only_what_is_sought_has_to_be
         let narrow = transform.run("products", &changed).await.unwrap();
         assert_eq!((text(&narrow.rows), narrow.origins), (text(&whole.rows), whole.origins), "{sql}");
     }
+    // A part of the batch has other values here than the whole.
+    for of in [
+        "SELECT max(after.id) AS id FROM products GROUP BY after.id % 2",
+        "SELECT after.id AS id FROM products LIMIT 2",
+    ] {
+        let transform = planned(&format!("SELECT u.id, l.label FROM ({of}) u LEFT JOIN labels l ON l.id = u.id")).await;
+        assert!(transform.sought("labels", "products", &changed).await.is_none(), "{of}");
+    }
 }
 
 #[tokio::test]

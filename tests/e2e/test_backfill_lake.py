@@ -14,7 +14,8 @@ from harness.program import Firn, to_toml
 from harness.sameness import assert_same
 from harness.source import Source, connector, database
 from harness.waiting import until
-from test_backfill import EVENTS, IN_RANGE, LAKE, RANGE, Watched, standing
+from test_backfill import COLUMNS as OF_THE_SOURCE
+from test_backfill import EVENTS, IN_RANGE, RANGE, Watched, standing
 
 ROWS = 9_000
 COLUMNS = "id, event_type, duration_ms, device"
@@ -169,7 +170,7 @@ def test_a_new_sink_gets_from_the_lake_what_kafka_has_lost(trial: Trial, clickho
         whole = source.run("SELECT id, content_id::text, user_id::text, event_type, duration_ms, device, raw_payload::text FROM engagement_events")
 
         def in_lake() -> list[list[Any]]:
-            return trial.lake.sql(LAKE + trial.table("engagement_events"))
+            return trial.lake.sql(f"SELECT {OF_THE_SOURCE} FROM {trial.table('engagement_events')}")
 
         until("the lake has all", lambda: len(in_lake()) == len(whole), 60, every_s=1, then=firn.tail)
         assert_same("the lake", in_lake(), whole)

@@ -21,8 +21,8 @@ use futures::future::BoxFuture;
 use iceberg::arrow::schema_to_arrow_schema;
 use iceberg::io::FileIO;
 use iceberg::spec::{
-    DataContentType, DataFileBuilder, DataFileFormat, FormatVersion, NestedField, Operation, PrimitiveType, Schema,
-    Struct, Transform, Type, UnboundPartitionSpec,
+    DataContentType, DataFileBuilder, DataFileFormat, FormatVersion, Literal, NestedField, Operation, PrimitiveType,
+    Schema, Struct, Transform, Type, UnboundPartitionSpec,
 };
 use iceberg::table::Table;
 use iceberg::{NamespaceIdent, TableCreation, TableIdent, TableRequirement, TableUpdate};
@@ -376,6 +376,10 @@ async fn foreign_append(catalog: &MemoryCatalog, spec: &TableSpec, id: i64) {
 }
 
 async fn delete_by_equality(catalog: &MemoryCatalog, spec: &TableSpec, ids: &[i64]) {
+    delete_by_equality_in(catalog, spec, ids, Struct::empty()).await;
+}
+
+async fn delete_by_equality_in(catalog: &MemoryCatalog, spec: &TableSpec, ids: &[i64], partition: Struct) {
     let table = load(catalog, spec).await;
     let field_id = table.metadata().current_schema().field_by_name("id").unwrap().id;
     let schema = Schema::builder()
@@ -385,7 +389,8 @@ async fn delete_by_equality(catalog: &MemoryCatalog, spec: &TableSpec, ids: &[i6
     let arrow = Arc::new(schema_to_arrow_schema(&schema).unwrap());
     let batch = RecordBatch::try_new(arrow, vec![Arc::new(Int64Array::from(ids.to_vec()))]).unwrap();
     let mut file = write(&table, &batch, "equality").await;
-    let file = file.content(DataContentType::EqualityDeletes).equality_ids(Some(vec![field_id])).build().unwrap();
+    file.content(DataContentType::EqualityDeletes).equality_ids(Some(vec![field_id])).partition(partition);
+    let file = file.build().unwrap();
     by_hand(catalog, spec, RowDelta { delete_files: vec![SpecFile { spec_id: 0, file }], ..RowDelta::default() }).await;
 }
 
@@ -492,6 +497,27 @@ async fn files_of_an_older_partitioning_and_of_older_columns_become_those_of_tod
     let loaded = load(&catalog, &spec).await;
     assert_eq!(rows(&loaded).await, expected(&[(1, "c"), (3, "a"), (4, "b")]));
     foreign::check_delete_files(&loaded).await;
+}
+
+/// An equality delete takes rows of its own partition, also where the files of several are rewritten into another partitioning.
+#[tokio::test(flavor = "multi_thread")]
+async fn equality_deletes_of_one_old_partition_spare_the_others() {
+    let spec = TableSpec { partition_by: vec!["v".to_owned()], ..spec(Mode::Append) };
+    let catalog = MemoryCatalog::default();
+    let table = open(&catalog, &spec).await;
+    put(&table, &[(1, Some("a")), (3, Some("a")), (1, Some("b")), (2, Some("b"))], 0).await;
+    for (id, v) in [(1, "a"), (2, "b")] {
+        let partition = Struct::from_iter([Some(Literal::string(v))]);
+        delete_by_equality_in(&catalog, &spec, &[id], partition).await;
+    }
+    let loaded = load(&catalog, &spec).await;
+    let id = loaded.metadata().current_schema().field_by_name("id").unwrap().id;
+    let by_id = UnboundPartitionSpec::builder().add_partition_field(id, "ids", Transform::Bucket(1)).unwrap();
+    let updates = [TableUpdate::AddSpec { spec: by_id.build() }, TableUpdate::SetDefaultSpec { spec_id: -1 }];
+    catalog.swap(&loaded, &[], &updates).await.unwrap();
+    let report = compact(&catalog, &spec).await;
+    assert!(committed(&report) > 0, "{report:?}");
+    assert_eq!(rows(&load(&catalog, &spec).await).await, expected(&[(1, "b"), (3, "a")]));
 }
 
 /// Rows of all partitions stand in each file; what they become is a file of each, not one of each piece that was read.

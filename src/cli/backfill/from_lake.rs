@@ -56,9 +56,6 @@ pub(super) async fn begin(
     }
     let (begun, session) = backfill.begin().await?;
     if output != Output::Json {
-        for (sink, rows) in &begun.deleted {
-            print::text(&format!("{sink}: {rows} rows deleted\n"))?;
-        }
         let how = if begun.already { "goes on" } else { "begun" };
         print::text(&format!("{how}: {}\n", begun.id))?;
     }

@@ -67,7 +67,7 @@ struct BeginArgs {
     /// All rows
     #[arg(long)]
     all: bool,
-    /// Delete the range first in ClickHouse tables that otherwise get only what they lack
+    /// Delete the range first in ClickHouse tables that otherwise get only what they lack; not with --from-lake
     #[arg(long)]
     replace: bool,
     /// Begin although rows that this sink has will be there twice; also where its SELECT leaves snapshots out (WHERE op <> 'r')
@@ -179,6 +179,12 @@ async fn begin(args: BeginArgs, output: Output) -> Result<(), Failure> {
         && from >= to
     {
         return Err(Failure::usage("--from has to be before --to"));
+    }
+    if args.from_lake && args.replace {
+        return Err(Failure::usage(
+            "--replace deletes what only the topic has since the lake's last commit: with --from-lake it isn't offered; backfill from the \
+             source (without --from-lake), or fill in what is missing (without --replace)",
+        ));
     }
     let config = args.config.load()?;
     let wish = Wish {

@@ -76,9 +76,13 @@ impl Limiter {
 
     /// Answers when the next piece of work may begin.
     pub async fn turn(&self) {
+        self.hold(|| false).await;
+    }
+
+    async fn hold(&self, is_free: impl Fn() -> bool) {
         loop {
             let wait = self.wait();
-            if wait.is_zero() || self.unpaced.load(Ordering::Acquire) > 0 {
+            if wait.is_zero() || is_free() {
                 return;
             }
             let wait = wait.min(LONGEST_WAIT);
@@ -87,7 +91,7 @@ impl Limiter {
         }
     }
 
-    /// While it is held nobody waits: what is taken is owed, and waited for later. For a commit: who waits in one loses it.
+    /// While it is held no call to storage waits: what is taken is owed, and waited for later. For a commit: who waits in one loses it.
     pub fn unpaced(&self) -> Unpaced<'_> {
         self.unpaced.fetch_add(1, Ordering::AcqRel);
         Unpaced(self)
@@ -118,7 +122,7 @@ impl Limiter {
 
 impl Pace for Limiter {
     fn turn(&self) -> BoxFuture<'_, ()> {
-        Box::pin(Self::turn(self))
+        Box::pin(self.hold(|| self.unpaced.load(Ordering::Acquire) > 0))
     }
 
     fn moved(&self, bytes: u64) {
@@ -165,7 +169,7 @@ mod tests {
         {
             let _commit = limiter.unpaced();
             limiter.moved(3_600_000);
-            limiter.turn().await;
+            Pace::turn(&limiter).await;
         }
         assert!(limiter.wait() > Duration::from_secs(3_500));
     }

@@ -99,8 +99,9 @@ pub(super) fn groups(
     let parquet = |f: &&OldFile| f.entry.file.file_format() == DataFileFormat::Parquet;
     for file in contents.files.values().filter(parquet).filter(|f| wanted(f)) {
         if must_go(file, limits, spec_id) || file.bytes() < limits.min_bytes {
-            // A struct has no order of its own. Where a file was does not matter if its rows go elsewhere.
-            let partition = match file.entry.spec_id == spec_id {
+            // A struct has no order of its own. Where a file was does not matter if its rows go elsewhere, but to equality deletes, which
+            // are those of its partition alone.
+            let partition = match file.entry.spec_id == spec_id || !file.equality.is_empty() {
                 true => format!("{:?}", file.entry.file.partition()),
                 false => String::new(),
             };

@@ -11,13 +11,14 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::contents::OldFile;
 use super::decode::Decoder;
 use super::equality;
 use super::finished::Finished;
 use super::plan::{Group, Limits};
 use super::read::{Fetch, Numbered, named};
 use super::shape::Shape;
-use super::sort::{Order, Unsorted, sorted};
+use super::sort::{Order, Unsorted, batch_rows, sorted};
 use super::ways::Ways;
 use super::writer::{GroupWriter, Origin, Place, Rows, Target};
 use crate::maintain::budget::Limiter;
@@ -124,7 +125,9 @@ impl Rewriter {
                 let partitions = if is_split { Some(splitter()?) } else { None };
                 let table_columns = layout.arrow.fields().len();
                 let order = Order { partitions, by: by.unwrap_or_default(), table_columns };
-                Some(sorted(&self.shape.arrow, order, self.sort_bytes)?)
+                let sum = |of: fn(&OldFile) -> u64| group.files.iter().map(of).sum();
+                let rows = batch_rows(self.sort_bytes, sum(OldFile::bytes), sum(OldFile::rows));
+                Some(sorted(&self.shape.arrow, order, self.sort_bytes, rows)?)
             }
         };
         let writing = Writing::Idle(Box::new(GroupWriter::new(place, target, group.files.len())));

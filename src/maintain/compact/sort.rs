@@ -72,7 +72,14 @@ pub(super) struct Sorted {
     columns: ArrowSchemaRef,
 }
 
-/// Rows of these columns, sorted, with so much memory.
+/// So many rows at once that the merge has room for some of its inputs, if they take so many bytes in their files: decoded it may be
+/// some times as much.
+pub(super) fn batch_rows(memory_bytes: usize, file_bytes: u64, rows: u64) -> usize {
+    let row_bytes = (file_bytes / rows.max(1)).max(1) as usize;
+    (memory_bytes / 16 / (row_bytes * 8)).clamp(64, 8192)
+}
+
+/// Rows of these columns, sorted, with so much memory, so many rows at once.
 ///
 /// # Errors
 /// When columns of the order can't be sorted by.
@@ -80,6 +87,7 @@ pub(super) fn sorted(
     columns: &ArrowSchemaRef,
     order: Order,
     memory_bytes: usize,
+    batch_rows: usize,
 ) -> Result<(Unsorted, Sorted), LakeError> {
     let empty = RecordBatch::new_empty(Arc::clone(columns));
     let mut fields: Vec<Arc<Field>> = columns.fields().iter().cloned().collect();
@@ -107,6 +115,7 @@ pub(super) fn sorted(
     let plan = SortExec::new(by, Arc::new(input.map_err(failed)?));
     let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes)));
     let config = SessionConfig::new().with_target_partitions(1).with_sort_spill_reservation_bytes(memory_bytes / 8);
+    let config = config.with_batch_size(batch_rows);
     let context = TaskContext::default().with_session_config(config);
     let context = context.with_runtime(runtime.build_arc().map_err(failed)?);
     let rows = plan.execute(0, Arc::new(context)).map_err(failed)?;

@@ -17,7 +17,7 @@ use crate::sink::intent::{Begin, Intent};
 use crate::sink::{Delivery, SinkError};
 
 /// Inserts that are open at a time.
-pub(super) const OPEN_INSERTS: usize = 8;
+const OPEN_INSERTS: usize = 8;
 
 /// A delivery on its way.
 struct Going<'a> {
@@ -58,13 +58,23 @@ impl ClickHouseSink {
             Ok(server) => server,
             Err(e) => return vec![Err(e)],
         };
-        let mut going = Vec::with_capacity(deliveries.len());
-        for delivery in deliveries {
+        let at_once = if server.has_quorum { 1 } else { OPEN_INSERTS };
+        let mut going = Vec::with_capacity(at_once.min(deliveries.len()));
+        for delivery in deliveries.iter().take(at_once) {
+            // What the table lacks is known once the deliveries before are in it.
+            if !going.is_empty() && snapshot::is_asked_for(&self.settings, delivery) {
+                break;
+            }
             let (range, result) = match self.begin(&server, delivery).await {
                 Ok(range) => (range, Ok(())),
                 Err(e) => (None, Err(e)),
             };
+            // A node that hangs is waited for once.
+            let is_away = matches!(result, Err(SinkError::Unavailable(_)));
             going.push(Going { delivery, range, result });
+            if is_away {
+                break;
+            }
         }
         self.offer_new(&server, &mut going).await;
         self.send(&server, &mut going).await;
@@ -86,11 +96,12 @@ impl ClickHouseSink {
         if self.held.get(at).is_some_and(|held| !held.stored) {
             self.store(server, at).await?;
         }
+        let begin_ms = self.begin_ms();
         let Some(held) = self.held.get(at) else {
             return Err(SinkError::Moved(format!("{at}: not taken over, or lost to another process")));
         };
         let empty = delivery.rows.num_rows() == 0;
-        let (intent, is_new) = match held.intent().begin(&delivery.span, empty, now_ms())? {
+        let (intent, is_new) = match held.intent().begin(&delivery.span, empty, begin_ms)? {
             Begin::Done => return Ok(None),
             Begin::Again if empty => (held.last.finish(), true),
             Begin::Again => (held.last.clone(), false),

@@ -139,7 +139,8 @@ impl Intents {
 
     /// Offers a change of each partition.
     pub(super) async fn offer_all(&self, server: &Server, changes: &[(TopicPartition, Intent)]) -> Result<(), Fault> {
-        for changes in changes.chunks(AT_ONCE) {
+        let at_once = if server.has_quorum { 1 } else { AT_ONCE };
+        for changes in changes.chunks(at_once) {
             let mut offers = Vec::with_capacity(changes.len());
             for (at, intent) in changes {
                 offers.push(self.offer(server, at, intent));

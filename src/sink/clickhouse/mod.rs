@@ -43,7 +43,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 
-use self::deliver::OPEN_INSERTS;
 use self::intents::Intents;
 use self::nodes::Chosen;
 pub use self::probe::probe;
@@ -77,6 +76,8 @@ pub struct ClickHouseSink {
     table: Option<Table>,
     /// What was taken over and not lost since.
     held: BTreeMap<TopicPartition, Held>,
+    /// When the last delivery was begun, in ms since the epoch.
+    begun_ms: u64,
     /// Rows of snapshots that were left out.
     skipped: Arc<AtomicU64>,
 }
@@ -116,6 +117,7 @@ impl ClickHouseSink {
             start: 0,
             table: None,
             held: BTreeMap::new(),
+            begun_ms: 0,
             skipped: Arc::default(),
         }
     }
@@ -123,6 +125,12 @@ impl ClickHouseSink {
     /// How many rows of snapshots the settings left out.
     pub fn skipped(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.skipped)
+    }
+
+    /// The time, but always later than that of the delivery before: versions of rows follow it.
+    fn begin_ms(&mut self) -> u64 {
+        self.begun_ms = now_ms().max(self.begun_ms + 1);
+        self.begun_ms
     }
 
     /// The node that is worked with.
@@ -205,7 +213,7 @@ impl Sink for ClickHouseSink {
     }
 
     async fn deliver_some(&mut self, deliveries: &[Delivery]) -> Vec<Result<(), SinkError>> {
-        let delivered = self.deliver_together(deliveries.get(..OPEN_INSERTS).unwrap_or(deliveries)).await;
+        let delivered = self.deliver_together(deliveries).await;
         delivered.iter().for_each(|result| self.pass_over(result));
         delivered
     }

@@ -41,6 +41,8 @@ pub(super) struct Server {
     client: Client,
     /// `host:port`
     pub node: String,
+    /// Inserts have to go one by one: ClickHouse refuses one that comes before the quorum has the last (code 286).
+    pub has_quorum: bool,
     timeout: Duration,
 }
 
@@ -75,7 +77,7 @@ impl Server {
         for (key, value) in SETTINGS {
             client = client.with_setting(*key, *value);
         }
-        Ok(Self { client, node: format!("{host}:{port}"), timeout: settings.timeout })
+        Ok(Self { client, node: format!("{host}:{port}"), has_quorum: false, timeout: settings.timeout })
     }
 
     /// For replicated tables: what one node acknowledges, most have, and a node that lags behind does not answer.
@@ -86,6 +88,7 @@ impl Server {
         {
             self.client = self.client.with_setting(key, value);
         }
+        self.has_quorum = true;
         self
     }
 

@@ -54,6 +54,12 @@ pub(super) async fn left_out(
     Ok(out)
 }
 
+/// Whether the table is asked which rows of this delivery it has.
+pub(super) fn is_asked_for(settings: &ClickHouseSettings, delivery: &Delivery) -> bool {
+    settings.snapshot_rows == SnapshotRows::Missing
+        && delivery.origins.iter().flatten().any(|origin| origin.op == Op::Read)
+}
+
 fn key_columns(settings: &ClickHouseSettings, table: &Table, rows: &RecordBatch) -> Result<Vec<ArrayRef>, SinkError> {
     let column = |name: &String| match rows.column_by_name(name) {
         Some(values) if table.columns.contains_key(name) => Ok(values.clone()),

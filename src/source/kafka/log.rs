@@ -22,6 +22,10 @@ const SHORT_SILENCE: Duration = Duration::from_secs(3);
 pub enum LogError {
     #[error("{at}: Kafka's log begins only at offset {low}: retention removed what came before")]
     Gone { at: TopicPartition, low: i64 },
+    #[error(
+        "{at}: Kafka's log ends at offset {end} already, and is read from {next}: the topic was made anew, or lost records"
+    )]
+    Beyond { at: TopicPartition, next: i64, end: i64 },
     #[error("{at}: {source}")]
     Kafka { at: TopicPartition, source: KafkaError },
     #[error("{at}: the log brought nothing for {} s at offset {next}", silence.as_secs())]
@@ -102,6 +106,8 @@ fn walk(
     let mut client = settings.consumer("firn.dead-letters", 0);
     client.set("enable.partition.eof", "true");
     client.remove("group.instance.id");
+    // The leader is read: a follower may tell an end that is behind.
+    client.remove("client.rack");
     let consumer: BaseConsumer = client.create().map_err(failed)?;
     let (low, _) = consumer.fetch_watermarks(&at.topic, at.partition, silence.min(BROKER_ANSWER)).map_err(failed)?;
     let from = from.unwrap_or(low);

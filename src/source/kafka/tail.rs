@@ -38,6 +38,8 @@ impl Tail {
     pub fn new(settings: &ClientSettings, topic: &str, from: BTreeMap<i32, i64>) -> Result<Self, SourceError> {
         let mut client = settings.consumer("firn.tail", 0);
         client.remove("group.instance.id");
+        // The leader is read: a follower may tell an end that is behind.
+        client.remove("client.rack");
         client.set("enable.partition.eof", "true");
         // That nothing follows is told by an answer without records: it is asked for often.
         client.set("fetch.wait.max.ms", "5");
@@ -48,7 +50,7 @@ impl Tail {
     /// Of each partition where a reader of what is committed stops: before the first transaction that is open.
     ///
     /// # Errors
-    /// When the brokers do not answer.
+    /// `Beyond` where that is before what is read next; otherwise when the brokers do not answer.
     pub fn ends(&self) -> Result<BTreeMap<i32, i64>, LogError> {
         (0..self.partitions()?).map(|partition| Ok((partition, self.end(partition)?))).collect()
     }
@@ -64,13 +66,17 @@ impl Tail {
 
     fn end(&self, partition: i32) -> Result<i64, LogError> {
         let edges = self.consumer.fetch_watermarks(&self.topic, partition, BROKER_ANSWER);
-        Ok(edges.map_err(|e| self.failed(partition, e))?.1)
+        let (_, end) = edges.map_err(|e| self.failed(partition, e))?;
+        match self.next.get(&partition) {
+            Some(next) if *next > end => Err(LogError::Beyond { at: self.at(partition), next: *next, end }),
+            _ => Ok(end),
+        }
     }
 
     /// Whether all before these offsets is committed or aborted within the time.
     ///
     /// # Errors
-    /// When the brokers do not answer.
+    /// As [`ends`](Self::ends).
     pub fn is_settled(&self, to: &BTreeMap<i32, i64>, within: Duration) -> Result<bool, LogError> {
         let begun = Instant::now();
         for (partition, to) in to {

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use crate::change::{ColumnType, Mode, RowSchema, origin};
 use crate::config::{Config, TableConfig};
 use crate::debezium::signalling::Signalling;
+use crate::lineage::{Lineage, same_name};
 use crate::pipeline::backfill::range::{self, DAY_MS};
 use crate::pipeline::backfill::{BackfillError, Range, Wish, place};
 use crate::pipeline::wiring::table_spec;
@@ -104,7 +105,7 @@ impl Found {
 }
 
 /// The range of a wish, with its column.
-pub(super) fn choose(columns: &RowSchema, wish: &Wish, table: &str) -> Result<Range, BackfillError> {
+pub(super) fn choose(columns: &RowSchema, lineage: &Lineage, wish: &Wish, table: &str) -> Result<Range, BackfillError> {
     let (from_ms, to_ms) = (wish.from_ms, wish.to_ms);
     if from_ms.is_none() && to_ms.is_none() {
         return Ok(Range { column: None, from_ms, to_ms, condition: String::new() });
@@ -116,6 +117,14 @@ pub(super) fn choose(columns: &RowSchema, wish: &Wish, table: &str) -> Result<Ra
         Ok(column) => column,
         Err(why) => return refused(format!("{table}: {why}")),
     };
+    let is_of_same = |name: &str| name != column && same_name(lineage.source_of(name), lineage.source_of(&column));
+    if let Some(other) = columns.columns.iter().find(|c| is_of_same(&c.name)) {
+        return refused(format!(
+            "{table}: the type of `{column}` changed, so other rows have their value in `{}`, and a range of one lacks those of the other: \
+             take another column, or let Debezium read the range (without --from-lake)",
+            other.name
+        ));
+    }
     let is_date = columns.columns.iter().any(|c| c.name == column && c.column_type == ColumnType::Date);
     if is_date && [from_ms, to_ms].into_iter().flatten().any(|ms| ms % DAY_MS != 0) {
         return refused(format!("{table}: `{column}` is a date: give --from and --to as dates"));
@@ -142,7 +151,8 @@ mod tests {
         columns.extend(origin_columns());
         let columns = RowSchema { columns };
         let choose = |column: Option<&str>, from_ms: Option<i64>| {
-            choose(&columns, &Wish { column: column.map(str::to_owned), from_ms, ..Wish::default() }, "s.t")
+            let wish = Wish { column: column.map(str::to_owned), from_ms, ..Wish::default() };
+            choose(&columns, &Lineage::default(), &wish, "s.t")
         };
         let range = choose(None, Some(DAY_MS)).unwrap();
         assert_eq!(
@@ -152,5 +162,23 @@ mod tests {
         assert!(choose(Some("id"), Some(0)).unwrap_err().to_string().contains("there are: day"));
         assert!(choose(None, Some(1)).unwrap_err().to_string().contains("as dates"));
         assert_eq!(choose(Some("id"), None).unwrap().column, None, "all rows");
+    }
+
+    #[test]
+    fn a_range_is_not_of_a_column_whose_type_changed() {
+        let columns = vec![
+            Column::key("id", ColumnType::Long),
+            Column::new("at", ColumnType::Date),
+            Column::new("at__v2", ColumnType::Timestamp),
+            Column::new("day", ColumnType::Date),
+        ];
+        let lineage = Lineage { versions: [("at__v2".to_owned(), "at".to_owned())].into(), ..Lineage::default() };
+        let choose = |column: &str| {
+            let wish = Wish { column: Some(column.to_owned()), from_ms: Some(0), ..Wish::default() };
+            choose(&RowSchema { columns: columns.clone() }, &lineage, &wish, "s.t")
+        };
+        assert!(choose("at").unwrap_err().to_string().contains("in `at__v2`"));
+        assert!(choose("at__v2").unwrap_err().to_string().contains("in `at`"));
+        assert_eq!(choose("day").unwrap().column.as_deref(), Some("day"));
     }
 }

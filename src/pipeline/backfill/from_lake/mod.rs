@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 
 use firn_catalog::ManifestCache;
 
-use super::{Affected, BackfillError, Begun, Progress, Range, Seen, State, Wish, client, effects, replace, watch};
+use super::{Affected, BackfillError, Begun, Progress, Range, Seen, State, Wish, client, effects, watch};
 use crate::config::Config;
 use crate::debezium::{DecodeOptions, Encoder};
 use crate::pipeline::source_tables::SourceTables;
@@ -83,7 +83,7 @@ pub async fn prepare(config: &Config, wish: Wish) -> Result<FromLake, BackfillEr
     let kafka = client(config);
     let found = find::find(config, &kafka, &wish.table).await?;
     found.position().await?;
-    let range = find::choose(found.columns.rows(), &wish, &found.config.ident().to_string())?;
+    let range = find::choose(found.columns.rows(), found.columns.lineage(), &wish, &found.config.ident().to_string())?;
     let sources = source_tables(config)?;
     Ok(FromLake {
         affected: effects::affected(config, &found.topic),
@@ -133,7 +133,7 @@ impl FromLake {
         }
         self.store.ensure().await?;
         let before = self.stored().await?;
-        let same = before.clone().filter(|s| !self.wish.anew && s.is_open() && s.is_of(&self.range, self.wish.replace));
+        let same = before.clone().filter(|s| !self.wish.anew && s.is_open() && s.is_of(&self.range));
         if let Some(other) = before.as_ref().filter(|s| same.is_none() && !self.wish.anew && !s.state.is_over()) {
             return Err(BackfillError::Refused(format!(
                 "another backfill of {} from the lake is under way, {} ({}): wait for it, or `firn backfill stop`; if it is long over, say \
@@ -144,18 +144,11 @@ impl FromLake {
             )));
         }
         let already = same.is_some();
-        // Read before anything is deleted: it tells what can't be read.
+        // It tells what can't be read.
         self.encoder()?;
-        let mut deleted = Vec::new();
         let stored = match same {
             Some(stored) => stored,
-            None => {
-                let fresh = self.fresh().await?;
-                if self.wish.replace {
-                    deleted = replace::delete(&self.config, &self.affected, &self.range).await?;
-                }
-                fresh
-            }
+            None => self.fresh().await?,
         };
         let mut session = self.take().await?;
         if session.stored.as_ref().map(|s| (&s.id, &s.owner)) != before.as_ref().map(|s| (&s.id, &s.owner)) {
@@ -169,7 +162,7 @@ impl FromLake {
         let state = if stored.state == State::Paused { State::Paused } else { State::Running };
         let stored = Stored { owner: self.owner.clone(), state, told_ms: now_ms(), ..stored };
         tokio::task::block_in_place(|| write(&mut session.transactions, &self.store, &stored))?;
-        let begun = Begun { id: stored.id.clone(), already, deleted };
+        let begun = Begun { id: stored.id.clone(), already, deleted: Vec::new() };
         Ok((begun, Session { transactions: session.transactions, stored }))
     }
 
@@ -194,16 +187,16 @@ impl FromLake {
         // In this order: what comes between is taken for newer than the snapshot.
         let position = self.found.position().await?;
         let offsets = tokio::task::block_in_place(|| self.offsets(&position))?;
+        self.refuse_compacted(&offsets).await?;
         let Some(snapshot) = self.snapshot(None).await? else {
             return Err(BackfillError::Refused(format!("the lake table {} has no rows yet", self.table())));
         };
         let (now, at) = (chrono::Utc::now(), Place::default());
         Ok(Stored {
-            id: self.range.new_id(&format!("lake/{}", self.topic()), self.wish.replace, now),
+            id: self.range.new_id(&format!("lake/{}", self.topic()), false, now),
             topic: self.topic().to_owned(),
             table: self.table(),
             range: self.range.clone(),
-            replace: self.wish.replace,
             owner: self.owner.clone(),
             state: State::Running,
             snapshot_id: snapshot.id,

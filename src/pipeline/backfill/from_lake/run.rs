@@ -1,5 +1,6 @@
 //! The reading itself, through pauses and brokers that are away.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -9,17 +10,19 @@ use super::read::Snapshot;
 use super::send::{Changed, Sender, Sent};
 use super::stored::Stored;
 use super::{FromLake, Session, Taken, now_ms, write};
-use crate::letter::{Choice, Status};
+use crate::letter::{Choice, Letter, Status};
 use crate::pipeline::backfill::{BackfillError, Effect, Progress, Seen, State};
 use crate::pipeline::letters::DeadLetters;
 use crate::pipeline::replay::LogKeys;
 use crate::pipeline::wiring::shared;
+use crate::position::TopicPartition;
 use crate::sink::lake::letters::Contents;
-use crate::source::kafka::{LogError, Tail, TransactionError, is_compacted};
+use crate::source::kafka::{LogError, Tail, TransactionError, has_record, is_compacted, watermarks};
+use crate::table_event::Fence;
 
 /// How often a backfill that is paused is looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// For so long a compacted log is taken to have every delete.
+/// For so long a compacted log is taken to have every delete that came since the beginning.
 const DELETES_KEPT_MS: i64 = 12 * 3_600_000;
 /// Seconds before what brokers did not do is tried again.
 const WAITS: [u64; 6] = [1, 2, 4, 8, 15, 30];
@@ -41,7 +44,7 @@ impl FromLake {
                 State::Running if session.stored.is_read => return Ok(session.stored.progress()),
                 State::Running => match Box::pin(self.go(&mut session, most, &mut tell)).await {
                     Ok(()) => continue,
-                    Err(e) => e,
+                    Err(e) => lasting(e),
                 },
                 State::Paused => {
                     tell(Seen::Reading(session.stored.progress()));
@@ -53,11 +56,12 @@ impl FromLake {
             };
             if !may_pass(&failed) {
                 if let BackfillError::Refused(why) = &failed {
-                    let stored =
-                        Stored { state: State::Failed { why: why.clone() }, told_ms: now_ms(), ..session.stored };
-                    // As good as it goes: the error itself is told in any case.
-                    if let Ok(mut taken) = self.take().await {
-                        let _ = tokio::task::block_in_place(|| write(&mut taken.transactions, &self.store, &stored));
+                    // As good as it goes: the error itself is told in any case. Another's progress, or a stop, stays as it is.
+                    if let Ok(Session { mut transactions, stored }) = self.again().await
+                        && stored.state == State::Running
+                    {
+                        let stored = Stored { state: State::Failed { why: why.clone() }, told_ms: now_ms(), ..stored };
+                        let _ = tokio::task::block_in_place(|| write(&mut transactions, &self.store, &stored));
                     }
                 }
                 return Err(failed);
@@ -120,8 +124,9 @@ impl FromLake {
         };
         tell(Seen::Reading(stored.progress()));
         let mut sender = self.sender(stored, &snapshot).await?;
-        if now_ms() - snapshot.timestamp_ms > DELETES_KEPT_MS {
-            self.refuse_compacted(stored, &sender).await?;
+        // By now its own rows are behind the lake's position, too.
+        if now_ms() - stored.began_ms > DELETES_KEPT_MS {
+            self.refuse_compacted(&stored.offsets).await?;
         }
         let mut rows = snapshot.read(&stored.at);
         let mut pending = Pending::default();
@@ -153,17 +158,31 @@ impl FromLake {
         Ok(())
     }
 
-    /// A compacted log loses deletes some time after they came (`delete.retention.ms`, a day if not told otherwise): their rows would be sent.
-    async fn refuse_compacted(&self, stored: &Stored, sender: &Sender<'_>) -> Result<(), BackfillError> {
-        let ends = tokio::task::block_in_place(|| sender.tail.ends())?;
-        if ends == stored.offsets || matches!(is_compacted(&self.kafka, self.topic()).await, Ok(false)) {
+    /// A compacted log loses deletes some time after they came (`delete.retention.ms`, a day if not told otherwise): rows that they
+    /// concern would be sent. How old one behind these offsets may be is not known.
+    pub(super) async fn refuse_compacted(&self, offsets: &BTreeMap<i32, i64>) -> Result<(), BackfillError> {
+        if matches!(is_compacted(&self.kafka, self.topic()).await, Ok(false))
+            || !tokio::task::block_in_place(|| self.has_more(offsets))?
+        {
             return Ok(());
         }
         Err(BackfillError::Refused(format!(
-            "{} is compacted (or DescribeConfigs does not tell), and the lake's snapshot {} is old: a delete since may be gone from the log.              Once the lake has caught up, --anew begins from its newest snapshot",
-            self.topic(),
-            stored.snapshot_id
+            "{} is compacted (or DescribeConfigs does not tell), and has more than the lake's snapshot: a delete since may be gone from the \
+             log. Once the lake has caught up, --anew begins from its newest snapshot",
+            self.topic()
         )))
+    }
+
+    /// Whether the topic has a record behind these offsets. Blocks.
+    fn has_more(&self, offsets: &BTreeMap<i32, i64>) -> Result<bool, BackfillError> {
+        let all: Vec<_> = offsets.keys().map(|partition| TopicPartition::new(self.topic(), *partition)).collect();
+        for (at, _, end) in watermarks(&self.kafka, &all)? {
+            // No table gets past offsets that hold no record: the markers of transactions that a log may end with.
+            if has_record(&self.kafka, &at, offsets.get(&at.partition).copied(), end)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Of a backfill whose snapshot was expired.
@@ -189,7 +208,7 @@ impl FromLake {
         let (lake, columns) = (&self.found.lake, &self.found.columns);
         let mut keys = LogKeys::new(lake, columns, &self.options, self.told()).map_err(refused)?;
         let partitions = i32::try_from(stored.offsets.len()).unwrap_or(i32::MAX);
-        let changed = self.letters(&mut keys).await?;
+        let changed = self.letters(&mut keys, snapshot.timestamp_ms).await?;
         Ok(Sender {
             topic: self.topic().to_owned(),
             encoder: self.encoder()?,
@@ -200,12 +219,13 @@ impl FromLake {
             partitions,
             stays: position.grew_from.is_none() && position.partition_count == partitions,
             snapshot_ms: snapshot.timestamp_ms,
+            clear_from: position.truncated.map(Fence::clear_from),
             store: self.store.clone(),
         })
     }
 
-    /// The keys of dead letters: the lake has not the newest of them.
-    async fn letters(&self, keys: &mut LogKeys<'_>) -> Result<Changed, BackfillError> {
+    /// The keys of dead letters: the lake has not the newest of them, or its snapshot had not.
+    async fn letters(&self, keys: &mut LogKeys<'_>, snapshot_ms: i64) -> Result<Changed, BackfillError> {
         let refused = |e: &dyn std::fmt::Display| BackfillError::Refused(e.to_string());
         let letters = DeadLetters::open(
             &self.config,
@@ -214,12 +234,15 @@ impl FromLake {
             Handle::current(),
             shared(&self.config),
         );
-        let choice = Choice { target: Some(self.table()), status: Some(Status::Pending), ..Choice::default() };
+        let choice = Choice { target: Some(self.table()), ..Choice::default() };
         let letters =
             letters.map_err(|e| refused(&e))?.read(&choice, Contents::Whole).await.map_err(|e| refused(&e))?;
+        let was_open = |letter: &&Letter| {
+            letter.status == Status::Pending || letter.status_ms.is_some_and(|turned| turned >= snapshot_ms)
+        };
         let mut changed = Changed::default();
         tokio::task::block_in_place(|| {
-            for letter in letters.iter().filter(|letter| letter.origin.at.topic == self.topic()) {
+            for letter in letters.iter().filter(was_open).filter(|letter| letter.origin.at.topic == self.topic()) {
                 changed.note(keys, &letter.record());
             }
         });
@@ -232,12 +255,21 @@ fn is_too_large(e: &BackfillError) -> bool {
     matches!(e, BackfillError::Transaction(TransactionError::TooLarge(_)))
 }
 
+/// What the log lacks does not come back.
+fn lasting(e: BackfillError) -> BackfillError {
+    match matches!(e, BackfillError::Log(LogError::Gone { .. } | LogError::Beyond { .. })) {
+        true => BackfillError::Refused(format!(
+            "{e}; what changed since the lake's snapshot can't be told: once the lake has caught up, --anew begins from its newest snapshot"
+        )),
+        false => e,
+    }
+}
+
 /// Whether the same may go later, by itself.
 fn may_pass(e: &BackfillError) -> bool {
     match e {
         BackfillError::Transaction(e) => !matches!(e, TransactionError::Refused(_)),
-        BackfillError::Log(e) => !matches!(e, LogError::Gone { .. }),
-        BackfillError::Unreachable(_) => true,
+        BackfillError::Log(_) | BackfillError::Unreachable(_) => true,
         BackfillError::Lake(e) => e.is_transient(),
         _ => false,
     }

@@ -66,7 +66,8 @@ impl Changed {
     fn objection(&self) -> Result<(), BackfillError> {
         if let Some(at) = &self.emptied {
             return Err(BackfillError::Refused(format!(
-                "the source table was emptied (TRUNCATE) at {at}, after the lake's rows were written: none of them is to come again"
+                "the source table was emptied (TRUNCATE) at {at}, after the lake's rows were written: none of them is to come again; once \
+                 the lake has emptied its table, too, --anew begins the range anew"
             )));
         }
         self.failed.clone().map_or(Ok(()), |why| Err(BackfillError::Refused(why)))
@@ -87,6 +88,8 @@ pub(super) struct Sender<'a> {
     pub stays: bool,
     /// For rows that do not tell when they were changed.
     pub snapshot_ms: i64,
+    /// From this LSN on nothing is from before the last TRUNCATE, and no row of the lake is.
+    pub clear_from: Option<i64>,
     pub store: Store,
 }
 
@@ -118,7 +121,7 @@ impl Sender<'_> {
     ) -> Result<Stored, BackfillError> {
         self.refuse_unavailable(rows)?;
         let now_ms = chrono::Utc::now().timestamp_millis();
-        let records = self.encoder.encode(rows, &stamps(rows, self.snapshot_ms), now_ms);
+        let records = self.encoder.encode(rows, &stamps(rows, self.snapshot_ms, self.clear_from), now_ms);
         let records = records.map_err(|why| BackfillError::Refused(format!("{}: {why}", self.topic)))?;
         let hashes = self.stager.key_hashes(rows)?;
         let places = self.places(rows);
@@ -186,7 +189,7 @@ impl Sender<'_> {
         match self.tail.partitions()? {
             now if now == self.partitions => Ok(()),
             now => Err(BackfillError::Refused(format!(
-                "{} has {now} partitions, and had {}: run the command again once the lake has come to the new ones",
+                "{} has {now} partitions, and had {}: once the lake has come to the new ones, --anew begins the range anew",
                 self.topic, self.partitions
             ))),
         }
@@ -251,13 +254,36 @@ impl Sender<'_> {
     }
 }
 
-/// When and where each row was changed last.
-fn stamps(rows: &RecordBatch, otherwise_ms: i64) -> Vec<Stamp> {
+/// When and where each row was changed last. A row that the TRUNCATE's own transaction wrote stands before what a snapshot may have read
+/// until then, and would go as a row of one: all are told to be from `clear_from` at least.
+fn stamps(rows: &RecordBatch, otherwise_ms: i64, clear_from: Option<i64>) -> Vec<Stamp> {
     let times = rows.column_by_name(origin::SOURCE_TS).and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
     let lsns = rows.column_by_name(origin::SOURCE_LSN).and_then(|c| c.as_primitive_opt::<Int64Type>());
     let stamp = |row: usize| Stamp {
         source_ms: times.filter(|t| t.is_valid(row)).map_or(otherwise_ms, |t| t.value(row).div_euclid(1_000)),
-        lsn: lsns.filter(|l| l.is_valid(row)).map(|l| l.value(row)),
+        lsn: lsns.filter(|l| l.is_valid(row)).map(|l| clear_from.map_or(l.value(row), |from| from.max(l.value(row)))),
     };
     (0..rows.num_rows()).map(stamp).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table_event::Fence;
+    use arrow_array::{ArrayRef, Int64Array};
+    use std::sync::Arc;
+
+    #[test]
+    fn a_row_of_the_truncates_own_transaction_is_not_from_before_it() {
+        let fence = Fence { lsn: 100, last_commit: Some(120) };
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![Some(105), Some(200), None]));
+        let rows = RecordBatch::try_from_iter([(origin::SOURCE_LSN, column)]).unwrap();
+        let lsns =
+            |clear_from: Option<i64>| stamps(&rows, 7, clear_from).iter().map(|stamp| stamp.lsn).collect::<Vec<_>>();
+        assert_eq!(lsns(None), [Some(105), Some(200), None]);
+        assert!(fence.is_after(105, true), "as it stands it would go");
+        let told = lsns(Some(fence.clear_from()));
+        assert_eq!(told, [Some(121), Some(200), None]);
+        assert!(told.iter().flatten().all(|lsn| !fence.is_after(*lsn, true)));
+    }
 }

@@ -22,8 +22,6 @@ pub(super) struct Stored {
     /// In the lake.
     pub table: String,
     pub range: Range,
-    /// Whether the range was deleted first in sinks that fill in what is missing.
-    pub replace: bool,
     /// The process that goes on with it.
     pub owner: String,
     pub state: State,
@@ -65,8 +63,8 @@ impl Stored {
     }
 
     /// Whether a command for this range goes on with it.
-    pub(super) fn is_of(&self, range: &Range, replace: bool) -> bool {
-        self.range == *range && self.replace == replace
+    pub(super) fn is_of(&self, range: &Range) -> bool {
+        self.range == *range
     }
 
     /// Whether something is left of it that can be gone on with.
@@ -148,7 +146,6 @@ mod tests {
             topic: "p.s.t".to_owned(),
             table: "s.t".to_owned(),
             range: range.clone(),
-            replace: false,
             owner: "o".to_owned(),
             state: State::Failed { why: "w".to_owned() },
             snapshot_id: 7,
@@ -164,7 +161,8 @@ mod tests {
         };
         let json = serde_json::to_vec(&stored).unwrap();
         assert_eq!(serde_json::from_slice::<Stored>(&json).unwrap(), stored);
-        assert!(stored.is_open() && stored.is_of(&range, false) && !stored.is_of(&range, true));
+        let other = Range { from_ms: Some(2), ..range.clone() };
+        assert!(stored.is_open() && stored.is_of(&range) && !stored.is_of(&other));
         assert_eq!(stored.progress().percent(), Some(30));
         let read = Stored { is_read: true, state: State::Running, ..stored };
         assert_eq!(read.progress().percent(), Some(99), "its end is when all sinks have it");

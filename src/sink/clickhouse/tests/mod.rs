@@ -96,6 +96,13 @@ impl Place for TestTable {
     }
 }
 
+#[test]
+fn a_delivery_is_begun_later_than_the_one_before() {
+    let mut sink = ClickHouseSink::new(settings("http://localhost", "t"), "suite.times");
+    let times: Vec<u64> = (0..100).map(|_| sink.begin_ms()).collect();
+    assert!(times.windows(2).all(|two| two[0] < two[1]), "{times:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_of_facts_conforms() {
     let Some(address) = address() else { return };

@@ -75,6 +75,22 @@ async fn only_what_the_table_lacks_comes_from_a_snapshot() {
     }
 }
 
+/// A key can be in several Kafka partitions.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_table_lacks_is_known_once_the_deliveries_before_are_in_it() {
+    let Some(address) = address() else { return };
+    let place = place(&address, SnapshotRows::Missing, &["id"]);
+    let mut sink = start(&place).await;
+    sink.take_over(&[conformance::at(1)]).await.unwrap();
+    let mut other = delivery(0, &of(Op::Read, &[1, 2]));
+    other.span.at = conformance::at(1);
+    let deliveries = [delivery(0, &of(Op::Read, &[0, 1])), other];
+    assert_eq!(sink.deliver_some(&deliveries).await, [Ok(())]);
+    assert_eq!(sink.deliver_some(&deliveries[1..]).await, [Ok(())]);
+    assert_eq!(held(&place).await, [0, 1, 2]);
+    place.remove().await;
+}
+
 /// A range that was sent in part, by a process that is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_range_that_is_sent_again_is_neither_doubled_nor_lost() {
