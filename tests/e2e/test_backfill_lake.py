@@ -207,6 +207,7 @@ def test_what_can_not_come_from_the_lake_is_said(trial: Trial) -> None:
     refused("--table", "public.items", says="say which rows", code=2)
     refused("--table", "public.items", "--all", "--detach", says="cannot be used with", code=2)
     refused("--table", "public.items", "--all", "--channel", "table", says="cannot be used with", code=2)
+    refused("--table", "public.items", "--all", "--replace", says="isn't offered", code=2)
     refused("--table", "public.nothing", "--all", says="reads no topic called public.nothing")
     refused("--table", "public.items", "--all", says=f"there is no lake table {trial.table()} yet")
     refused("--table", "public.items", "--all", says="mode append", mode="append")
