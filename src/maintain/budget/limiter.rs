@@ -170,6 +170,8 @@ mod tests {
             let _commit = limiter.unpaced();
             limiter.moved(3_600_000);
             Pace::turn(&limiter).await;
+            let other = std::pin::pin!(limiter.turn());
+            assert!(futures::poll!(other).is_pending(), "the work beside it waits");
         }
         assert!(limiter.wait() > Duration::from_secs(3_500));
     }

@@ -1,3 +1,5 @@
+//! When a table's upkeep is due, and what is worth it, by a clock that the tests set.
+
 use rstest::rstest;
 
 use super::*;
