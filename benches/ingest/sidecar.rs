@@ -167,6 +167,7 @@ struct Sidecar {
     process: Measured,
     port: u16,
     log: String,
+    database: String,
 }
 
 impl Sidecar {
@@ -189,13 +190,13 @@ impl Sidecar {
             .env("KAFKA_BOOTSTRAP", &bench.servers.kafka)
             .env("FIRN_GROUP", format!("bench-{}-{name}", bench.run))
             .env("CLICKHOUSE_URL", env("FIRN_CLICKHOUSE_URL", "http://127.0.0.1:8123"))
-            .env("CLICKHOUSE_DATABASE", database)
+            .env("CLICKHOUSE_DATABASE", &database)
             .env("REDIS_HOST", "127.0.0.1")
             .env("REDIS_PORT", env("FIRN_REDIS_PORT", "6379"))
             .env("REDIS_DB", REDIS_DB)
             .stdout(File::create(&log)?)
             .stderr(File::options().append(true).open(&log)?);
-        Ok(Self { process: Measured::spawn(&mut command)?, port, log: log.display().to_string() })
+        Ok(Self { process: Measured::spawn(&mut command)?, port, log: log.display().to_string(), database })
     }
 
     /// Null while it does not answer.
@@ -210,6 +211,9 @@ impl Sidecar {
 
     fn end(self) -> anyhow::Result<Usage> {
         self.process.terminate()?;
-        self.process.ended()
+        let usage = self.process.ended()?;
+        // Else the engine would merge and remove its parts beside what is measured next.
+        stack(&["clickhouse", &format!("DROP DATABASE {} SYNC", self.database)])?;
+        Ok(usage)
     }
 }

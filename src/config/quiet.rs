@@ -57,16 +57,35 @@ impl QuietHours {
         (at > now_ms).then_some(at)
     }
 
+    /// When the quiet that holds at this moment began, where it did.
+    pub fn since(&self, now_ms: i64) -> Option<i64> {
+        let mut since = self.begin(now_ms)?;
+        while now_ms - since < i64::from(WEEK_MIN) * MIN_MS {
+            let Some(begin) = self.begin(since - 1) else { break };
+            since = begin;
+        }
+        Some(since)
+    }
+
     /// The end of the window that this moment is in.
     fn end(&self, at_ms: i64) -> Option<i64> {
+        let left = self.around(at_ms).map(|(into, minutes)| minutes - into).max()?;
+        Some((at_ms.div_euclid(MIN_MS) + i64::from(left)) * MIN_MS)
+    }
+
+    /// Its begin.
+    fn begin(&self, at_ms: i64) -> Option<i64> {
+        let into = self.around(at_ms).map(|(into, _)| into).max()?;
+        Some((at_ms.div_euclid(MIN_MS) - i64::from(into)) * MIN_MS)
+    }
+
+    /// The windows that this moment is in: how many minutes after their begin, and how long they are.
+    fn around(&self, at_ms: i64) -> impl Iterator<Item = (u16, u16)> {
         let minute = (at_ms.div_euclid(MIN_MS) + EPOCH_MIN).rem_euclid(i64::from(WEEK_MIN)) as u16;
         let windows = self.windows.iter().flat_map(|w| w.of_week());
-        let left = windows.filter_map(|(begin, minutes)| {
-            // One that began on Sunday may end on Monday.
-            let into = (minute + WEEK_MIN - begin) % WEEK_MIN;
-            (into < minutes).then(|| minutes - into)
-        });
-        left.max().map(|left| (at_ms.div_euclid(MIN_MS) + i64::from(left)) * MIN_MS)
+        // One that began on Sunday may end on Monday.
+        let into = windows.map(move |(begin, minutes)| ((minute + WEEK_MIN - begin) % WEEK_MIN, minutes));
+        into.filter(|(into, minutes)| into < minutes)
     }
 
     /// Whether no minute of the week is left.
@@ -195,6 +214,27 @@ mod tests {
     fn hours_are_quiet(#[case] hours: &str, #[case] now: &str, #[case] until: Option<&str>) {
         let quiet: QuietHours = hours.parse().unwrap();
         assert_eq!(quiet.until(ms(now)), until.map(ms));
+    }
+
+    #[rstest]
+    #[case::before("08:00-18:00", "2026-03-02T07:59:59", None)]
+    #[case::its_first_minute("08:00-18:00", "2026-03-02T08:00:59", Some("2026-03-02T08:00:00"))]
+    #[case::within("08:00-18:00", "2026-03-02T17:00:00", Some("2026-03-02T08:00:00"))]
+    #[case::after_midnight("22:00-02:00", "2026-03-02T01:30:00", Some("2026-03-01T22:00:00"))]
+    #[case::sunday_into_monday("sun 22:00-02:00", "2026-03-02T01:00:00", Some("2026-03-01T22:00:00"))]
+    #[case::one_leads_into_the_next("08:00-12:00, 12:00-14:00", "2026-03-02T13:00:00", Some("2026-03-02T08:00:00"))]
+    #[case::whole_days("sat-sun 00:00-24:00", "2026-03-08T12:00:00", Some("2026-03-07T00:00:00"))]
+    #[case::never("", "2026-03-07T12:00:00", None)]
+    fn quiet_hours_have_a_begin(#[case] hours: &str, #[case] now: &str, #[case] since: Option<&str>) {
+        let quiet: QuietHours = hours.parse().unwrap();
+        assert_eq!(quiet.since(ms(now)), since.map(ms));
+    }
+
+    #[test]
+    fn quiet_that_never_ends_has_a_begin_somewhere() {
+        let quiet: QuietHours = "00:00-24:00".parse().unwrap();
+        let now = ms("2026-03-02T13:00:00");
+        assert!(quiet.since(now).unwrap() <= now && quiet.until(now).unwrap() > now);
     }
 
     #[rstest]

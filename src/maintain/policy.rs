@@ -1,8 +1,8 @@
 //! When which table is due, and whether it is worth a look. Pure: time and what is known come as arguments.
 //!
 //! A job is due at fixed moments of the clock, every so often, which differ by table and kind. So nothing has to be remembered when a process
-//! ends or another takes a table over: whoever keeps the table then does what comes next, and nothing is done twice; and the tables of a
-//! process are not all due at once.
+//! ends or another takes a table over: whoever keeps the table then does what comes next, after quiet hours what came due in them, and nothing
+//! is done twice; and the tables of a process are not all due at once.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -120,9 +120,11 @@ impl Schedule {
         let mut before = std::mem::take(&mut self.tables);
         for (name, policy) in tables {
             let kept = before.remove(name).unwrap_or_else(|| {
+                // Nobody has done what came due since then.
+                let since_ms = policy.quiet_hours.since(now_ms).unwrap_or(now_ms);
                 let job = |kind: Kind| {
                     let every_ms = kind.every_ms(policy)?;
-                    let due_ms = next_moment(name, kind, every_ms, now_ms);
+                    let due_ms = next_moment(name, kind, every_ms, since_ms);
                     Some((kind, Job { every_ms, due_ms, failures: 0, told: false }))
                 };
                 Kept { policy: policy.clone(), jobs: Kind::ALL.into_iter().filter_map(job).collect() }
@@ -194,11 +196,18 @@ pub struct Known {
     pub snapshot_id: Option<i64>,
     pub size: Size,
     pub growth: Growth,
+    /// Whether files may be of another partition spec than today's.
+    pub respecified: bool,
 }
 
 impl Known {
     pub fn of(metadata: &TableMetadata) -> Self {
-        Self { snapshot_id: metadata.current_snapshot_id(), size: Size::of(metadata), growth: Growth::of(metadata) }
+        Self {
+            snapshot_id: metadata.current_snapshot_id(),
+            size: Size::of(metadata),
+            growth: Growth::of(metadata),
+            respecified: metadata.partition_specs_iter().len() > 1,
+        }
     }
 
     /// Whether it may be worth reading manifests; what is not known may be. `seen` is the snapshot as of which there was nothing to do.
@@ -207,7 +216,7 @@ impl Known {
         match kind {
             Kind::Compact => {
                 let few = self.size.data_files.is_some_and(|files| files < policy.small_files as u64);
-                let whole = none(self.growth.deleted_rows) && none(self.size.equality_deletes);
+                let whole = none(self.growth.deleted_rows) && none(self.size.equality_deletes) && !self.respecified;
                 !(few && whole) && (seen.is_none() || seen != self.snapshot_id)
             }
             Kind::Manifests => self.growth.manifests.is_none_or(|n| n > policy.many_manifests),

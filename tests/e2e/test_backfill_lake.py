@@ -187,6 +187,26 @@ def test_a_new_sink_gets_from_the_lake_what_kafka_has_lost(trial: Trial, clickho
         assert firn.terminate() == 0, firn.tail()
 
 
+def test_a_topic_made_anew_is_not_taken_for_the_one_that_the_backfill_began_with(trial: Trial) -> None:
+    with lost(trial) as (source, _):
+        firn, topic = lake(trial, source, "killed"), trial.topic("engagement_events")
+        armed = firn.folder / "armed"
+        firn.environment["FIRN_FAILPOINTS"] = str(armed)
+        armed.write_text("backfill-commit.after=crash@1\n")
+        killed = firn.command("backfill", *FROM_LAKE)
+        assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+        # Longer than the old one was: every offset is there, with another record.
+        ends = trial.kafka.ends(topic)
+        one = next(message for message in trial.kafka.read(topic) if message.value)
+        trial.kafka.delete(topic)
+        trial.kafka.create(topic, len(ends))
+        for partition, end in ends.items():
+            trial.kafka.send(topic, [(one.key, one.value)] * (end + 10), partition)
+        refused = firn.command("backfill", *FROM_LAKE)
+        assert refused.returncode == 1 and "was made anew since the backfill began" in refused.stderr, refused.stdout + refused.stderr
+        assert not reads(trial), "nothing was sent"
+
+
 def test_records_without_schema_are_written_as_they_are(trial: Trial, clickhouse: ClickHouse) -> None:
     with lost(trial, schemas="false") as (source, _), lake(trial, source, "both", mirrored(trial, clickhouse)) as firn:
         done = firn.command("backfill", *FROM_LAKE, "--output", "json")

@@ -8,6 +8,7 @@ import json
 import os
 import time
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from conftest import FULL, Trial
@@ -20,6 +21,8 @@ from harness.waiting import pause, until
 
 SECONDS = int(os.environ.get("FIRN_SOAK_SECONDS", "1200" if FULL else "120"))
 EVERY_S = 60 if FULL else 20
+#: Of an engine, for what a scan costs in the first half and in the second.
+ROUNDS_TO_COMPARE = 8
 RATE = 2_000
 KEYS = 20_000
 COLUMNS = "id, region, version, name"
@@ -84,9 +87,6 @@ def look(trial: Trial, lake: Lake, name: str, began_at: int) -> Round:
     table = trial.table(name)
     schema, short = table.split(".")
     count = lambda of, where="": lake.sql(f'SELECT count(*) FROM {schema}."{short}${of}"{where}')[0][0]  # noqa: E731
-    began = time.monotonic()
-    lake.sql(f"SELECT sum(version), max(name) FROM {table}")
-    scan_s = time.monotonic() - began
     loaded = lake.table(table)
     assert loaded is not None
     return Round(
@@ -96,8 +96,15 @@ def look(trial: Trial, lake: Lake, name: str, began_at: int) -> Round:
         manifests=count("manifests"),
         snapshots=count("snapshots"),
         metadata_files=sum(path.endswith(".metadata.json") for path in lake.objects(loaded.location())),
-        scan_s=scan_s,
+        # The best of some: what else the machine does is not the table's cost.
+        scan_s=min(scan(lake, table) for _ in range(3)),
     )
+
+
+def scan(lake: Lake, table: str) -> float:
+    began = time.monotonic()
+    lake.sql(f"SELECT sum(version), max(name) FROM {table}")
+    return time.monotonic() - began
 
 
 @dataclass(frozen=True)
@@ -126,6 +133,10 @@ def test_a_table_that_never_rests_stays_as_fast_as_it_was(trial: Trial, lake: La
                 most = {"data_files": files, "delete_files": files, "manifests": 2 * last.commits + 60, "snapshots": last.commits + 60, "metadata_files": 60}
                 grown = {what: getattr(last, what) for what, bound in most.items() if getattr(last, what) > bound}
                 assert not grown, (engine, grown, rounds)
+                # Of few rounds the first ones, with Trino's code cold, would be half.
+                first, second = (median(of.scan_s for of in half) for half in (rounds[: len(rounds) // 2], rounds[len(rounds) // 2 :]))
+                print(f"{engine}: a scan took {first:.2f} s, later {second:.2f} s")
+                assert len(rounds) < ROUNDS_TO_COMPARE or second <= 2 * first, (engine, rounds)
             load.stop()
             print(f"{load.changes} changes in {SECONDS} s")
             with trial.firn(trial.config(trial.topic()), "last") as firn:

@@ -1,32 +1,19 @@
 //! `firn backfill --from-lake`: this process reads, so it stays until all is done.
 
-use serde::Serialize;
-
 use super::shown::Shown;
-use super::{Output, planned, read};
+use super::{Answer, Output, planned, read};
 use crate::cli::exit::Failure;
 use crate::cli::print;
 use crate::config::Config;
 use crate::pipeline::backfill::from_lake::{FromLake, prepare};
-use crate::pipeline::backfill::{Affected, Begun, Progress, Range, State, Wish};
-
-/// What is to be done, or was.
-#[derive(Serialize)]
-struct Answer<'a> {
-    topic: &'a str,
-    table: String,
-    range: &'a Range,
-    sinks: &'a [Affected],
-    objection: Option<String>,
-    begun: Option<&'a Begun>,
-    progress: Option<&'a Progress>,
-}
+use crate::pipeline::backfill::{Begun, Progress, State, Wish};
 
 impl<'a> Answer<'a> {
-    fn of(backfill: &'a FromLake, begun: Option<&'a Begun>, progress: Option<&'a Progress>) -> Self {
+    fn of_lake(backfill: &'a FromLake, begun: Option<&'a Begun>, progress: Option<&'a Progress>) -> Self {
         Self {
             topic: backfill.topic(),
             table: backfill.table(),
+            connector: None,
             range: backfill.range(),
             sinks: &backfill.affected,
             objection: backfill.objection().filter(|_| begun.is_none()),
@@ -50,7 +37,7 @@ pub(super) async fn begin(
     }
     if dry_run {
         return match output {
-            Output::Json => print::json(&Answer::of(&backfill, None, None)),
+            Output::Json => print::json(&Answer::of_lake(&backfill, None, None)),
             _ => print::text(&backfill.objection().map_or_else(String::new, |why| format!("not so: {why}\n"))),
         };
     }
@@ -73,7 +60,7 @@ pub(super) async fn begin(
     let progress = backfill.finish().await?;
     shown.finish();
     match output {
-        Output::Json => print::json(&Answer::of(&backfill, Some(&begun), Some(&progress))),
+        Output::Json => print::json(&Answer::of_lake(&backfill, Some(&begun), Some(&progress))),
         _ => print::text(&read(&progress)),
     }
 }

@@ -147,8 +147,10 @@ pub(super) async fn run(args: BackfillArgs, output: Output) -> Result<(), Failur
 #[derive(Serialize)]
 struct Answer<'a> {
     topic: &'a str,
-    table: &'a str,
-    connector: &'a str,
+    table: String,
+    /// Which Debezium connector reads, where one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connector: Option<&'a str>,
     range: &'a backfill::Range,
     sinks: &'a [Affected],
     objection: Option<String>,
@@ -160,8 +162,8 @@ impl<'a> Answer<'a> {
     fn of(backfill: &'a Backfill, begun: Option<&'a Begun>, progress: Option<&'a Progress>) -> Self {
         Self {
             topic: backfill.topic(),
-            table: backfill.table(),
-            connector: backfill.connector(),
+            table: backfill.table().to_owned(),
+            connector: Some(backfill.connector()),
             range: backfill.range(),
             sinks: &backfill.affected,
             objection: backfill.objection().filter(|_| begun.is_none()),

@@ -1,13 +1,15 @@
 //! `firn maintain expire`
 
 use clap::Args;
+use firn_catalog::Catalog;
 use firn_catalog::maintain::Removed;
 use firn_catalog::maintain::expire::{ExpireError, Expired};
+use iceberg::TableIdent;
 use serde::Serialize;
 
 use super::super::Output;
 use super::super::exit::{Failure, of_catalog};
-use super::{Chosen, Outcome, answer};
+use super::{Chosen, answer};
 use crate::config::period::Period;
 use crate::maintain::expire::{Wish, expire, expire_by};
 use crate::maintain::trino;
@@ -43,26 +45,11 @@ pub(super) async fn run(args: &ExpireArgs, output: Output) -> Result<(), Failure
     let ground = args.of.open().await?;
     let wish =
         Wish { max_age_ms: args.older_than.map(|age| age.ms), min_kept: args.retain_last, dry_run: args.dry_run };
-    let mut outcomes = Vec::new();
-    for table in &ground.tables {
-        let catalog = ground.catalog.as_ref();
-        if ground.is_left_alone(table).await {
-            outcomes.push(Outcome::left_alone(table));
-            continue;
-        }
-        let shown = match ground.trino.as_ref().filter(|_| !args.dry_run) {
-            Some(trino) => {
-                let expired = expire_by(trino, &ground.config, catalog, table, wish).await;
-                expired.map(Shown::of_trinos).map_err(Failure::from)
-            }
-            None => {
-                let expired = expire(&ground.config, catalog, table, wish).await;
-                expired.map(|expired| Shown::of(expired, args.dry_run)).map_err(Failure::from)
-            }
-        };
-        outcomes.push(Outcome::new(table, shown));
-    }
-    answer(&outcomes, output, Shown::text)
+    let one = async |catalog: &dyn Catalog, table: &TableIdent| match ground.trino.as_ref().filter(|_| !args.dry_run) {
+        Some(trino) => Ok(Shown::of_trinos(expire_by(trino, &ground.config, catalog, table, wish).await?)),
+        None => Ok(Shown::of(expire(&ground.config, catalog, table, wish).await?, args.dry_run)),
+    };
+    answer(&ground.each(one).await, output, Shown::text)
 }
 
 impl Shown {

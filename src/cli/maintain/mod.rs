@@ -139,6 +139,21 @@ impl Chosen {
 }
 
 impl Ground {
+    /// Does it to each table whose files may go; what becomes of one keeps no other from its turn.
+    async fn each<T: Serialize>(
+        &self,
+        work: impl AsyncFn(&dyn Catalog, &TableIdent) -> Result<T, Failure>,
+    ) -> Vec<Outcome<T>> {
+        let mut outcomes = Vec::new();
+        for table in &self.tables {
+            outcomes.push(match self.is_left_alone(table).await {
+                true => Outcome::left_alone(table),
+                false => Outcome::new(table, work(self.catalog.as_ref(), table).await),
+            });
+        }
+        outcomes
+    }
+
     /// A table whose files are shared is refused where it is named; among all it is left alone.
     async fn is_left_alone(&self, table: &TableIdent) -> bool {
         self.leave_shared && self.catalog.load(table).await.is_ok_and(|t| is_shared(t.metadata()))

@@ -8,7 +8,7 @@ use iceberg::TableIdent;
 use serde::Serialize;
 
 use super::super::{Failure, Output};
-use super::{Chosen, Outcome, answer};
+use super::{Chosen, answer};
 use crate::config::period::Period;
 use crate::maintain::orphans::{Wish, orphans};
 use crate::maintain::trino::{self, Trino};
@@ -76,24 +76,12 @@ pub(super) async fn run(args: &OrphansArgs, output: Output) -> Result<(), Failur
     let ground = args.of.open().await?;
     let stores = crate::catalogs::stores(&ground.config.catalog);
     let wish = Wish { age_ms: args.older_than.ms, delete: args.delete };
-    let mut outcomes = Vec::new();
-    for table in &ground.tables {
-        let catalog = ground.catalog.as_ref();
-        if ground.is_left_alone(table).await {
-            outcomes.push(Outcome::left_alone(table));
-            continue;
-        }
-        // Trino shows none: what would go is looked for here.
-        let shown = match ground.trino.as_ref().filter(|_| args.delete) {
-            Some(trino) => by_trino(trino, catalog, &stores, table, wish).await,
-            None => {
-                let found = orphans(catalog, &stores, table, wish).await;
-                found.map(|found| Shown::Ours(Ours::of(found, args.delete))).map_err(Failure::from)
-            }
-        };
-        outcomes.push(Outcome::new(table, shown));
-    }
-    answer(&outcomes, output, Shown::text)
+    // Trino shows none: what would go is looked for here.
+    let one = async |catalog: &dyn Catalog, table: &TableIdent| match ground.trino.as_ref().filter(|_| args.delete) {
+        Some(trino) => by_trino(trino, catalog, &stores, table, wish).await,
+        None => Ok(Shown::Ours(Ours::of(orphans(catalog, &stores, table, wish).await?, args.delete))),
+    };
+    answer(&ground.each(one).await, output, Shown::text)
 }
 
 /// What keeps firn from removing keeps Trino from it, too: Trino would not ask.

@@ -37,6 +37,11 @@ impl Finished {
         state.on_their_way.push_back(upload);
     }
 
+    /// Whether others should wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.state().on_their_way.len() > AT_ONCE
+    }
+
     /// Waits until few are on their way.
     ///
     /// # Errors

@@ -74,11 +74,16 @@ pub(super) struct Fetch {
 pub(super) type Numbered = (usize, Arc<LiveFile>);
 
 impl Fetch {
-    /// Hands on the parts of the files.
+    /// Hands on the parts of the files, as many as there is room for: it waits for room before it asks storage, never with an answer
+    /// under way, which storage would cut off.
     ///
     /// # Errors
     /// When a file can't be read: it is named.
-    pub(super) async fn run(self: Arc<Self>, files: Vec<Numbered>, parts: mpsc::Sender<Part>) -> Result<(), LakeError> {
+    pub(super) async fn run(
+        self: Arc<Self>,
+        files: Vec<Numbered>,
+        parts: mpsc::UnboundedSender<Part>,
+    ) -> Result<(), LakeError> {
         let permits = (self.most_bytes / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS as u64 / 2) as u32;
         let room = Arc::new(Semaphore::new(permits as usize));
         let whole_bytes = WHOLE_BYTES.min(self.most_bytes / 2);
@@ -107,7 +112,7 @@ impl Fetch {
             .boxed();
         while let Some(file) = opened.try_next().await? {
             let sent = match file {
-                Opened::Whole(part) => parts.send(part).await.is_ok(),
+                Opened::Whole(part) => parts.send(part).is_ok(),
                 Opened::Large(large) => self.row_groups(large, &parts).await?,
             };
             if !sent {
@@ -136,7 +141,7 @@ impl Fetch {
     }
 
     /// Answers whether somebody takes them.
-    async fn row_groups(&self, large: Large, parts: &mpsc::Sender<Part>) -> Result<bool, LakeError> {
+    async fn row_groups(&self, large: Large, parts: &mpsc::UnboundedSender<Part>) -> Result<bool, LakeError> {
         let Large { old_file, path, size, metadata, reader, room } = large;
         let groups = self.row_group_ranges(&metadata, size);
         let largest = groups.iter().map(|of| of.iter().map(|range| range.end - range.start).sum::<u64>()).max();
@@ -157,7 +162,7 @@ impl Fetch {
                 row_group: Some((metadata.clone(), n)),
                 _room: turn,
             };
-            if parts.send(part).await.is_err() {
+            if parts.send(part).is_err() {
                 return Ok(false);
             }
         }

@@ -132,18 +132,13 @@ impl Rewriter {
         };
         let writing = Writing::Idle(Box::new(GroupWriter::new(place, target, group.files.len())));
         let writing = match sorting {
-            None => {
-                let to = To::Writer { writing, finished: Arc::clone(&finished) };
-                self.copy_all(group, &left_out, to).await?
-            }
+            None => self.copy_all(group, &left_out, To::Writer(writing)).await?,
             Some((unsorted, mut sorted)) => {
-                let stored = Arc::clone(&finished);
                 let copied = async { self.copy_all(group, &left_out, To::Sorter(Box::new(unsorted))).await.map(drop) };
                 let written = async move {
                     let mut writing = writing;
                     while let Some(rows) = sorted.next().await? {
                         writing = writing.write(rows).await?;
-                        stored.settle().await?;
                         self.limiter.turn().await;
                     }
                     Ok(Some(writing))
@@ -180,7 +175,7 @@ impl Rewriter {
         let wanted: Vec<usize> = live.iter().map(|(n, _)| *n).collect();
         let file_io = self.base.file_io().clone();
         let fetch = Fetch { file_io, columns, most_bytes: self.memory.file_bytes() as u64 };
-        let (parts, mut fetched) = mpsc::channel(1);
+        let (parts, mut fetched) = mpsc::unbounded_channel();
         let fetching = Arc::new(fetch).run(live, parts);
         let copying = async {
             while let Some(part) = fetched.recv().await {
@@ -212,7 +207,7 @@ impl Rewriter {
             }
         }
         Ok(match to {
-            To::Writer { writing, .. } => Some(writing),
+            To::Writer(writing) => Some(writing),
             To::Sorter(_) => None,
         })
     }
@@ -242,18 +237,16 @@ impl Rewriter {
 
 /// Where rows go that were read.
 enum To {
-    Writer { writing: Writing, finished: Arc<Finished> },
+    Writer(Writing),
     Sorter(Box<Unsorted>),
 }
 
 impl To {
     async fn take(self, batch: RecordBatch, old_file: usize, rank: u32) -> Result<Self, LakeError> {
         match self {
-            Self::Writer { writing, finished } => {
+            Self::Writer(writing) => {
                 let origin = Origin::Run { old_file, rank };
-                let writing = writing.write(Rows { batch, origin }).await?;
-                finished.settle().await?;
-                Ok(Self::Writer { writing, finished })
+                Ok(Self::Writer(writing.write(Rows { batch, origin }).await?))
             }
             Self::Sorter(unsorted) => {
                 unsorted.send(batch, old_file, rank).await?;
@@ -266,25 +259,39 @@ impl To {
 /// A group's writer: at hand, or at work on a thread that may block.
 enum Writing {
     Idle(Box<GroupWriter>),
-    Busy(JoinHandle<Result<Box<GroupWriter>, LakeError>>),
+    Busy(Encoding),
 }
+
+/// Gives back the writer, and rows that wait until files that are finished are stored.
+type Encoding = JoinHandle<Result<(Box<GroupWriter>, Option<Rows>), LakeError>>;
 
 impl Writing {
     /// Encodes while more is read: these rows once those before are written.
     async fn write(self, rows: Rows) -> Result<Self, LakeError> {
-        let mut writer = self.idle().await?;
-        Ok(Self::Busy(blocking(move || {
-            writer.write(&rows)?;
-            Ok(writer)
-        })))
+        Ok(Self::Busy(encode(self.idle().await?, rows)))
     }
 
     async fn idle(self) -> Result<Box<GroupWriter>, LakeError> {
-        match self {
-            Self::Idle(writer) => Ok(writer),
-            Self::Busy(work) => joined(work).await,
+        let mut encoding = match self {
+            Self::Idle(writer) => return Ok(writer),
+            Self::Busy(encoding) => encoding,
+        };
+        loop {
+            let (writer, rest) = joined(encoding).await?;
+            writer.finished().settle().await?;
+            match rest {
+                Some(rows) => encoding = encode(writer, rows),
+                None => return Ok(writer),
+            }
         }
     }
+}
+
+fn encode(mut writer: Box<GroupWriter>, rows: Rows) -> Encoding {
+    blocking(move || {
+        let rest = writer.write(rows)?;
+        Ok((writer, rest))
+    })
 }
 
 fn blocking<T: Send + 'static>(

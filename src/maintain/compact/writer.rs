@@ -27,6 +27,20 @@ pub(super) struct Rows {
     pub(super) origin: Origin,
 }
 
+impl Rows {
+    /// All but so many.
+    fn after(&self, first: usize) -> Self {
+        let left = self.batch.num_rows() - first;
+        let origin = match &self.origin {
+            Origin::Run { old_file, rank } => Origin::Run { old_file: *old_file, rank: rank + first as u32 },
+            Origin::Each { old_files, ranks } => {
+                Origin::Each { old_files: old_files.slice(first, left), ranks: ranks.slice(first, left) }
+            }
+        };
+        Self { batch: self.batch.slice(first, left), origin }
+    }
+}
+
 /// Where rows come from: an old file by its number in the group, and the rank among the rows of that file that are written.
 #[derive(Debug)]
 pub(super) enum Origin {
@@ -89,21 +103,32 @@ impl GroupWriter {
         Self { place, target, open: None, files: 0, ways }
     }
 
+    /// The files that are whole.
+    pub(super) fn finished(&self) -> Arc<Finished> {
+        Arc::clone(&self.place.finished)
+    }
+
+    /// Gives back the rows that came behind as many finished files as may be on their way to storage.
+    ///
     /// # Errors
     /// When storage fails.
-    pub(super) fn write(&mut self, rows: &Rows) -> Result<(), LakeError> {
+    pub(super) fn write(&mut self, rows: Rows) -> Result<Option<Rows>, LakeError> {
         let Target::Split(splitter) = &mut self.target else {
-            return self.write_to(&[], None, rows, 0..rows.batch.num_rows());
+            self.write_to(&[], None, &rows, 0..rows.batch.num_rows())?;
+            return Ok(None);
         };
         // Partition values come from the table's columns alone.
         let columns: Vec<usize> = (0..self.place.shape.layout.arrow.fields().len()).collect();
         let mut first = 0;
         for group in splitter.split(&rows.batch.project(&columns)?)? {
             let count = group.rows.map_or(rows.batch.num_rows(), |members| members.len());
-            self.write_to(&group.key, Some(group.partition), rows, first..first + count)?;
+            if self.place.finished.is_full() {
+                return Ok(Some(rows.after(first)));
+            }
+            self.write_to(&group.key, Some(group.partition), &rows, first..first + count)?;
             first += count;
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Some of the rows, all of one partition.

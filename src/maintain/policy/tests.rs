@@ -109,6 +109,19 @@ fn in_quiet_hours_nothing_begins_and_it_is_told_once() {
 }
 
 #[test]
+fn what_came_due_in_quiet_hours_is_not_forgotten_by_a_restart() {
+    let policy = compacts("6h", "quiet_hours = '08:00-18:00'");
+    let mut before = Schedule::default();
+    before.keep([("a.t", &policy)], 8 * HOUR);
+    let mut after = Schedule::default();
+    after.keep([("a.t", &policy)], 17 * HOUR);
+    let due = |schedule: &Schedule| schedule.jobs("a.t").next().unwrap().1;
+    assert_eq!(due(&after), due(&before));
+    assert_eq!(after.turn(17 * HOUR).run, None);
+    assert!(after.turn(18 * HOUR).run.is_some());
+}
+
+#[test]
 fn a_run_that_quiet_hours_end_is_due_still() {
     let policy = compacts("2h", "quiet_hours = '08:00-18:00'");
     let mut schedule = Schedule::default();
@@ -174,8 +187,18 @@ fn what_the_metadata_tells_saves_a_look(
     #[case] want: bool,
 ) {
     let size = Size { data_files, equality_deletes: Some(0), ..Size::default() };
-    let known = Known { snapshot_id: Some(42), size, growth: Growth { deleted_rows, ..Growth::default() } };
+    let growth = Growth { deleted_rows, ..Growth::default() };
+    let known = Known { snapshot_id: Some(42), size, growth, respecified: false };
     assert_eq!(known.is_worth_a_look(kind, &PolicyConfig::default(), seen), want);
+}
+
+#[test]
+fn few_files_may_be_of_an_older_partition_spec() {
+    let size = Size { data_files: Some(1), equality_deletes: Some(0), ..Size::default() };
+    let growth = Growth { deleted_rows: Some(0), ..Growth::default() };
+    let known = |respecified| Known { size: size.clone(), growth, respecified, ..Known::default() };
+    let looks = |known: Known| known.is_worth_a_look(Kind::Compact, &PolicyConfig::default(), None);
+    assert!(looks(known(true)) && !looks(known(false)));
 }
 
 #[rstest]

@@ -10,11 +10,13 @@ mod told;
 mod work;
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use firn_catalog::storage::Stores;
 use firn_catalog::{Catalog, ManifestCache, surroundings};
+use futures::FutureExt;
 use tokio::sync::watch;
 
 use super::tables::{TableHandle, Tables};
@@ -82,8 +84,10 @@ async fn run(config: Config, limiter: Arc<Limiter>, tables: Arc<Tables>, mut sto
             let outcome = tokio::select! {
                 // What is under way is given up: its files are in no snapshot.
                 _ = stop.wait_for(|stop| *stop) => return,
-                outcome = work::run(&upkeep.means, &handle, kind, &policy, seen) => outcome,
+                outcome = AssertUnwindSafe(work::run(&upkeep.means, &handle, kind, &policy, seen)).catch_unwind() => outcome,
             };
+            // What goes wrong with one table keeps no other from its turn.
+            let outcome = outcome.unwrap_or_else(|_| Outcome::Failed("it broke off: the log tells where".to_owned()));
             told::spent(&handle.name, kind, upkeep.means.limiter.spent().since(before));
             upkeep.ended(&handle, kind, outcome);
             upkeep.look();

@@ -186,7 +186,10 @@ impl FromLake {
     async fn fresh(&self) -> Result<Stored, BackfillError> {
         // In this order: what comes between is taken for newer than the snapshot.
         let position = self.found.position().await?;
-        let offsets = tokio::task::block_in_place(|| self.offsets(&position))?;
+        let (topic_id, offsets) = tokio::task::block_in_place(|| {
+            let now = self.the_same_topic(position.topic_id.as_deref(), "the lake table was written")?;
+            Ok::<_, BackfillError>((now, self.offsets(&position)?))
+        })?;
         self.refuse_compacted(&offsets).await?;
         let Some(snapshot) = self.snapshot(None).await? else {
             return Err(BackfillError::Refused(format!("the lake table {} has no rows yet", self.table())));
@@ -195,6 +198,7 @@ impl FromLake {
         Ok(Stored {
             id: self.range.new_id(&format!("lake/{}", self.topic()), false, now),
             topic: self.topic().to_owned(),
+            topic_id,
             table: self.table(),
             range: self.range.clone(),
             owner: self.owner.clone(),
@@ -212,15 +216,21 @@ impl FromLake {
         })
     }
 
+    /// The topic's id now, if it is the one that it had. Blocks.
+    fn the_same_topic(&self, had: Option<&str>, since: &str) -> Result<Option<String>, BackfillError> {
+        let now = topic_id(&self.kafka, self.topic())?;
+        match had.zip(now.as_deref()).is_some_and(|(had, has)| had != has) {
+            true => Err(BackfillError::Refused(format!(
+                "{} was made anew since {since}: what is newer can't be told; once the lake has caught up, --anew begins from its newest \
+                 snapshot",
+                self.topic()
+            ))),
+            false => Ok(now),
+        }
+    }
+
     /// Where the lake stands in each partition; where it has nothing, the log's beginning. Blocks.
     fn offsets(&self, position: &TopicPosition) -> Result<BTreeMap<i32, i64>, BackfillError> {
-        let now = topic_id(&self.kafka, self.topic())?;
-        if position.topic_id.as_ref().zip(now.as_ref()).is_some_and(|(had, has)| had != has) {
-            return Err(BackfillError::Refused(format!(
-                "{} was made anew since the lake table was written: what is newer can't be told",
-                self.topic()
-            )));
-        }
         let count = partition_count(&self.kafka, self.topic())?;
         let all: Vec<_> = (0..count).map(|partition| TopicPartition::new(self.topic(), partition)).collect();
         let next = |partition: i32, low: i64| position.partitions.get(&partition).map_or(low, |p| p.next);

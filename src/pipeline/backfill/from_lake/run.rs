@@ -204,6 +204,8 @@ impl FromLake {
 
     async fn sender(&self, stored: &Stored, snapshot: &Snapshot) -> Result<Sender<'_>, BackfillError> {
         let refused = BackfillError::Refused;
+        // Else its offsets would be of other records.
+        tokio::task::block_in_place(|| self.the_same_topic(stored.topic_id.as_deref(), "the backfill began"))?;
         let position = self.found.position().await?;
         let (lake, columns) = (&self.found.lake, &self.found.columns);
         let mut keys = LogKeys::new(lake, columns, &self.options, self.told()).map_err(refused)?;

@@ -19,6 +19,9 @@ const SETTLED_WITHIN: std::time::Duration = std::time::Duration::from_secs(30);
 pub(super) struct Stored {
     pub id: String,
     pub topic: String,
+    /// Of the topic that the offsets are of, where the brokers tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_id: Option<String>,
     /// In the lake.
     pub table: String,
     pub range: Range,
@@ -144,6 +147,7 @@ mod tests {
         let stored = Stored {
             id: "i".to_owned(),
             topic: "p.s.t".to_owned(),
+            topic_id: Some("t".to_owned()),
             table: "s.t".to_owned(),
             range: range.clone(),
             owner: "o".to_owned(),
