@@ -9,7 +9,7 @@ use iceberg::table::Table;
 use crate::config::Config;
 use crate::maintain::horizon_ms;
 use crate::maintain::trino::{self, Trino, WorkError};
-use crate::sink::lake::CHECKPOINT;
+use crate::sink::lake::{CHECKPOINT, LAST_SNAPSHOT_ID};
 
 /// What a person or a policy asks for; what isn't stated, the table's properties say.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,6 +26,7 @@ impl Wish {
             min_kept: self.min_kept,
             horizon_ms: horizon_ms(config, table),
             tells: Some(CHECKPOINT),
+            last: Some(LAST_SNAPSHOT_ID),
         }
     }
 }

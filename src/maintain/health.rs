@@ -11,7 +11,7 @@ use iceberg::spec::{ManifestFile, TableMetadata};
 use iceberg::table::Table;
 use serde::Serialize;
 
-use crate::sink::lake::CHECKPOINT;
+use crate::sink::lake::{CHECKPOINT, LAST_SNAPSHOT_ID};
 
 const CACHE_BYTES: u64 = 32 << 20;
 const TARGET_FILE_BYTES: (&str, u64) = ("write.target-file-size-bytes", 512 << 20);
@@ -114,7 +114,7 @@ pub async fn health(table: &Table, horizon_ms: u64) -> Result<Health> {
     let metadata = table.metadata();
     let list = live::manifests(table, metadata.current_snapshot_id()).await?;
     let live = live::files(table, metadata.current_snapshot_id(), &ManifestCache::new(CACHE_BYTES)).await?;
-    let rules = Rules { horizon_ms, tells: Some(CHECKPOINT), ..Rules::default() };
+    let rules = Rules { horizon_ms, tells: Some(CHECKPOINT), last: Some(LAST_SNAPSHOT_ID), ..Rules::default() };
     // Where it is refused there is nothing to advise.
     let expirable = rules.expiring(metadata, surroundings::now_ms()).map_or(0, |e| e.snapshots.len());
     Ok(judge(&table.identifier().to_string(), metadata, &list, &live, expirable as u64))

@@ -25,6 +25,9 @@ pub struct Rules<'a> {
     /// What the summary of a snapshot holds that tells where the table's writer stood. The oldest of main that stays is such a
     /// one, so that a table that is rolled back as far as it goes still tells it.
     pub tells: Option<&'a str>,
+    /// The table property that names its writer's last snapshot. Where that was rolled back and the writer has not come since, it
+    /// stays: by it the writer knows that it was.
+    pub last: Option<&'a str>,
 }
 
 /// What goes.
@@ -72,6 +75,11 @@ impl Rules<'_> {
             name == MAIN_BRANCH || snapshot.timestamp_ms() >= now_ms.saturating_sub_unsigned(age)
         });
 
+        let last = self.last.and_then(|key| metadata.properties().get(key)?.parse::<i64>().ok());
+        let of_main = chain(metadata, metadata.current_snapshot());
+        let is_aside =
+            |id: &i64| metadata.snapshot_by_id(*id).is_some() && !of_main.iter().any(|s| s.snapshot_id() == *id);
+        let set_aside = last.filter(is_aside);
         let (mut stays, mut referenced) = (HashSet::new(), HashSet::new());
         let mut oldest_kept_ms: Option<i64> = None;
         let mut older_than_own_age = Vec::new();
@@ -88,7 +96,7 @@ impl Rules<'_> {
             let young = |(n, s): (usize, &SnapshotRef)| (n as u64) < min || s.timestamp_ms() >= before(age);
             let mut count = chain.iter().enumerate().take_while(|(n, s)| young((*n, s))).count();
             if name == MAIN_BRANCH {
-                count = self.until_one_tells(&chain, count);
+                count = self.until_one_tells(&chain, count, set_aside.is_some());
             }
             let oldest = chain.iter().take(count).map(|s| s.timestamp_ms()).min();
             oldest_kept_ms = oldest_kept_ms.into_iter().chain(oldest).min();
@@ -100,9 +108,9 @@ impl Rules<'_> {
         }
         // Rolled back, or of a branch that is gone.
         let unreferenced = metadata.snapshots().filter(|s| !referenced.contains(&s.snapshot_id()));
-        for young in unreferenced.filter(|s| s.timestamp_ms() >= before(max_age)) {
-            stays.insert(young.snapshot_id());
-            oldest_kept_ms = oldest_kept_ms.into_iter().chain([young.timestamp_ms()]).min();
+        for kept in unreferenced.filter(|s| s.timestamp_ms() >= before(max_age) || set_aside == Some(s.snapshot_id())) {
+            stays.insert(kept.snapshot_id());
+            oldest_kept_ms = oldest_kept_ms.into_iter().chain([kept.timestamp_ms()]).min();
         }
 
         let mut snapshots: Vec<_> =
@@ -117,11 +125,11 @@ impl Rules<'_> {
     }
 
     /// So many of the chain stay that the last of them tells; all where none of the older ones does. Where none at all does, the
-    /// table has no such writer.
-    fn until_one_tells(&self, chain: &[SnapshotRef], count: usize) -> usize {
+    /// table has no such writer, unless it was rolled back to before its first snapshot.
+    fn until_one_tells(&self, chain: &[SnapshotRef], count: usize, rolled_back: bool) -> usize {
         let Some(key) = self.tells else { return count };
         let tells = |s: &SnapshotRef| s.summary().additional_properties.contains_key(key);
-        if count == chain.len() || !chain.iter().any(tells) {
+        if count == chain.len() || !(rolled_back || chain.iter().any(tells)) {
             return count;
         }
         let first = count.saturating_sub(1);

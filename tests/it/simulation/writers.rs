@@ -7,7 +7,7 @@ use std::sync::Arc;
 use firn::change::Mode;
 use firn::maintain::compact::Compaction;
 use firn::memory::Memory;
-use firn::sink::lake::CHECKPOINT;
+use firn::sink::lake::{CHECKPOINT, LAST_SNAPSHOT_ID};
 use firn_catalog::maintain::expire::ExpireError;
 use firn_catalog::maintain::retention::Rules;
 use firn_catalog::memory::MemoryCatalog;
@@ -136,7 +136,13 @@ impl Errand {
 }
 
 async fn snapshots_maintained(catalog: &MemoryCatalog, table: &TableIdent, keep: u64) -> Option<Foreign> {
-    let rules = Rules { max_age_ms: Some(0), min_kept: Some(keep), horizon_ms: 0, tells: Some(CHECKPOINT) };
+    let rules = Rules {
+        max_age_ms: Some(0),
+        min_kept: Some(keep),
+        horizon_ms: 0,
+        tells: Some(CHECKPOINT),
+        last: Some(LAST_SNAPSHOT_ID),
+    };
     match maintain::expire::expire(catalog, table, &rules, PATIENCE).await {
         Ok(expired) => (!expired.snapshots.is_empty()).then_some(Foreign::SnapshotsMaintained),
         Err(ExpireError::Left { .. }) => Some(Foreign::SnapshotsMaintained),

@@ -13,7 +13,7 @@ use crate::testing::{self, Batch, HASTE, ident, stored};
 use crate::{ErrorKind, RowDelta};
 
 /// All but the heads.
-const ALL: Rules<'_> = Rules { max_age_ms: Some(0), min_kept: None, horizon_ms: 0, tells: None };
+const ALL: Rules<'_> = Rules { max_age_ms: Some(0), min_kept: None, horizon_ms: 0, tells: None, last: None };
 
 async fn run(catalog: &MemoryCatalog, rules: &Rules<'_>) -> Result<Expired, ExpireError> {
     expire(catalog, &ident("t"), rules, HASTE).await

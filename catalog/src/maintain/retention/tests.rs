@@ -8,7 +8,7 @@ use crate::testing;
 
 const NOW: i64 = 1_800_000_000_000;
 const HOUR: i64 = 3_600_000;
-const AS_STATED: Rules<'_> = Rules { max_age_ms: None, min_kept: None, horizon_ms: 0, tells: None };
+const AS_STATED: Rules<'_> = Rules { max_age_ms: None, min_kept: None, horizon_ms: 0, tells: None, last: None };
 
 /// Snapshots by id, parent (0 = none), age in hours, and whether the writer made it.
 fn table(snapshots: &[(i64, i64, i64, bool)], refs: Value, properties: Value) -> TableMetadata {
@@ -122,6 +122,21 @@ fn an_age_is_told_at_which_all_of_main_stays_that_has_to() {
 fn what_a_rollback_left_aside_goes_by_its_age() {
     let back_at_2 = table(&CHAIN, main_at(2), json!({}));
     assert_eq!(gone(Rules { max_age_ms: Some(3 * 3_600_000), ..AS_STATED }, &back_at_2), [1, 3]);
+}
+
+#[test]
+fn what_the_writer_made_last_stays_until_the_writer_knows_that_it_was_rolled_back() {
+    let back_at_2 = |last: &str| table(&CHAIN, main_at(2), json!({ "last": last }));
+    let rules = Rules { max_age_ms: Some(1), last: Some("last"), ..AS_STATED };
+    assert_eq!(gone(rules, &back_at_2("5")), [1, 3, 4]);
+    assert_eq!(gone(rules, &back_at_2("2")), [1, 3, 4, 5], "it has gone on since");
+    let before_its_first = Rules { tells: Some("another"), ..rules };
+    assert_eq!(
+        gone(before_its_first, &back_at_2("5")),
+        [3, 4],
+        "and whatever shows that the table has none of its rows"
+    );
+    assert_eq!(gone(before_its_first, &back_at_2("2")), [1, 3, 4, 5]);
 }
 
 #[rstest]
