@@ -121,6 +121,8 @@ fn from_kafka(bench: &Bench, seconds: u64) -> anyhow::Result<Vec<String>> {
 /// The same from the commit in PostgreSQL, through Debezium.
 fn from_postgres(bench: &Bench, seconds: u64) -> anyhow::Result<Vec<String>> {
     remove_all(&bench.servers.kafka, &[CONTENT, EVENTS])?;
+    // Else Debezium's first snapshot would read those of the runs before, and the new ones wait.
+    stack(&["psql", "-q", "-c", "TRUNCATE public.engagement_events"])?;
     stack(&["connector", "engagement"])?;
     let rounds = (seconds + 20) * 20;
     let load = format!(
