@@ -81,10 +81,11 @@ async fn run(config: Config, limiter: Arc<Limiter>, tables: Arc<Tables>, mut sto
             told::began(&handle, kind);
             let before = upkeep.means.limiter.spent();
             let seen = upkeep.seen.get(&(handle.name.clone(), kind)).copied();
+            let work = AssertUnwindSafe(work::run(&upkeep.means, &handle, kind, &policy, seen)).catch_unwind();
             let outcome = tokio::select! {
                 // What is under way is given up: its files are in no snapshot.
                 _ = stop.wait_for(|stop| *stop) => return,
-                outcome = AssertUnwindSafe(work::run(&upkeep.means, &handle, kind, &policy, seen)).catch_unwind() => outcome,
+                outcome = work => outcome,
             };
             // What goes wrong with one table keeps no other from its turn.
             let outcome = outcome.unwrap_or_else(|_| Outcome::Failed("it broke off: the log tells where".to_owned()));

@@ -83,7 +83,8 @@ impl Server {
         if url.set_username("").is_err() || url.set_password(None).is_err() || url.set_port(Some(port)).is_err() {
             return Err(no_address("it is no address of a server"));
         }
-        let mut client = client().map_err(|e| no_address(&e.to_string()))?.with_url(url.as_str());
+        let mut client =
+            client().map_err(|e| SinkError::Stopped(format!("TLS can't be set up: {e}")))?.with_url(url.as_str());
         if !user.is_empty() {
             client = client.with_user(user);
         }
