@@ -207,6 +207,51 @@ def test_a_topic_made_anew_is_not_taken_for_the_one_that_the_backfill_began_with
         assert not reads(trial), "nothing was sent"
 
 
+class Overtaking(threading.Thread):
+    """Changes of one row after the other, straight into the partitions that the rows' changes are in, until told to stop."""
+
+    def __init__(self, trial: Trial, pause_s: float) -> None:
+        super().__init__(name="overtaking", daemon=True)
+        self.trial, self.pause_s, self.over = trial, pause_s, threading.Event()
+        self.topic = trial.topic("engagement_events")
+        self.places = trial.lake.sql(f"SELECT id, \"_firn_partition\" FROM {trial.table('engagement_events')} ORDER BY user_id")
+        self.like = next(message for message in trial.kafka.read(self.topic) if message.value)
+
+    def run(self) -> None:
+        key, value = (json.loads(text or b"") for text in (self.like.key, self.like.value))
+        value["payload"]["op"] = "u"
+        for row, partition in self.places:
+            if self.over.wait(self.pause_s):
+                return
+            key["payload"]["id"] = value["payload"]["after"]["id"] = row
+            written = [json.dumps(part, separators=(",", ":")).encode() for part in (key, value)]
+            self.trial.kafka.producer.produce(self.topic, *reversed(written), partition=partition)
+            self.trial.kafka.producer.poll(0)
+
+
+def test_a_row_from_the_lake_comes_before_every_change_since(trial: Trial) -> None:
+    """A transaction's rows reach a partition in several batches, and changes come between these, too."""
+    with lost(trial) as (source, _), lake(trial, source) as firn:
+        overtaking = Overtaking(trial, 0.003)
+        overtaking.start()
+        done = firn.command("backfill", *FROM_LAKE, "--output", "json")
+        overtaking.over.set()
+        overtaking.join()
+        assert trial.kafka.producer.flush(60) == 0
+        assert done.returncode == 0, done.stdout + done.stderr
+        progress = json.loads(done.stdout)["progress"]
+        came: dict[int, list[str]] = {}
+        for message in trial.kafka.read(overtaking.topic):
+            change = json.loads(message.value or b"{}").get("payload")
+            if change and (change["op"] == "u" or change["source"]["snapshot"] == "incremental"):
+                came.setdefault(change["after"]["id"], []).append(change["op"])
+        assert sum(ops.count("r") for ops in came.values()) == progress["rows"] > 100, progress
+        assert progress["left_out"] > 10, progress
+        late = {row: ops for row, ops in came.items() if "r" in ops[1:]}
+        assert not late, f"{len(late)} rows come behind a change of them"
+        assert firn.terminate() == 0, firn.tail()
+
+
 def test_records_without_schema_are_written_as_they_are(trial: Trial, clickhouse: ClickHouse) -> None:
     with lost(trial, schemas="false") as (source, _), lake(trial, source, "both", mirrored(trial, clickhouse)) as firn:
         done = firn.command("backfill", *FROM_LAKE, "--output", "json")

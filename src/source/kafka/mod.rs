@@ -38,7 +38,7 @@ pub use tail::Tail;
 pub use topics::{
     Reach, TopicListing, committed, list_topics, offsets_since, partition_count, reach, topic_id, watermarks,
 };
-pub use transactions::{MessageTransactions, Noted, Outgoing, TransactionError, Transactions};
+pub use transactions::{MessageTransactions, Noted, Outgoing, Span, TransactionError, Transactions};
 
 use crate::position::TopicPartition;
 use crate::record::{Headers, Record};

@@ -1,4 +1,4 @@
-//! What is committed in all partitions of one topic, from here on up to offsets that are said piece by piece. Beside any group.
+//! What is in all partitions of one topic, from here on up to offsets that are said piece by piece. Beside any group.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -36,7 +36,25 @@ impl Tail {
     /// # Errors
     /// When the client's properties are refused.
     pub fn new(settings: &ClientSettings, topic: &str, from: BTreeMap<i32, i64>) -> Result<Self, SourceError> {
+        Self::of(settings, topic, from, "read_committed")
+    }
+
+    /// One that gives what is not committed as well, or never will be.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn uncommitted(settings: &ClientSettings, topic: &str) -> Result<Self, SourceError> {
+        Self::of(settings, topic, BTreeMap::new(), "read_uncommitted")
+    }
+
+    fn of(
+        settings: &ClientSettings,
+        topic: &str,
+        next: BTreeMap<i32, i64>,
+        isolation: &str,
+    ) -> Result<Self, SourceError> {
         let mut client = settings.consumer("firn.tail", 0);
+        client.set("isolation.level", isolation);
         client.remove("group.instance.id");
         // The leader is read: a follower may tell an end that is behind.
         client.remove("client.rack");
@@ -44,7 +62,12 @@ impl Tail {
         // That nothing follows is told by an answer without records: it is asked for often.
         client.set("fetch.wait.max.ms", "5");
         let consumer = client.create().map_err(SourceError::Client)?;
-        Ok(Self { consumer, topic: topic.to_owned(), next: from })
+        Ok(Self { consumer, topic: topic.to_owned(), next })
+    }
+
+    /// Goes on with these offsets.
+    pub fn go_to(&mut self, next: BTreeMap<i32, i64>) {
+        self.next = next;
     }
 
     /// Of each partition where a reader of what is committed stops: before the first transaction that is open.
@@ -90,7 +113,8 @@ impl Tail {
         Ok(true)
     }
 
-    /// Gives `take` what is committed before these offsets, which have to be [settled](Self::is_settled), and was not given yet.
+    /// Gives `take` what stands before these offsets and was not given yet. For what is committed they have to be
+    /// [settled](Self::is_settled).
     ///
     /// # Errors
     /// `Gone` where the log begins later; otherwise when the brokers do not answer.

@@ -52,6 +52,29 @@ impl Outgoing<'_> {
     }
 }
 
+/// Where messages stand in a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// The first of them.
+    pub first: i64,
+    /// Behind the last.
+    pub next: i64,
+    messages: i64,
+}
+
+impl Span {
+    fn add(&mut self, offset: i64) {
+        self.first = if self.messages == 0 { offset } else { self.first.min(offset) };
+        self.next = self.next.max(offset + 1);
+        self.messages += 1;
+    }
+
+    /// Whether others' records, or ends of transactions, stand between them: they arrive in several batches.
+    pub fn is_mixed(&self) -> bool {
+        self.next - self.first > self.messages
+    }
+}
+
 /// The transactions of one group. All calls block.
 pub struct Transactions {
     settings: ClientSettings,

@@ -8,9 +8,50 @@ use super::stored::Place;
 use crate::pipeline::backfill::BackfillError;
 
 /// Rows of one transaction. More: sinks wait longer for its end. Fewer: more transactions.
-pub(super) const ROWS_AT_ONCE: usize = 1_000;
+const ROWS_AT_ONCE: usize = 1_000;
+/// Transactions that went through after which more rows are tried again.
+const CALM: usize = 32;
 /// The same in bytes, about.
 const BYTES_AT_ONCE: usize = 8 << 20;
+
+/// How many rows a transaction may have.
+#[derive(Debug)]
+pub(super) struct Size {
+    rows: usize,
+    most: usize,
+    went: usize,
+}
+
+impl Size {
+    pub(super) fn new() -> Self {
+        Self { rows: ROWS_AT_ONCE, most: ROWS_AT_ONCE, went: 0 }
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// So many never get through.
+    pub(super) fn is_too_large(&mut self) {
+        self.halve();
+        self.most = self.rows;
+    }
+
+    /// So many did not get through. Answers whether it is fewer now.
+    pub(super) fn halve(&mut self) -> bool {
+        let had = self.rows;
+        (self.rows, self.went) = ((self.rows / 2).max(1), 0);
+        self.rows < had
+    }
+
+    /// So many got through.
+    pub(super) fn note_sent(&mut self) {
+        self.went += 1;
+        if self.went >= CALM {
+            (self.rows, self.went) = ((self.rows * 2).min(self.most), 0);
+        }
+    }
+}
 
 /// Rows that wait until there are enough of them.
 #[derive(Default)]
@@ -59,6 +100,22 @@ mod tests {
         let values: Int32Array = (from..from + rows).map(|n| n as i32).collect();
         let next = (from..from + rows).map(|row| Place { file: file.to_owned(), row: row + 1 }).collect();
         Piece { rows: RecordBatch::try_new(schema, vec![Arc::new(values)]).unwrap(), next }
+    }
+
+    #[test]
+    fn rows_get_fewer_where_they_do_not_get_through_and_more_again_later() {
+        let mut size = Size::new();
+        assert!(size.halve() && size.halve());
+        let mut sent = |times: usize| {
+            (0..times).for_each(|_| size.note_sent());
+            size.rows()
+        };
+        assert_eq!((sent(CALM - 1), sent(1), sent(CALM), sent(CALM)), (250, 500, 1_000, 1_000));
+        size.is_too_large();
+        (0..CALM).for_each(|_| size.note_sent());
+        assert_eq!(size.rows(), 500, "never again");
+        assert_eq!((0..20).filter(|_| size.halve()).count(), 8);
+        assert_eq!(size.rows(), 1);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::gather::{Pending, ROWS_AT_ONCE};
+use super::gather::{Pending, Size};
 use super::read::Snapshot;
 use super::send::{Changed, Sender, Sent};
 use super::stored::Stored;
@@ -37,12 +37,12 @@ impl FromLake {
         mut session: Session,
         mut tell: impl FnMut(Seen) + Send + 'static,
     ) -> Result<Progress, BackfillError> {
-        let (mut failures, mut most) = (0, ROWS_AT_ONCE);
+        let (mut failures, mut size) = (0, Size::new());
         loop {
             let before = session.stored.at.clone();
             let failed = match session.stored.state {
                 State::Running if session.stored.is_read => return Ok(session.stored.progress()),
-                State::Running => match Box::pin(self.go(&mut session, most, &mut tell)).await {
+                State::Running => match Box::pin(self.go(&mut session, &mut size, &mut tell)).await {
                     Ok(()) => continue,
                     Err(e) => lasting(e),
                 },
@@ -54,6 +54,19 @@ impl FromLake {
                 }
                 _ => return Ok(session.stored.progress()),
             };
+            let is_smaller = match &failed {
+                BackfillError::Busy(_) => size.halve(),
+                // Which of them is too large the brokers did not tell.
+                BackfillError::Transaction(TransactionError::TooLarge(_)) => {
+                    size.is_too_large();
+                    true
+                }
+                _ => false,
+            };
+            if is_smaller {
+                session = self.again().await?;
+                continue;
+            }
             if !may_pass(&failed) {
                 if let BackfillError::Refused(why) = &failed {
                     // As good as it goes: the error itself is told in any case. Another's progress, or a stop, stays as it is.
@@ -68,11 +81,6 @@ impl FromLake {
             }
             if session.stored.at != before {
                 failures = 0;
-            }
-            if is_too_large(&failed) {
-                most = (most / 2).max(1);
-                session = self.again().await?;
-                continue;
             }
             let fenced = matches!(failed, BackfillError::Transaction(TransactionError::Fenced(_)));
             let Some(wait) = WAITS.get(failures) else { return Err(failed) };
@@ -110,7 +118,7 @@ impl FromLake {
     async fn go(
         &self,
         session: &mut Session,
-        most: usize,
+        size: &mut Size,
         tell: &mut (impl FnMut(Seen) + Send),
     ) -> Result<(), BackfillError> {
         let Session { transactions, stored } = session;
@@ -134,7 +142,7 @@ impl FromLake {
             let piece = rows.next().await?;
             let is_end = piece.is_none();
             pending.pieces.extend(piece);
-            while let Some((batch, at)) = pending.take(most, is_end)? {
+            while let Some((batch, at)) = pending.take(size.rows(), is_end)? {
                 let done = |sent: Sent| Stored {
                     at: at.clone(),
                     rows_read: snapshot.rows_before(&at),
@@ -145,6 +153,7 @@ impl FromLake {
                 };
                 let next = tokio::task::block_in_place(|| sender.send(transactions, &batch, &stored.id, done))?;
                 *stored = next;
+                size.note_sent();
                 tell(Seen::Reading(stored.progress()));
             }
             if is_end {
@@ -218,6 +227,7 @@ impl FromLake {
             stager: lake.stager()?,
             changed,
             tail: Tail::new(&self.kafka, self.topic(), stored.offsets.clone())?,
+            between: Tail::uncommitted(&self.kafka, self.topic())?,
             partitions,
             stays: position.grew_from.is_none() && position.partition_count == partitions,
             snapshot_ms: snapshot.timestamp_ms,
@@ -250,11 +260,6 @@ impl FromLake {
         });
         Ok(changed)
     }
-}
-
-/// Whether fewer rows may go: which of them is too large the brokers did not tell.
-fn is_too_large(e: &BackfillError) -> bool {
-    matches!(e, BackfillError::Transaction(TransactionError::TooLarge(_)))
 }
 
 /// What the log lacks does not come back.

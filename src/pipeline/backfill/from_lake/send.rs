@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! what the topic has since the snapshot -> keys that changed -> rows without these are sent, not visible yet
-//!   -> what came before them in each partition: nothing of their keys? -> how far it is -> commit
+//!   -> what came before them in each partition, and between them: nothing of their keys? -> how far it is -> commit
 //!                                               else: given up, and sent again without those
 //! ```
-//! What comes behind the rows in their partition is newer, and overwrites them everywhere.
+//! What comes behind the rows in their partition is newer, and overwrites them everywhere. They reach it in several batches: what comes
+//! between these may be of a row that is still to come.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::pipeline::backfill::BackfillError;
 use crate::pipeline::replay::{Changes, LogKeys};
 use crate::record::Record;
 use crate::sink::lake::Stager;
-use crate::source::kafka::{MessageTransactions, Outgoing, Tail, TransactionError};
+use crate::source::kafka::{MessageTransactions, Outgoing, Span, Tail, TransactionError};
 
 /// The header of a row from the lake: the backfill's id.
 pub(super) const HEADER: &str = "firn.backfill";
@@ -30,8 +31,8 @@ pub(super) const HEADER: &str = "firn.backfill";
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 /// The same, outside of any.
 const OTHERS_WITHIN: Duration = Duration::from_secs(60);
-/// Times that rows are sent again because some changed while they were sent.
-const ROUNDS: usize = 50;
+/// Times that rows are sent because some changed while they were sent, before fewer are.
+const ROUNDS: usize = 4;
 
 /// Keys of which the topic has a newer change than the lake's snapshot.
 #[derive(Default)]
@@ -82,6 +83,8 @@ pub(super) struct Sender<'a> {
     pub stager: Stager,
     pub changed: Changed,
     pub tail: Tail,
+    /// Reads what stands between the rows of a transaction that is open.
+    pub between: Tail,
     /// How many partitions the topic had when the reading began.
     pub partitions: i32,
     /// Whether each row is in the partition that its key goes to now.
@@ -149,7 +152,8 @@ impl Sender<'_> {
                 }
                 sent => sent?,
             }
-            let begins = transactions.begins();
+            let spans = transactions.spans()?;
+            let begins = places_of(&spans, |span| span.first);
             if !self.tail.is_settled(&begins, SETTLED_WITHIN)? {
                 transactions.give_up()?;
                 self.wait_for_others(&begins)?;
@@ -161,15 +165,32 @@ impl Sender<'_> {
                 transactions.give_up()?;
                 continue;
             }
+            if self.is_overtaken(&rows, &spans)? {
+                transactions.give_up()?;
+                let ends = places_of(&spans, |span| span.next);
+                self.wait_for_others(&ends)?;
+                self.note(&ends)?;
+                continue;
+            }
             transactions.send_with(&[self.store.message(&stored, &value)])?;
             let commit = || transactions.commit().map(drop);
             failpoint::around(Step::BackfillCommit, commit, |_| TransactionError::Unavailable("failpoint".to_owned()))?;
             return Ok(stored);
         }
-        Err(BackfillError::Refused(format!(
+        Err(BackfillError::Busy(format!(
             "{}: rows of a piece kept changing while they were sent; run the command again",
             self.topic
         )))
+    }
+
+    /// Whether a change of these rows, or one that may yet be given up, came between them.
+    fn is_overtaken(&mut self, rows: &[Row], spans: &BTreeMap<i32, Span>) -> Result<bool, BackfillError> {
+        let mixed: BTreeMap<i32, Span> =
+            spans.iter().filter(|(_, span)| span.is_mixed()).map(|(partition, span)| (*partition, *span)).collect();
+        let (mut changed, keys) = (Changed::default(), &mut self.keys);
+        self.between.go_to(places_of(&mixed, |span| span.first));
+        self.between.read_to(&places_of(&mixed, |span| span.next), |record| changed.note(keys, record))?;
+        Ok(changed.objection().is_err() || rows.iter().any(|row| changed.has(row.hash, &row.record.key)))
     }
 
     /// Notes the keys of all that came since.
@@ -252,6 +273,10 @@ impl Sender<'_> {
             ))),
         }
     }
+}
+
+fn places_of(spans: &BTreeMap<i32, Span>, place: impl Fn(&Span) -> i64) -> BTreeMap<i32, i64> {
+    spans.iter().map(|(partition, span)| (*partition, place(span))).collect()
 }
 
 /// When and where each row was changed last. A row that the TRUNCATE's own transaction wrote stands before what a snapshot may have read

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::writer::{Batches, Writer};
-use super::{Outgoing, TransactionError};
+use super::{Outgoing, Span, TransactionError};
 use crate::source::kafka::ClientSettings;
 
 const BATCHES: Batches = Batches::USUAL;
@@ -48,12 +48,21 @@ impl MessageTransactions {
     /// Then it may be visible all the same, and this is of no more use: the next to [`begin`](Self::begin) with the id ends it.
     pub fn commit(&mut self) -> Result<BTreeMap<i32, i64>, TransactionError> {
         self.0.close()?;
-        Ok(self.0.arrived().into_iter().map(|(partition, (_, next))| (partition, next)).collect())
+        Ok(self.0.arrived().into_iter().map(|(partition, span)| (partition, span.next)).collect())
     }
 
-    /// Where what was [sent](Self::send) begins in each partition.
-    pub fn begins(&self) -> BTreeMap<i32, i64> {
-        self.0.arrived().into_iter().map(|(partition, (first, _))| (partition, first)).collect()
+    /// Where what was [sent](Self::send) stands in each partition.
+    ///
+    /// # Errors
+    /// When a broker did not tell: then this is of no more use.
+    pub fn spans(&self) -> Result<BTreeMap<i32, Span>, TransactionError> {
+        let spans = self.0.arrived();
+        match spans.iter().find(|(_, span)| span.first < 0) {
+            None => Ok(spans),
+            Some((partition, _)) => Err(TransactionError::Unavailable(format!(
+                "the broker of partition {partition} did not tell at what offset messages arrived"
+            ))),
+        }
     }
 
     /// Sends more, to another topic, in the transaction that is open.

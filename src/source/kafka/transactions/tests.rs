@@ -50,6 +50,19 @@ impl Place {
     }
 }
 
+#[test]
+fn a_span_knows_whether_others_stand_in_it() {
+    let span = |offsets: &[i64]| {
+        let mut span = Span::default();
+        offsets.iter().for_each(|offset| span.add(*offset));
+        (span.first, span.next, span.is_mixed())
+    };
+    assert_eq!(span(&[7]), (7, 8, false));
+    assert_eq!(span(&[9, 7, 8]), (7, 10, false));
+    assert_eq!(span(&[7, 8, 10]), (7, 11, true));
+    assert_eq!(span(&[0, 3]), (0, 4, true));
+}
+
 fn noted(next: i64, note: &str) -> Noted {
     Noted { next, note: note.to_owned() }
 }

@@ -15,7 +15,7 @@ use super::super::client::set_unless;
 use super::super::context::log;
 use super::super::producer::MAX_RECORD_BYTES;
 use super::super::{BROKER_ANSWER, ClientSettings};
-use super::{Noted, Outgoing, TransactionError};
+use super::{Noted, Outgoing, Span, TransactionError};
 use crate::position::TopicPartition;
 
 /// After this the brokers give a transaction up, and those who read the topic committed go on. Until then they wait for a process that died, or
@@ -52,8 +52,7 @@ impl Batches {
 struct Deliveries {
     /// Those that did not arrive, by their places.
     failed: Mutex<Vec<(usize, RDKafkaErrorCode)>>,
-    /// Of each partition the first offset that arrived, and the one after the last.
-    arrived: Mutex<BTreeMap<i32, (i64, i64)>>,
+    arrived: Mutex<BTreeMap<i32, Span>>,
 }
 
 impl Deliveries {
@@ -61,7 +60,7 @@ impl Deliveries {
         std::mem::take(&mut *self.failed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn take_arrived(&self) -> BTreeMap<i32, (i64, i64)> {
+    fn take_arrived(&self) -> BTreeMap<i32, Span> {
         std::mem::take(&mut *self.arrived.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -86,9 +85,7 @@ impl ProducerContext for Deliveries {
         match result {
             Ok(arrived) => {
                 let mut all = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
-                let offset = arrived.offset();
-                let (first, next) = all.entry(arrived.partition()).or_insert((offset, offset));
-                (*first, *next) = (offset.min(*first), (offset + 1).max(*next));
+                all.entry(arrived.partition()).or_default().add(arrived.offset());
             }
             Err((e, _)) => {
                 let code = e.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
@@ -252,8 +249,8 @@ impl Writer {
         self.deliver(messages, Instant::now() + self.within).map_err(|e| self.abort(e))
     }
 
-    /// Of each partition the first offset of what was delivered last, and the one after its last.
-    pub(super) fn arrived(&self) -> BTreeMap<i32, (i64, i64)> {
+    /// Where what was delivered last stands in each partition.
+    pub(super) fn arrived(&self) -> BTreeMap<i32, Span> {
         self.producer.context().arrived.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
