@@ -78,10 +78,9 @@ fn shown(snapshot: &Snapshot, now_ms: i64) -> String {
         }
         text += &format!("\n{}", grid.to_text());
     }
-    let kept = || snapshot.tables.iter().flat_map(|t| t.maintenance.iter().map(|upkeep| (&t.table, upkeep)));
-    if kept().next().is_some() {
+    if snapshot.upkeep().next().is_some() {
         let mut grid = Grid::new(["kept fast", "by", "state", "last run", "which did", "next"]);
-        for (table, upkeep) in kept() {
+        for (table, upkeep) in snapshot.upkeep() {
             let last = upkeep.last_run_ms.map_or_else(String::new, |at| ago(now_ms - at));
             let did = upkeep.last_result.clone().unwrap_or_default();
             let next = in_time(upkeep.due_ms - now_ms);
@@ -114,7 +113,7 @@ fn shown(snapshot: &Snapshot, now_ms: i64) -> String {
             text += &format!("\n{name}, {}: {message}\n", ago(now_ms - at_ms));
         }
     }
-    for (table, upkeep) in kept() {
+    for (table, upkeep) in snapshot.upkeep() {
         if let Some(LastError { at_ms, message }) = &upkeep.last_error {
             let (kind, times) = (upkeep.kind.as_str(), upkeep.failures);
             let again = if times > 1 { format!(", {times} times in a row") } else { String::new() };

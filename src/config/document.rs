@@ -57,6 +57,12 @@ pub(super) fn read<T: DeserializeOwned>(text: &str, lookup: &Lookup) -> Result<(
     Ok((typed, lines, origins))
 }
 
+/// Whether a key is a name of a table's or a column's there: a column may be called `password`.
+fn names_columns(path: &str) -> bool {
+    let of_columns = || path.contains(".columns.") || path.contains(".encodings.");
+    path.starts_with("lake.") || path.starts_with("pipelines[") && of_columns()
+}
+
 struct Walk<'a> {
     lookup: &'a Lookup,
     line_at: &'a dyn Fn(usize) -> usize,
@@ -90,8 +96,7 @@ impl Walk<'_> {
             }
             DeValue::String(text) => {
                 let at = |message: String| AtLine { line, message: format!("{path}: {message}") };
-                // Under [lake] a key is a column's or a table's name: a column may be called `password`.
-                let secret = is_secret(key) && !path.starts_with("lake.") && !text.is_empty();
+                let secret = is_secret(key) && !names_columns(path) && !text.is_empty();
                 let literal_password = password_in(text).is_some_and(|p| !has_placeholder(p));
                 if (secret && !has_placeholder(text)) || literal_password {
                     return Err(at("a secret must not stand in this file: write \"${NAME}\" and set NAME in the \

@@ -151,6 +151,13 @@ impl Config {
             let policy = rule.maintain.as_ref().map(|rule| self.maintain.policy.with(rule));
             policy.map_or(Ok(()), |p| p.validate()).map_err(|p| p.under(&format!("lake.tables[{i}].maintain")))?;
         }
+        for (i, pipeline) in self.pipelines.iter().enumerate() {
+            for (j, sink) in pipeline.lake.iter().enumerate() {
+                let policy = sink.maintain.as_ref().map(|rule| self.maintain.policy.with(rule));
+                let place = format!("pipelines[{i}].lake[{j}].maintain");
+                policy.map_or(Ok(()), |p| p.validate()).map_err(|p| p.under(&place))?;
+            }
+        }
         self.memory.validate().map_err(|p| p.under("memory"))?;
         self.serve.validate().map_err(|p| p.under("serve"))?;
         self.log.validate().map_err(|p| p.under("log"))

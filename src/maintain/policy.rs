@@ -1,8 +1,8 @@
 //! When which table is due, and whether it is worth a look. Pure: time and what is known come as arguments.
 //!
 //! A job is due at fixed moments of the clock, every so often, which differ by table and kind. So nothing has to be remembered when a process
-//! ends or another takes a table over: whoever keeps the table then does what comes next, after quiet hours what came due in them, and nothing
-//! is done twice; and the tables of a process are not all due at once.
+//! ends or another takes a table over: whoever keeps the table then does what comes next, and who takes it over in quiet hours what came due in
+//! them; nothing is done twice, and the tables of a process are not all due at once.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -193,8 +193,8 @@ pub async fn run(
         status.set_consumer(serve::status::ConsumerState::Assigned { partitions: 0 });
         receivers.clear();
     }
-    let tables = Arc::new(Tables::new(config.clone(), servers, runtime, senders, status));
-    let upkeep = upkeep::start(&config, &tables, stopping.clone())?;
+    let tables = Arc::new(Tables::new(config.clone(), servers, runtime, senders, Arc::clone(&status)));
+    let upkeep = upkeep::start(&config, &tables, &status, stopping.clone())?;
     let mut threads = Vec::new();
     for (id, acks) in receivers.into_iter().enumerate() {
         let positions: Arc<dyn kafka::Positions> = Arc::clone(&tables) as _;

@@ -32,11 +32,9 @@ pub(super) fn render(snapshot: &Snapshot, now_ms: i64) -> String {
         row(&mut out, table, now_ms);
     }
     out.push_str("</table>");
-    if snapshot.tables.iter().any(|table| !table.maintenance.is_empty()) {
+    if snapshot.upkeep().next().is_some() {
         out.push_str("<table><tr><th>kept fast<th>by<th>state<th>last run<th>which did</tr>");
-        for table in &snapshot.tables {
-            table.maintenance.iter().for_each(|upkeep| upkeep_row(&mut out, &table.table, upkeep, now_ms));
-        }
+        snapshot.upkeep().for_each(|(table, upkeep)| upkeep_row(&mut out, table, upkeep, now_ms));
         out.push_str("</table>");
     }
     if !snapshot.sinks.is_empty() {

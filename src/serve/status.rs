@@ -175,6 +175,12 @@ pub struct SinkStatus {
     pub latency: Option<Quantiles>,
     /// From the commit in the source until it is visible in the sink.
     pub source_latency: Option<Quantiles>,
+    /// `namespace.table`, where this process keeps the table fast that the sink writes.
+    #[serde(default)]
+    pub table: Option<String>,
+    /// As of a [`TableStatus`].
+    #[serde(default)]
+    pub maintenance: Vec<Upkeep>,
 }
 
 /// Of the rows that were delivered last.
@@ -200,6 +206,13 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// What is done to tables, with the name of each.
+    pub fn upkeep(&self) -> impl Iterator<Item = (&String, &Upkeep)> {
+        let of_topics = self.tables.iter().map(|t| (&t.table, &t.maintenance));
+        let of_sinks = self.sinks.iter().map(|s| (s.table.as_ref().unwrap_or(&s.sink), &s.maintenance));
+        of_topics.chain(of_sinks).flat_map(|(table, all)| all.iter().map(move |upkeep| (table, upkeep)))
+    }
+
     /// Why the process is not ready, one sentence each; empty when it is. A process without partitions is ready: others of
     /// its group have them.
     pub fn not_ready(&self) -> Vec<String> {
@@ -253,6 +266,13 @@ impl Status {
         let mut inner = self.inner();
         let new = || SinkStatus { sink: sink.to_owned(), ..SinkStatus::default() };
         change(inner.sinks.entry(sink.to_owned()).or_insert_with(new));
+    }
+
+    /// Whether this process reads a partition, `topic/partition`, for a sink that is not stopped.
+    pub fn reads(&self, sink: &str, partition: &str) -> bool {
+        let inner = self.inner();
+        let found = inner.sinks.get(sink).filter(|s| !matches!(s.state, TableState::Stopped { .. }));
+        found.is_some_and(|s| s.partitions.contains_key(partition))
     }
 
     /// Forgets partitions that this process does not own any more; `owned` says which stay.

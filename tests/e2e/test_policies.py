@@ -11,7 +11,7 @@ from trino.exceptions import TrinoQueryError
 from conftest import Trial
 from harness.churn import churn
 from harness.envelopes import Items, items
-from harness.program import Config, Firn, free_port
+from harness.program import Config, Firn, free_port, to_toml
 from harness.sameness import assert_same
 from harness.waiting import until
 
@@ -71,9 +71,9 @@ def data_files(trial: Trial) -> int:
     return counted[0]
 
 
-def upkeep(firn: Firn) -> list[dict[str, Any]]:
+def upkeep(firn: Firn, of: str = "tables") -> list[dict[str, Any]]:
     shown = json.loads(firn.command("status", "--output", "json").stdout)
-    of_tables: list[dict[str, Any]] = [one for table in shown["tables"] for one in table["maintenance"]]
+    of_tables: list[dict[str, Any]] = [one for table in shown[of] for one in table["maintenance"]]
     return of_tables
 
 
@@ -121,6 +121,50 @@ def test_a_table_is_kept_fast_by_its_writers_alone(trial: Trial) -> None:
         trial.wait_until_committed()
         assert quiet.terminate(within_s=20) == 0, quiet.tail()
     assert_same("Trino", trial.lake.sql(f"SELECT {COLUMNS} FROM {trial.table()}"), source.expected())
+
+
+def test_a_pipelines_table_is_kept_fast_by_who_writes_it(trial: Trial) -> None:
+    """Without a table of `[lake]`, by two processes of which the keeper is killed; what the sink says goes before what all have."""
+    trial.kafka.create(trial.topic(), partitions=3)
+    source = Items(trial.kafka, trial.topic())
+    source.put(items(KEYS))
+    table = trial.table("mirrored")
+    pair = []
+    for name in ("one", "two"):
+        config = config_with(trial, compact_every="300d")
+        del config["lake"]
+        firn = trial.firn(config, name)
+        firn.file.write_text(f"""{to_toml(config)}
+[[pipelines]]
+name = "mirror"
+sql = "SELECT image.id, image.name, image.quantity FROM i"
+sources = [{{ topic = "{trial.topic()}", name = "i" }}]
+
+[[pipelines.lake]]
+table = "{table}"
+mode = "upsert"
+key = ["id"]
+commit_interval_ms = 300
+maintain = {{ compact_every = "2s" }}
+""")
+        pair.append(firn)
+
+    def has_all() -> bool:
+        return trial.lake.exists(table) and trial.lake.sql(f"SELECT count(*) FROM {table}") == [[len(source.expected())]]
+
+    with pair[0], pair[1]:
+        until("the table has the first rows", has_all, 60, every_s=1, then=trial.tails)
+        with churn(source, KEYS, seed=7):
+            until("one of them compacts", lambda: any(runs(firn, "compact") >= 2 for firn in pair), 60, then=trial.tails)
+            keeper, other = sorted(pair, key=lambda firn: -runs(firn, "compact"))
+            assert runs(other, "compact") == 0, "one of them alone"
+            keeper.kill()
+            until("the other takes it over", lambda: runs(other, "compact") >= 3 and runs(other, "expire") >= 1, 60, then=other.tail)
+            until("it rewrites files", lambda: any("became" in (one["last_result"] or "") for one in upkeep(other, "sinks")), 40, then=other.tail)
+        assert runs(other, "compact", "failures_total") == 0 and runs(other, "expire", "failures_total") == 0, other.tail()
+        assert table in other.command("status").stdout and table in "".join(told(other, "firn_maintain_runs_total"))
+        until("Trino has all", lambda: sorted(trial.lake.sql(f"SELECT {COLUMNS} FROM {table}")) == source.expected(), 60, every_s=1, then=other.tail)
+        assert other.terminate(within_s=20) == 0, other.tail()
 
 
 def test_a_compaction_is_held_to_its_limits(trial: Trial) -> None:

@@ -107,8 +107,8 @@ impl Rules<'_> {
             stays.extend(chain.iter().take(count).map(|s| s.snapshot_id()));
         }
         // Rolled back, or of a branch that is gone.
-        let unreferenced = metadata.snapshots().filter(|s| !referenced.contains(&s.snapshot_id()));
-        for kept in unreferenced.filter(|s| s.timestamp_ms() >= before(max_age) || set_aside == Some(s.snapshot_id())) {
+        let is_young = |s: &SnapshotRef| !referenced.contains(&s.snapshot_id()) && s.timestamp_ms() >= before(max_age);
+        for kept in metadata.snapshots().filter(|s| is_young(s) || set_aside == Some(s.snapshot_id())) {
             stays.insert(kept.snapshot_id());
             oldest_kept_ms = oldest_kept_ms.into_iter().chain([kept.timestamp_ms()]).min();
         }

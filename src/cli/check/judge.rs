@@ -239,17 +239,18 @@ pub(super) fn settings(config: &Config) -> Vec<Finding> {
 /// What `firn run` does to keep tables fast.
 pub(super) fn upkeep(config: &Config, cores: usize) -> Vec<Finding> {
     let policy = &config.maintain.policy;
-    let of_tables =
-        config.lake.tables.iter().filter(|rule| rule.maintain.as_ref().and_then(|m| m.enabled) == Some(true));
-    let tables = of_tables.count();
-    if !config.lake.is_used() || (!policy.enabled && tables == 0) {
+    let of_tables = config.lake.tables.iter().map(|rule| rule.maintain.as_ref());
+    let of_pipelines = config.pipelines.iter().flat_map(|p| &p.lake).map(|sink| sink.maintain.as_ref());
+    let of_some = of_tables.chain(of_pipelines).flatten().filter(|rule| rule.enabled == Some(true)).count();
+    let has_tables = config.lake.is_used() || config.pipelines.iter().any(|p| !p.lake.is_empty());
+    if !has_tables || (!policy.enabled && of_some == 0) {
         return Vec::new();
     }
     let budget = &config.maintain.budget;
     let who = if policy.enabled {
         "tables are kept fast".to_owned()
     } else {
-        format!("{tables} rules of [[lake.tables]] have tables kept fast")
+        format!("{of_some} of [[lake.tables]] and [[pipelines.lake]] have tables kept fast")
     };
     let (compact, manifests) = (policy.compact_every, policy.manifests_every);
     let quiet =

@@ -149,5 +149,5 @@ fn what_keeps_tables_fast_is_told_and_a_budget_of_the_whole_machine_is_warned_of
         assert!(found.contains(want), "{found}");
     }
     let one = of("[[lake.tables]]\ntopic = 'a.b.c'\nmaintain = { enabled = true }\n[maintain.budget]\ncpu = 2.0");
-    assert!(one[0].found.starts_with("1 rules") && one[1].subject == "maintain.budget.cpu", "{one:?}");
+    assert!(one[0].found.starts_with("1 of ") && one[1].subject == "maintain.budget.cpu", "{one:?}");
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::super::Output;
 use super::super::exit::{Failure, of_catalog};
-use super::{Chosen, answer};
+use super::{Chosen, Sharing, answer};
 use crate::config::period::Period;
 use crate::maintain::expire::{Wish, expire, expire_by};
 use crate::maintain::trino;
@@ -18,6 +18,8 @@ use crate::maintain::trino;
 pub(in crate::cli) struct ExpireArgs {
     #[command(flatten)]
     of: Chosen,
+    #[command(flatten)]
+    sharing: Sharing,
     /// Snapshots that are older go: 12h, 5d [default: the table's history.expire.max-snapshot-age-ms, else 5d]
     #[arg(long, value_name = "AGE")]
     older_than: Option<Period>,
@@ -49,7 +51,7 @@ pub(super) async fn run(args: &ExpireArgs, output: Output) -> Result<(), Failure
         Some(trino) => Ok(Shown::of_trinos(expire_by(trino, &ground.config, catalog, table, wish).await?)),
         None => Ok(Shown::of(expire(&ground.config, catalog, table, wish).await?, args.dry_run)),
     };
-    answer(&ground.each(one).await, output, Shown::text)
+    answer(&ground.each(&args.sharing, one).await, output, Shown::text)
 }
 
 impl Shown {

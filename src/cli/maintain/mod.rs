@@ -111,12 +111,18 @@ impl Named {
 struct Chosen {
     #[command(flatten)]
     named: Named,
-    /// Leave tables alone whose files are shared (gc.enabled=false), as --all does, instead of refusing them
-    #[arg(long)]
-    leave_shared: bool,
     /// Who does the work
     #[arg(long, value_enum, default_value_t)]
     engine: Engine,
+}
+
+/// What becomes of tables none of whose files may go.
+#[derive(Debug, Args)]
+#[group(skip)]
+struct Sharing {
+    /// Leave tables alone whose files are shared (gc.enabled=false), as --all does, instead of refusing them
+    #[arg(long)]
+    leave_shared: bool,
 }
 
 /// The configuration, its catalog, and the chosen tables of it.
@@ -124,7 +130,7 @@ struct Ground {
     config: Config,
     catalog: Arc<dyn Catalog>,
     tables: Vec<TableIdent>,
-    leave_shared: bool,
+    all: bool,
     trino: Option<Trino>,
 }
 
@@ -134,19 +140,21 @@ impl Chosen {
         let trino = self.engine.trino(&config)?;
         let catalog = crate::catalogs::open(&config.catalog).await?;
         let tables = self.named.tables(catalog.as_ref()).await?;
-        Ok(Ground { config, catalog, tables, leave_shared: self.named.all || self.leave_shared, trino })
+        Ok(Ground { config, catalog, tables, all: self.named.all, trino })
     }
 }
 
 impl Ground {
-    /// Does it to each table whose files may go; what becomes of one keeps no other from its turn.
+    /// Does it to each table whose files may go; what becomes of one keeps no other from its turn. A table whose files are shared is
+    /// refused where it is named; among all it is left alone.
     async fn each<T: Serialize>(
         &self,
+        sharing: &Sharing,
         work: impl AsyncFn(&dyn Catalog, &TableIdent) -> Result<T, Failure>,
     ) -> Vec<Outcome<T>> {
         let mut outcomes = Vec::new();
         for table in &self.tables {
-            outcomes.push(match self.is_left_alone(table).await {
+            outcomes.push(match (self.all || sharing.leave_shared) && self.is_shared(table).await {
                 true => Outcome::left_alone(table),
                 false => Outcome::new(table, work(self.catalog.as_ref(), table).await),
             });
@@ -154,9 +162,8 @@ impl Ground {
         outcomes
     }
 
-    /// A table whose files are shared is refused where it is named; among all it is left alone.
-    async fn is_left_alone(&self, table: &TableIdent) -> bool {
-        self.leave_shared && self.catalog.load(table).await.is_ok_and(|t| is_shared(t.metadata()))
+    async fn is_shared(&self, table: &TableIdent) -> bool {
+        self.catalog.load(table).await.is_ok_and(|t| is_shared(t.metadata()))
     }
 }
 

@@ -8,7 +8,7 @@ use iceberg::TableIdent;
 use serde::Serialize;
 
 use super::super::{Failure, Output};
-use super::{Chosen, answer};
+use super::{Chosen, Sharing, answer};
 use crate::config::period::Period;
 use crate::maintain::orphans::{Wish, orphans};
 use crate::maintain::trino::{self, Trino};
@@ -22,6 +22,8 @@ const LEAST: Period = Period { ms: 86_400_000 };
 pub(in crate::cli) struct OrphansArgs {
     #[command(flatten)]
     of: Chosen,
+    #[command(flatten)]
+    sharing: Sharing,
     /// Only files that are older: 12h, 3d
     #[arg(long, value_name = "AGE", default_value = "3d")]
     older_than: Period,
@@ -81,7 +83,7 @@ pub(super) async fn run(args: &OrphansArgs, output: Output) -> Result<(), Failur
         Some(trino) => by_trino(trino, catalog, &stores, table, wish).await,
         None => Ok(Shown::Ours(Ours::of(orphans(catalog, &stores, table, wish).await?, args.delete))),
     };
-    answer(&ground.each(one).await, output, Shown::text)
+    answer(&ground.each(&args.sharing, one).await, output, Shown::text)
 }
 
 /// What keeps firn from removing keeps Trino from it, too: Trino would not ask.

@@ -9,6 +9,7 @@ use crate::config::error::Problem;
 use crate::config::lake::{LakeConfig, TableRule};
 use crate::config::layout::{PartitionBy, SortBy};
 use crate::config::naming::fold;
+use crate::config::policy::PolicyRule;
 use crate::config::table::TableConfig;
 
 /// One table of the catalog. The keys that `[lake]` has too mean the same.
@@ -44,6 +45,9 @@ pub struct LakeSinkConfig {
     pub target_file_bytes: u64,
     #[serde(default = "default_max_snapshots")]
     pub max_snapshots: usize,
+    /// What `[maintain.policy]` says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintain: Option<PolicyRule>,
     #[serde(default)]
     pub properties: BTreeMap<String, String>,
 }
@@ -94,6 +98,7 @@ impl LakeSinkConfig {
             commit_bytes: Some(self.commit_bytes),
             target_file_bytes: Some(self.target_file_bytes),
             max_snapshots: Some(self.max_snapshots),
+            maintain: self.maintain.clone(),
             properties: self.properties.clone(),
             ..TableRule::default()
         };

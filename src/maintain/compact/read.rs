@@ -35,8 +35,9 @@ pub(super) struct Part {
     bytes: Held,
     /// Of a large file, and the row group of it.
     row_group: Option<(ArrowReaderMetadata, usize)>,
-    /// Gone with the bytes.
-    _room: OwnedSemaphorePermit,
+    /// Of its file, gone with the bytes of the last part; and of those of a large file at once.
+    _room: Arc<OwnedSemaphorePermit>,
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Part {
@@ -127,7 +128,7 @@ impl Fetch {
         let reader = self.file_io.new_input(file.file.file_path())?.reader().await?;
         let bytes = reader.read(0..file.file.file_size_in_bytes()).await?;
         let bytes = Held { file_bytes: bytes.len() as u64, ranges: vec![(0, bytes)] };
-        Ok(Part { old_file, bytes, row_group: None, _room: room })
+        Ok(Part { old_file, bytes, row_group: None, _room: Arc::new(room), _turn: None })
     }
 
     async fn open(&self, (old_file, file): Numbered, room: OwnedSemaphorePermit) -> Result<Large, LakeError> {
@@ -143,6 +144,7 @@ impl Fetch {
     /// Answers whether somebody takes them.
     async fn row_groups(&self, large: Large, parts: &mpsc::UnboundedSender<Part>) -> Result<bool, LakeError> {
         let Large { old_file, path, size, metadata, reader, room } = large;
+        let room = Arc::new(room);
         let groups = self.row_group_ranges(&metadata, size);
         let largest = groups.iter().map(|of| of.iter().map(|range| range.end - range.start).sum::<u64>()).max();
         // As many at once as fit; the next is read while one is decoded, if two fit.
@@ -160,13 +162,13 @@ impl Fetch {
                 old_file,
                 bytes: Held { file_bytes: size, ranges: bytes },
                 row_group: Some((metadata.clone(), n)),
-                _room: turn,
+                _room: Arc::clone(&room),
+                _turn: Some(turn),
             };
             if parts.send(part).is_err() {
                 return Ok(false);
             }
         }
-        drop(room);
         Ok(true)
     }
 

@@ -69,7 +69,7 @@ pub(super) struct Fault {
 
 impl Rewriter {
     /// # Errors
-    /// See [`Fault`]; nothing of the group is left in storage then.
+    /// See [`Fault`]; what is finished of the group does not stay in storage then. A file that ends at that very moment is an orphan.
     pub(super) async fn rewrite(&self, group: Group) -> Result<Rewritten, Fault> {
         let since_ms = surroundings::now_ms();
         let finished = Arc::new(Finished::default());

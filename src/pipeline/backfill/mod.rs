@@ -56,9 +56,6 @@ pub enum BackfillError {
     Refused(String),
     #[error("{0}")]
     Unreachable(String),
-    /// Fewer rows at once may get through.
-    #[error("{0}")]
-    Busy(String),
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]

@@ -3,30 +3,30 @@
 use firn_catalog::surroundings;
 use metrics::{counter, gauge};
 
+use super::kept::Kept;
 use super::work::Outcome;
 use crate::maintain::budget::Spent;
 use crate::maintain::policy::{Deferral, Kind, Reason, Schedule};
-use crate::pipeline::tables::TableHandle;
 use crate::serve::metrics as names;
 use crate::serve::status::{LastError, Upkeep, UpkeepState};
 
 /// Changes what is told of one kind; nothing, where the table does not get it.
-fn change(table: &TableHandle, kind: Kind, change: impl FnOnce(&mut Upkeep)) {
-    table.status().update(&table.topic, |t| {
-        if let Some(upkeep) = t.maintenance.iter_mut().find(|upkeep| upkeep.kind == kind) {
+fn change(table: &Kept, kind: Kind, change: impl FnOnce(&mut Upkeep)) {
+    table.tell(|told| {
+        if let Some(upkeep) = told.iter_mut().find(|upkeep| upkeep.kind == kind) {
             change(upkeep);
         }
     });
 }
 
 /// When what is due.
-pub(super) fn schedule(table: &TableHandle, schedule: &Schedule) {
-    table.status().update(&table.topic, |t| {
+pub(super) fn schedule(table: &Kept, schedule: &Schedule) {
+    table.tell(|told| {
         for (kind, due_ms, failures) in schedule.jobs(&table.name) {
-            if !t.maintenance.iter().any(|upkeep| upkeep.kind == kind) {
-                t.maintenance.push(Upkeep::new(kind));
+            if !told.iter().any(|upkeep| upkeep.kind == kind) {
+                told.push(Upkeep::new(kind));
             }
-            for upkeep in t.maintenance.iter_mut().filter(|upkeep| upkeep.kind == kind) {
+            for upkeep in told.iter_mut().filter(|upkeep| upkeep.kind == kind) {
                 (upkeep.due_ms, upkeep.failures) = (due_ms, failures);
             }
         }
@@ -34,15 +34,15 @@ pub(super) fn schedule(table: &TableHandle, schedule: &Schedule) {
 }
 
 /// Another process keeps the table, or it was stopped.
-pub(super) fn given_up(table: &TableHandle) {
-    table.status().update(&table.topic, |t| t.maintenance.clear());
+pub(super) fn given_up(table: &Kept) {
+    table.tell(Vec::clear);
 }
 
-pub(super) fn began(table: &TableHandle, kind: Kind) {
+pub(super) fn began(table: &Kept, kind: Kind) {
     change(table, kind, |upkeep| upkeep.state = UpkeepState::Running);
 }
 
-pub(super) fn deferred(table: &TableHandle, deferral: &Deferral) {
+pub(super) fn deferred(table: &Kept, deferral: &Deferral) {
     let Deferral { kind, reason, .. } = deferral;
     counter!(names::MAINTAIN_DEFERRED_TOTAL, "table" => table.name.clone(), "kind" => kind.as_str(), "reason" => reason.as_str())
         .increment(1);
@@ -52,7 +52,7 @@ pub(super) fn deferred(table: &TableHandle, deferral: &Deferral) {
     }
 }
 
-pub(super) fn ended(table: &TableHandle, kind: Kind, outcome: &Outcome) {
+pub(super) fn ended(table: &Kept, kind: Kind, outcome: &Outcome) {
     let now_ms = surroundings::now_ms();
     let (name, kind_name) = (&table.name, kind.as_str());
     counter!(names::MAINTAIN_RUNS_TOTAL, "table" => name.clone(), "kind" => kind_name).increment(1);

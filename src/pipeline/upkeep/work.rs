@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use firn_catalog::maintain::{is_shared, manifests};
-use firn_catalog::{Patience, live, surroundings};
+use firn_catalog::{ErrorKind, Patience, live, surroundings};
 use iceberg::TableIdent;
 use iceberg::table::Table;
 use tokio::runtime::Handle;
 
 use super::Means;
+use super::kept::Kept;
 use crate::config::{PolicyConfig, QuietHours};
 use crate::maintain::compact::{Choice, CompactReport, Compaction, GroupState, Leave};
 use crate::maintain::health::many_manifests;
 use crate::maintain::policy::{Kind, Known};
 use crate::maintain::{expire, orphans};
-use crate::pipeline::tables::TableHandle;
 
 /// What came of it, in words for a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,16 +37,11 @@ impl Outcome {
 }
 
 /// Does it. `seen` is the snapshot as of which there was nothing to do the last time.
-pub(super) async fn run(
-    means: &Means,
-    kept: &Arc<TableHandle>,
-    kind: Kind,
-    policy: &PolicyConfig,
-    seen: Option<i64>,
-) -> Outcome {
-    let ident = kept.config().ident();
-    let table = match means.catalog.load(&ident).await {
+pub(super) async fn run(means: &Means, kept: &Arc<Kept>, kind: Kind, seen: Option<i64>) -> Outcome {
+    let Kept { ident, policy, .. } = kept.as_ref();
+    let table = match means.catalog.load(ident).await {
         Ok(table) => table,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Outcome::nothing("the table is not made yet"),
         Err(e) => return Outcome::Failed(e.to_string()),
     };
     let known = Known::of(table.metadata());
@@ -57,23 +52,19 @@ pub(super) async fn run(
         return Outcome::nothing("left alone: gc.enabled is false");
     }
     let outcome = match kind {
-        Kind::Compact => compact(means, kept, &ident, policy).await.map(|outcome| match outcome {
+        Kind::Compact => compact(means, kept).await.map(|outcome| match outcome {
             Outcome::Nothing { why, .. } => Outcome::Nothing { why, snapshot_id: known.snapshot_id },
             outcome => outcome,
         }),
         Kind::Manifests => rewrite_manifests(means, &table, policy).await,
-        Kind::Expire => let_go(means, &ident, policy).await,
-        Kind::Orphans => remove_orphans(means, &ident, policy).await,
+        Kind::Expire => let_go(means, ident, policy).await,
+        Kind::Orphans => remove_orphans(means, ident, policy).await,
     };
     outcome.unwrap_or_else(Outcome::Failed)
 }
 
-async fn compact(
-    means: &Means,
-    table: &Arc<TableHandle>,
-    ident: &TableIdent,
-    policy: &PolicyConfig,
-) -> Result<Outcome, String> {
+async fn compact(means: &Means, table: &Arc<Kept>) -> Result<Outcome, String> {
+    let policy = &table.policy;
     let compaction = Compaction {
         parallel: means.config.maintain.budget.parallel,
         min_files: Some(policy.small_files),
@@ -84,7 +75,7 @@ async fn compact(
         leave: Some(Arc::new(Until { table: Arc::clone(table), quiet: policy.quiet_hours.clone() })),
         ..Compaction::new(Arc::clone(&means.catalog), Handle::current(), Arc::clone(&means.memory))
     };
-    compaction.run(ident).await.map(|report| judged(&report)).map_err(|e| e.to_string())
+    compaction.run(&table.ident).await.map(|report| judged(&report)).map_err(|e| e.to_string())
 }
 
 /// What became of a compaction as a whole: what is wrong goes before what ended early, and both before what was done.
@@ -162,7 +153,7 @@ async fn remove_orphans(means: &Means, ident: &TableIdent, policy: &PolicyConfig
 /// How long a compaction may go on.
 #[derive(Debug)]
 struct Until {
-    table: Arc<TableHandle>,
+    table: Arc<Kept>,
     quiet: QuietHours,
 }
 
@@ -171,7 +162,7 @@ impl Leave for Until {
         if self.quiet.until(surroundings::now_ms()).is_some() {
             return Some("quiet hours began".to_owned());
         }
-        (!self.table.keeps()).then(|| "another process keeps the table from now on, or it was stopped".to_owned())
+        (!self.table.is_ours()).then(|| "another process keeps the table from now on, or it was stopped".to_owned())
     }
 }
 

@@ -36,29 +36,30 @@ impl Tail {
     /// # Errors
     /// When the client's properties are refused.
     pub fn new(settings: &ClientSettings, topic: &str, from: BTreeMap<i32, i64>) -> Result<Self, SourceError> {
-        Self::of(settings, topic, from, "read_committed")
+        Self::of(settings, topic, from, true)
     }
 
-    /// One that gives what is not committed as well, or never will be.
+    /// One that gives what is not committed as well, or never will be. Before each offset that it is asked for a record has to stand.
     ///
     /// # Errors
     /// As [`new`](Self::new).
     pub fn uncommitted(settings: &ClientSettings, topic: &str) -> Result<Self, SourceError> {
-        Self::of(settings, topic, BTreeMap::new(), "read_uncommitted")
+        Self::of(settings, topic, BTreeMap::new(), false)
     }
 
     fn of(
         settings: &ClientSettings,
         topic: &str,
         next: BTreeMap<i32, i64>,
-        isolation: &str,
+        committed: bool,
     ) -> Result<Self, SourceError> {
         let mut client = settings.consumer("firn.tail", 0);
-        client.set("isolation.level", isolation);
+        client.set("isolation.level", if committed { "read_committed" } else { "read_uncommitted" });
         client.remove("group.instance.id");
         // The leader is read: a follower may tell an end that is behind.
         client.remove("client.rack");
-        client.set("enable.partition.eof", "true");
+        // Before the end of what is committed markers alone may stand.
+        client.set("enable.partition.eof", committed.to_string());
         // That nothing follows is told by an answer without records: it is asked for often.
         client.set("fetch.wait.max.ms", "5");
         let consumer = client.create().map_err(SourceError::Client)?;

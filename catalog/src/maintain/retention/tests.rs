@@ -139,6 +139,15 @@ fn what_the_writer_made_last_stays_until_the_writer_knows_that_it_was_rolled_bac
     assert_eq!(gone(before_its_first, &back_at_2("2")), [1, 3, 4, 5]);
 }
 
+#[test]
+fn what_the_writer_made_last_stays_where_a_branch_goes_on_from_it() {
+    let mut references = main_at(2);
+    references["audit"] = json!({ "snapshot-id": 5, "type": "branch" });
+    let rules = Rules { max_age_ms: Some(1), last: Some("last"), ..AS_STATED };
+    assert_eq!(gone(rules, &table(&CHAIN, references.clone(), json!({ "last": "4" }))), [1, 3]);
+    assert_eq!(gone(rules, &table(&CHAIN, references, json!({ "last": "2" }))), [1, 3, 4]);
+}
+
 #[rstest]
 #[case::shared_files(json!({"gc.enabled": "false"}), "gc.enabled")]
 #[case::no_number(json!({"history.expire.max-snapshot-age-ms": "5d"}), "max-snapshot-age-ms is \"5d\"")]

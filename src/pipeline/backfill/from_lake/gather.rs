@@ -1,10 +1,8 @@
 //! Rows until there are enough of them for a transaction. Pure.
 
-use arrow_array::RecordBatch;
 use arrow_select::concat::concat_batches;
 
 use super::read::Piece;
-use super::stored::Place;
 use crate::pipeline::backfill::BackfillError;
 
 /// Rows of one transaction. More: sinks wait longer for its end. Fewer: more transactions.
@@ -60,38 +58,41 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// The rows of a transaction, at `most` so many, and the place behind them; `None` where there are too few yet.
-    pub(super) fn take(&mut self, most: usize, is_end: bool) -> Result<Option<(RecordBatch, Place)>, BackfillError> {
+    /// The rows of a transaction, at `most` so many; `None` where there are too few yet.
+    pub(super) fn take(&mut self, most: usize, is_end: bool) -> Result<Option<Piece>, BackfillError> {
         let rows: usize = self.pieces.iter().map(|piece| piece.rows.num_rows()).sum();
         let bytes: usize = self.pieces.iter().map(|piece| piece.rows.get_array_memory_size()).sum();
         let most = (BYTES_AT_ONCE / (bytes / rows.max(1)).max(1)).clamp(1, most);
         if rows == 0 || rows < most && !is_end {
             return Ok(None);
         }
-        let (mut taken, mut at, mut left) = (Vec::new(), Place::default(), most);
+        let (mut taken, mut next, mut left) = (Vec::new(), Vec::new(), most);
         while let Some(piece) = self.pieces.first_mut().filter(|_| left > 0) {
             let count = piece.rows.num_rows().min(left);
             left -= count;
             taken.push(piece.rows.slice(0, count));
-            at = piece.next.get(count.saturating_sub(1)).cloned().unwrap_or(at);
+            next.extend(piece.next.drain(..count));
             match count == piece.rows.num_rows() {
                 true => _ = self.pieces.remove(0),
-                false => {
-                    piece.rows = piece.rows.slice(count, piece.rows.num_rows() - count);
-                    piece.next.drain(..count);
-                }
+                false => piece.rows = piece.rows.slice(count, piece.rows.num_rows() - count),
             }
         }
         let Some(first) = taken.first() else { return Ok(None) };
         let rows = concat_batches(&first.schema(), &taken).map_err(|e| BackfillError::Lake(e.into()))?;
-        Ok(Some((rows, at)))
+        Ok(Some(Piece { rows, next }))
+    }
+
+    /// They did not get through: they come next again.
+    pub(super) fn put_back(&mut self, piece: Piece) {
+        self.pieces.insert(0, piece);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::stored::Place;
     use super::*;
-    use arrow_array::Int32Array;
+    use arrow_array::{Int32Array, RecordBatch};
     use arrow_schema::{DataType, Field, Schema};
     use std::sync::Arc;
 
@@ -124,12 +125,16 @@ mod tests {
         assert!(pending.take(1_000, false).unwrap().is_none());
         pending.pieces.push(piece("b", 5, 1_500));
         let mut taken = Vec::new();
-        while let Some((rows, at)) = pending.take(1_000, false).unwrap() {
-            taken.push((rows.num_rows(), at.file, at.row));
+        let ends = |piece: &Piece| (piece.rows.num_rows(), piece.end().file, piece.end().row);
+        while let Some(piece) = pending.take(1_000, false).unwrap() {
+            taken.push(ends(&piece));
         }
         assert_eq!(taken, [(1_000, "b".to_owned(), 405), (1_000, "b".to_owned(), 1_405)]);
-        let (rows, at) = pending.take(1_000, true).unwrap().unwrap();
-        assert_eq!((rows.num_rows(), at.row), (100, 1_505));
+        let last = pending.take(1_000, true).unwrap().unwrap();
+        assert_eq!(ends(&last), (100, "b".to_owned(), 1_505));
         assert!(pending.take(1_000, true).unwrap().is_none());
+        pending.put_back(last);
+        let fewer: Vec<_> = (0..2).map(|_| ends(&pending.take(60, true).unwrap().unwrap())).collect();
+        assert_eq!(fewer, [(60, "b".to_owned(), 1_465), (40, "b".to_owned(), 1_505)]);
     }
 }

@@ -58,6 +58,13 @@ pub(super) struct Piece {
     pub next: Vec<Place>,
 }
 
+impl Piece {
+    /// The place behind its last row.
+    pub(super) fn end(&self) -> Place {
+        self.next.last().cloned().unwrap_or_default()
+    }
+}
+
 impl Snapshot {
     /// The snapshot of this id, or the current one; `None` where it was expired.
     ///

@@ -17,7 +17,7 @@ use crate::pipeline::replay::LogKeys;
 use crate::pipeline::wiring::shared;
 use crate::position::TopicPartition;
 use crate::sink::lake::letters::Contents;
-use crate::source::kafka::{LogError, Tail, TransactionError, has_record, is_compacted, watermarks};
+use crate::source::kafka::{LogError, SourceError, Tail, TransactionError, has_record, is_compacted, watermarks};
 use crate::table_event::Fence;
 
 /// How often a backfill that is paused is looked at.
@@ -34,62 +34,72 @@ impl FromLake {
     /// What can't go on. What time mends, the same command goes on with.
     pub async fn run(
         &self,
-        mut session: Session,
+        session: Session,
         mut tell: impl FnMut(Seen) + Send + 'static,
     ) -> Result<Progress, BackfillError> {
-        let (mut failures, mut size) = (0, Size::new());
+        let (mut session, mut failures, mut size) = (Some(session), 0, Size::new());
         loop {
-            let before = session.stored.at.clone();
-            let failed = match session.stored.state {
-                State::Running if session.stored.is_read => return Ok(session.stored.progress()),
-                State::Running => match Box::pin(self.go(&mut session, &mut size, &mut tell)).await {
-                    Ok(()) => continue,
-                    Err(e) => lasting(e),
-                },
-                State::Paused => {
-                    tell(Seen::Reading(session.stored.progress()));
-                    self.wait_until_resumed().await?;
-                    session = self.again().await?;
-                    continue;
-                }
-                _ => return Ok(session.stored.progress()),
+            let place = |session: &Option<Session>| session.as_ref().map(|s| s.stored.at.clone());
+            let before = place(&session);
+            let failed = match self.turn(&mut session, &mut size, &mut tell).await {
+                Ok(Some(ended)) => return Ok(ended),
+                Ok(None) => continue,
+                Err(e) => lasting(e),
             };
-            let is_smaller = match &failed {
-                BackfillError::Busy(_) => size.halve(),
-                // Which of them is too large the brokers did not tell.
-                BackfillError::Transaction(TransactionError::TooLarge(_)) => {
-                    size.is_too_large();
-                    true
-                }
-                _ => false,
-            };
-            if is_smaller {
-                session = self.again().await?;
-                continue;
-            }
-            if !may_pass(&failed) {
-                if let BackfillError::Refused(why) = &failed {
-                    // As good as it goes: the error itself is told in any case. Another's progress, or a stop, stays as it is.
-                    if let Ok(Session { mut transactions, stored }) = self.again().await
-                        && stored.state == State::Running
-                    {
-                        let stored = Stored { state: State::Failed { why: why.clone() }, told_ms: now_ms(), ..stored };
-                        let _ = tokio::task::block_in_place(|| write(&mut transactions, &self.store, &stored));
-                    }
-                }
-                return Err(failed);
-            }
-            if session.stored.at != before {
+            if place(&session) != before {
                 failures = 0;
             }
-            let fenced = matches!(failed, BackfillError::Transaction(TransactionError::Fenced(_)));
-            let Some(wait) = WAITS.get(failures) else { return Err(failed) };
+            session = None;
+            // Which of them is too large the brokers did not tell.
+            if matches!(failed, BackfillError::Transaction(TransactionError::TooLarge(_))) {
+                size.is_too_large();
+                continue;
+            }
+            let wait = WAITS.get(failures).filter(|_| may_pass(&failed));
+            let Some(wait) = wait else {
+                self.note_refused(&failed).await;
+                return Err(failed);
+            };
             failures += 1;
-            if !fenced {
+            if !matches!(failed, BackfillError::Transaction(TransactionError::Fenced(_))) {
                 tracing::warn!("trying again in {wait} s: {failed}");
                 tokio::time::sleep(Duration::from_secs(*wait)).await;
             }
-            session = self.again().await?;
+        }
+    }
+
+    /// Reads on, or waits until it may; takes it once more where that is not taken. Answers how it ended, once it has.
+    async fn turn(
+        &self,
+        session: &mut Option<Session>,
+        size: &mut Size,
+        tell: &mut (impl FnMut(Seen) + Send),
+    ) -> Result<Option<Progress>, BackfillError> {
+        let taken = match session {
+            Some(taken) => taken,
+            None => session.insert(self.again().await?),
+        };
+        match taken.stored.state {
+            State::Running if taken.stored.is_read => return Ok(Some(taken.stored.progress())),
+            State::Running => Box::pin(self.go(taken, size, tell)).await?,
+            State::Paused => {
+                tell(Seen::Reading(taken.stored.progress()));
+                self.wait_until_resumed().await?;
+                *session = None;
+            }
+            _ => return Ok(Some(taken.stored.progress())),
+        }
+        Ok(None)
+    }
+
+    /// As good as it goes: the error itself is told in any case. Another's progress, or a stop, stays as it is.
+    async fn note_refused(&self, failed: &BackfillError) {
+        if let BackfillError::Refused(why) = failed
+            && let Ok(Session { mut transactions, stored }) = self.again().await
+            && stored.state == State::Running
+        {
+            let stored = Stored { state: State::Failed { why: why.clone() }, told_ms: now_ms(), ..stored };
+            let _ = tokio::task::block_in_place(|| write(&mut transactions, &self.store, &stored));
         }
     }
 
@@ -142,7 +152,8 @@ impl FromLake {
             let piece = rows.next().await?;
             let is_end = piece.is_none();
             pending.pieces.extend(piece);
-            while let Some((batch, at)) = pending.take(size.rows(), is_end)? {
+            while let Some(piece) = pending.take(size.rows(), is_end)? {
+                let at = piece.end();
                 let done = |sent: Sent| Stored {
                     at: at.clone(),
                     rows_read: snapshot.rows_before(&at),
@@ -151,10 +162,21 @@ impl FromLake {
                     told_ms: now_ms(),
                     ..stored.clone()
                 };
-                let next = tokio::task::block_in_place(|| sender.send(transactions, &batch, &stored.id, done))?;
-                *stored = next;
-                size.note_sent();
-                tell(Seen::Reading(stored.progress()));
+                let sent = tokio::task::block_in_place(|| sender.send(transactions, &piece.rows, &stored.id, done))?;
+                match sent {
+                    Some(next) => {
+                        *stored = next;
+                        size.note_sent();
+                        tell(Seen::Reading(stored.progress()));
+                    }
+                    None if size.halve() => pending.put_back(piece),
+                    None => {
+                        return Err(BackfillError::Refused(format!(
+                            "{}: a row kept changing while it was sent; run the command again",
+                            self.topic()
+                        )));
+                    }
+                }
             }
             if is_end {
                 break;
@@ -276,7 +298,9 @@ fn lasting(e: BackfillError) -> BackfillError {
 fn may_pass(e: &BackfillError) -> bool {
     match e {
         BackfillError::Transaction(e) => !matches!(e, TransactionError::Refused(_)),
-        BackfillError::Log(_) | BackfillError::Unreachable(_) => true,
+        BackfillError::Log(_)
+        | BackfillError::Unreachable(_)
+        | BackfillError::Source(SourceError::Unreachable { .. }) => true,
         BackfillError::Lake(e) => e.is_transient(),
         _ => false,
     }

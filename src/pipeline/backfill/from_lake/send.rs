@@ -9,7 +9,7 @@
 //! between these may be of a row that is still to come.
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
@@ -31,8 +31,12 @@ pub(super) const HEADER: &str = "firn.backfill";
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 /// The same, outside of any.
 const OTHERS_WITHIN: Duration = Duration::from_secs(60);
+/// Reading what came since takes less before a transaction is begun, in which the rest is read.
+const CAUGHT_UP: Duration = Duration::from_secs(1);
 /// Times that rows are sent because some changed while they were sent, before fewer are.
 const ROUNDS: usize = 4;
+/// Times that others' transactions are waited for.
+const WAITS: usize = 20;
 
 /// Keys of which the topic has a newer change than the lake's snapshot.
 #[derive(Default)]
@@ -111,7 +115,7 @@ struct Row {
 }
 
 impl Sender<'_> {
-    /// Sends these rows and stores what `stored` makes of that, in one transaction.
+    /// Sends these rows and stores what `stored` makes of that, in one transaction; `None` where rows kept changing meanwhile.
     ///
     /// # Errors
     /// [`BackfillError::Transaction`] where it is to be begun anew; otherwise what can't go on.
@@ -121,7 +125,22 @@ impl Sender<'_> {
         rows: &RecordBatch,
         id: &str,
         stored: impl Fn(Sent) -> Stored,
-    ) -> Result<Stored, BackfillError> {
+    ) -> Result<Option<Stored>, BackfillError> {
+        let sent = self.try_send(transactions, rows, id, stored);
+        if sent.as_ref().is_err_and(|e| !matches!(e, BackfillError::Transaction(_))) {
+            // Else who reads what is committed would wait until the brokers give it up. What went wrong is told in any case.
+            let _ = transactions.give_up();
+        }
+        sent
+    }
+
+    fn try_send(
+        &mut self,
+        transactions: &mut MessageTransactions,
+        rows: &RecordBatch,
+        id: &str,
+        stored: impl Fn(Sent) -> Stored,
+    ) -> Result<Option<Stored>, BackfillError> {
         self.refuse_unavailable(rows)?;
         let now_ms = chrono::Utc::now().timestamp_millis();
         let records = self.encoder.encode(rows, &stamps(rows, self.snapshot_ms, self.clear_from), now_ms);
@@ -133,7 +152,8 @@ impl Sender<'_> {
         let whole = rows.len();
         self.catch_up()?;
         let headers = [(HEADER.to_owned(), id.as_bytes().to_vec())];
-        for _ in 0..ROUNDS {
+        let (mut overtaken, mut waited) = (0, 0);
+        while overtaken < ROUNDS {
             rows.retain(|row| !self.changed.has(row.hash, &row.record.key));
             let sent = Sent { rows: rows.len() as u64, left_out: (whole - rows.len()) as u64 };
             let stored = stored(sent);
@@ -141,7 +161,7 @@ impl Sender<'_> {
             if rows.is_empty() {
                 transactions.send(&[self.store.message(&stored, &value)])?;
                 transactions.commit()?;
-                return Ok(stored);
+                return Ok(Some(stored));
             }
             let messages: Vec<Outgoing<'_>> = rows.iter().map(|row| self.message(row, &headers)).collect();
             let send = || transactions.send(&messages);
@@ -156,31 +176,31 @@ impl Sender<'_> {
             let begins = places_of(&spans, |span| span.first);
             if !self.tail.is_settled(&begins, SETTLED_WITHIN)? {
                 transactions.give_up()?;
-                self.wait_for_others(&begins)?;
+                waited += 1;
+                self.wait_for_others(&begins, waited)?;
                 continue;
             }
             self.note(&begins)?;
             self.refuse_growth()?;
             if rows.iter().any(|row| self.changed.has(row.hash, &row.record.key)) {
                 transactions.give_up()?;
+                overtaken += 1;
                 continue;
             }
             if self.is_overtaken(&rows, &spans)? {
                 transactions.give_up()?;
+                overtaken += 1;
                 let ends = places_of(&spans, |span| span.next);
-                self.wait_for_others(&ends)?;
+                self.wait_for_others(&ends, waited)?;
                 self.note(&ends)?;
                 continue;
             }
             transactions.send_with(&[self.store.message(&stored, &value)])?;
             let commit = || transactions.commit().map(drop);
             failpoint::around(Step::BackfillCommit, commit, |_| TransactionError::Unavailable("failpoint".to_owned()))?;
-            return Ok(stored);
+            return Ok(Some(stored));
         }
-        Err(BackfillError::Busy(format!(
-            "{}: rows of a piece kept changing while they were sent; run the command again",
-            self.topic
-        )))
+        Ok(None)
     }
 
     /// Whether a change of these rows, or one that may yet be given up, came between them.
@@ -193,10 +213,16 @@ impl Sender<'_> {
         Ok(changed.objection().is_err() || rows.iter().any(|row| changed.has(row.hash, &row.record.key)))
     }
 
-    /// Notes the keys of all that came since.
+    /// Notes the keys of all that came since, and of what came while they were read.
     fn catch_up(&mut self) -> Result<(), BackfillError> {
-        let ends = self.tail.ends()?;
-        self.note(&ends)
+        loop {
+            let ends = self.tail.ends()?;
+            let begun = Instant::now();
+            self.note(&ends)?;
+            if begun.elapsed() < CAUGHT_UP {
+                return Ok(());
+            }
+        }
     }
 
     fn note(&mut self, to: &BTreeMap<i32, i64>) -> Result<(), BackfillError> {
@@ -216,16 +242,14 @@ impl Sender<'_> {
         }
     }
 
-    fn wait_for_others(&self, to: &BTreeMap<i32, i64>) -> Result<(), BackfillError> {
+    fn wait_for_others(&self, to: &BTreeMap<i32, i64>, waited: usize) -> Result<(), BackfillError> {
         let ends = self.tail.ends()?;
         let open = to.iter().filter(|(partition, to)| ends.get(partition).is_some_and(|end| end < *to));
         let open: BTreeMap<i32, i64> = open.map(|(partition, to)| (*partition, *to)).collect();
-        match self.tail.is_settled(&open, OTHERS_WITHIN)? {
-            true => Ok(()),
-            false => {
-                Err(BackfillError::Unreachable(format!("{}: another producer's transaction stays open", self.topic)))
-            }
+        if waited <= WAITS && self.tail.is_settled(&open, OTHERS_WITHIN)? {
+            return Ok(());
         }
+        Err(BackfillError::Unreachable(format!("{}: other producers' transactions stay open", self.topic)))
     }
 
     fn too_large(&self, rows: &[Row], places: &[usize]) -> BackfillError {
