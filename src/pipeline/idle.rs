@@ -41,7 +41,7 @@ fn at(error: Option<&LastError>) -> i64 {
 /// Whether all that is to be read is being read.
 fn is_well(now: &Snapshot) -> bool {
     let stopped = |state: &TableState| matches!(state, TableState::Stopped { .. });
-    let waiting = now.sinks.iter().any(|s| s.partitions.is_empty());
+    let waiting = now.sinks.iter().any(|s| s.partitions.is_empty() || s.is_busy);
     matches!(now.consumer, ConsumerState::Assigned { .. })
         && !waiting
         && !now.tables.iter().any(|t| stopped(&t.state))

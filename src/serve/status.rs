@@ -175,6 +175,9 @@ pub struct SinkStatus {
     pub latency: Option<Quantiles>,
     /// From the commit in the source until it is visible in the sink.
     pub source_latency: Option<Quantiles>,
+    /// Rows are on their way, or wait for what they are joined with.
+    #[serde(default)]
+    pub is_busy: bool,
     /// `namespace.table`, where this process keeps the table fast that the sink writes.
     #[serde(default)]
     pub table: Option<String>,

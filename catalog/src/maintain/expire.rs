@@ -97,6 +97,12 @@ struct Expiry<'a> {
 impl Planner for Expiry<'_> {
     async fn plan(&mut self, base: &Table, _: Attempt) -> Result<Plan, CommitError> {
         let metadata = base.metadata();
+        let is_another = |base: &Table| base.metadata().uuid() != metadata.uuid();
+        if self.base.as_ref().is_some_and(is_another) {
+            // Whose snapshots are planned may live on under another name: their files are its own.
+            let reason = "the table was made anew meanwhile".to_owned();
+            return Err(CommitError::Stale { reason, open: false });
+        }
         let expiring = self.rules.expiring(metadata, surroundings::now_ms())?;
         self.planned.extend(expiring.snapshots.iter().map(|s| (s.snapshot_id(), s.clone())));
         self.references.extend(expiring.references.iter().cloned());

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use async_trait::async_trait;
 use iceberg::TableIdent;
-use iceberg::spec::{ManifestFile, Operation};
+use iceberg::spec::{ManifestFile, Operation, PartitionSpecRef};
 use iceberg::table::Table;
 
 use crate::maintain::orphans::removed_before_ms;
@@ -51,7 +51,7 @@ pub async fn preview(table: &Table) -> Result<Rewritten> {
     let target = target_bytes(table)?;
     let manifests = current(table).await?;
     let mut done = Rewritten { before: manifests.len(), after: manifests.len(), ..Rewritten::default() };
-    for set in worth_it(&manifests, target).iter().flat_map(|set| chunks(set)) {
+    for set in worth_it(&manifests, target).iter().flat_map(|set| chunks(set, target)) {
         let bytes: u64 = set.iter().map(length).sum();
         done.replaced += set.len();
         done.created += usize::try_from(bytes.div_ceil(target)).unwrap_or(usize::MAX).max(1);
@@ -123,8 +123,14 @@ fn worth_it(manifests: &[ManifestFile], target: u64) -> Vec<Vec<ManifestFile>> {
     sets.into_values().filter(|set| set.len() > 1).collect()
 }
 
+/// Into how many manifests of the target size they go.
+fn pieces(set: &[ManifestFile], target: u64) -> usize {
+    let bytes: u64 = set.iter().map(length).sum();
+    usize::try_from(bytes.div_ceil(target)).unwrap_or(1).max(1)
+}
+
 /// Smallest first, each as large as one commit takes. What becomes no fewer is left out.
-fn chunks(set: &[ManifestFile]) -> Vec<Vec<ManifestFile>> {
+fn chunks(set: &[ManifestFile], target: u64) -> Vec<Vec<ManifestFile>> {
     let mut set = set.to_vec();
     set.sort_by_key(|m| (length(m), m.sequence_number));
     let mut chunks: Vec<Vec<ManifestFile>> = Vec::new();
@@ -139,7 +145,7 @@ fn chunks(set: &[ManifestFile]) -> Vec<Vec<ManifestFile>> {
             }
         }
     }
-    chunks.retain(|chunk| chunk.len() > 1);
+    chunks.retain(|chunk| pieces(chunk, target) < chunk.len());
     chunks
 }
 
@@ -155,7 +161,9 @@ async fn write(
     let manifests = cache.load_all(table.file_io(), set).await?;
     let mut entries: Vec<(String, Standing)> = Vec::new();
     for (file, manifest) in set.iter().zip(&manifests) {
-        let spec = table.metadata().partition_spec_by_id(file.partition_spec_id);
+        // A column that it needs may have been dropped.
+        let has_columns = |spec: &&PartitionSpecRef| spec.partition_type(table.metadata().current_schema()).is_ok();
+        let spec = table.metadata().partition_spec_by_id(file.partition_spec_id).filter(has_columns);
         for live in standing(file, manifest)? {
             let schema = table.metadata().current_schema().clone();
             let data_file = live.entry.data_file();
@@ -164,9 +172,7 @@ async fn write(
         }
     }
     entries.sort_by(|(a, x), (b, y)| a.cmp(b).then_with(|| x.sequence_number.cmp(&y.sequence_number)));
-    let bytes: u64 = set.iter().map(length).sum();
-    let pieces = usize::try_from(bytes.div_ceil(target)).unwrap_or(1).max(1);
-    let each = entries.len().div_ceil(pieces).max(1);
+    let each = entries.len().div_ceil(pieces(set, target)).max(1);
 
     let plan = Plan::default();
     let attempt_id = surroundings::new_id();
@@ -216,7 +222,7 @@ impl Planner for Swap {
             Some(replaced) => replaced,
             None => {
                 let target = target_bytes(base)?;
-                let set = worth_it(&manifests, target).into_iter().flat_map(|set| chunks(&set)).next();
+                let set = worth_it(&manifests, target).into_iter().flat_map(|set| chunks(&set, target)).next();
                 let Some(set) = set else { return Ok(Plan::default()) };
                 self.since_ms = surroundings::now_ms();
                 write(base, self.snapshot_id, &set, target, &self.cache, &mut self.written).await?

@@ -47,6 +47,8 @@ pub(super) struct Planned {
     pub(super) moved_deletes: u64,
     /// Delete files that go.
     pub(super) removed_deletes: usize,
+    /// The old files that its base has.
+    old: HashSet<String>,
 }
 
 #[async_trait]
@@ -123,7 +125,7 @@ impl CompactPlanner<'_> {
             }
         };
         let groups = self.groups.iter().zip(&plan.lost).filter(|(_, lost)| lost.is_none()).map(|(group, _)| group);
-        let groups: Vec<MovedGroup> = groups.filter(is_little).map(told).collect();
+        let groups: Vec<MovedGroup> = groups.filter(is_little).map(|group| told(group, &plan.old)).collect();
         if groups.is_empty() {
             return vec![];
         }
@@ -171,11 +173,13 @@ impl CompactPlanner<'_> {
         let moved_deletes = to_write.iter().map(|d| d.positions.len()).sum();
         let (format, location) = (base.metadata().format_version(), &self.shape.layout.data_location);
         delta.delete_files = deletes::write(base.file_io(), location, format, to_write).await?;
-        Ok((Planned { attempt, lost, moved_deletes, removed_deletes }, delta))
+        let old = old.into_iter().map(str::to_owned).collect();
+        Ok((Planned { attempt, lost, moved_deletes, removed_deletes, old }, delta))
     }
 }
 
-fn told(rewritten: &Rewritten) -> MovedGroup {
+/// Of the old files that the base has, `live`: where the rows of the others are now, whoever removed them has told.
+fn told(rewritten: &Rewritten, live: &HashSet<String>) -> MovedGroup {
     let old = |(file, moves): (&OldFile, &FileMoves)| MovedFile {
         path: file.path().to_owned(),
         snapshot_id: file.entry.snapshot_id,
@@ -184,7 +188,14 @@ fn told(rewritten: &Rewritten) -> MovedGroup {
     };
     MovedGroup {
         new_files: rewritten.files.iter().map(|new| new.file.file_path().to_owned()).collect(),
-        old_files: rewritten.group.files.iter().zip(rewritten.ways.in_memory().unwrap_or_default()).map(old).collect(),
+        old_files: rewritten
+            .group
+            .files
+            .iter()
+            .zip(rewritten.ways.in_memory().unwrap_or_default())
+            .filter(|(file, _)| live.contains(file.path()))
+            .map(old)
+            .collect(),
     }
 }
 

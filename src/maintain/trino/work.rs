@@ -52,10 +52,12 @@ pub async fn expire(
         );
         return Err(firn_catalog::Error::new(firn_catalog::ErrorKind::Unsupported, why).into());
     }
-    let age_ms = now_ms.saturating_sub(expiring.oldest_kept_ms.unwrap_or(0)).max(0) + CLOCKS_MS;
-    let statement =
-        format!("ALTER TABLE {} EXECUTE expire_snapshots(retention_threshold => '{age_ms}ms')", trino.table(ident));
-    again(trino, &statement, &[trino.session("expire_snapshots_min_retention", "0s")]).await?;
+    let statement = || {
+        // Trino counts from when it begins: an age that is told late would reach further.
+        let age_ms = surroundings::now_ms().saturating_sub(expiring.oldest_kept_ms.unwrap_or(0)).max(0) + CLOCKS_MS;
+        format!("ALTER TABLE {} EXECUTE expire_snapshots(retention_threshold => '{age_ms}ms')", trino.table(ident))
+    };
+    again(trino, statement, &[trino.session("expire_snapshots_min_retention", "0s")]).await?;
     let after = catalog.load(ident).await?;
     let gone = table.metadata().snapshots().filter(|s| after.metadata().snapshot_by_id(s.snapshot_id()).is_none());
     let gone_references = |name: &String| after.metadata().snapshot_for_ref(name).is_none();
@@ -77,7 +79,7 @@ pub async fn orphans(trino: &Trino, catalog: &dyn Catalog, ident: &TableIdent, a
     announce(catalog, ident, age_ms, surroundings::now_ms(), Patience::default()).await?;
     let table = trino.table(ident);
     let statement = format!("ALTER TABLE {table} EXECUTE remove_orphan_files(retention_threshold => '{age_ms}ms')");
-    again(trino, &statement, &[trino.session("remove_orphan_files_min_retention", "0s")]).await?;
+    again(trino, || statement.clone(), &[trino.session("remove_orphan_files_min_retention", "0s")]).await?;
     Ok(())
 }
 
@@ -87,7 +89,7 @@ pub async fn orphans(trino: &Trino, catalog: &dyn Catalog, ident: &TableIdent, a
 /// See [`WorkError`].
 pub async fn manifests(trino: &Trino, catalog: &dyn Catalog, ident: &TableIdent) -> Result<(usize, usize), WorkError> {
     let before = count_manifests(&catalog.load(ident).await?).await?;
-    again(trino, &format!("ALTER TABLE {} EXECUTE optimize_manifests", trino.table(ident)), &[]).await?;
+    again(trino, || format!("ALTER TABLE {} EXECUTE optimize_manifests", trino.table(ident)), &[]).await?;
     Ok((before, count_manifests(&catalog.load(ident).await?).await?))
 }
 
@@ -134,7 +136,7 @@ pub async fn optimize(
     }
     for condition in conditions {
         done.statements += 1;
-        match again(trino, &statement(condition), &[]).await {
+        match again(trino, || statement(condition), &[]).await {
             Err(e) if e.is_conflict() => done.lost.push(condition.clone()),
             other => other?,
         }
@@ -143,10 +145,10 @@ pub async fn optimize(
 }
 
 /// Until it meets no other writer's commit.
-async fn again(trino: &Trino, statement: &str, session: &[(String, String)]) -> Result<(), TrinoError> {
+async fn again(trino: &Trino, statement: impl Fn() -> String, session: &[(String, String)]) -> Result<(), TrinoError> {
     let mut n = 1;
     loop {
-        match trino.run(statement, session).await {
+        match trino.run(&statement(), session).await {
             Err(e) if e.is_conflict() && n < TRIES => n += 1,
             other => return other.map(|_| ()),
         }

@@ -32,7 +32,10 @@ impl Runner {
         self.opened = None;
         self.busy_since = Some(Instant::now());
         self.source_ms = None;
-        let flow = self.deliver_all()?;
+        self.parts.status.update_sink(&self.parts.id, |s| s.is_busy = true);
+        let flow = self.deliver_all();
+        self.parts.status.update_sink(&self.parts.id, |s| s.is_busy = false);
+        let flow = flow?;
         match flow {
             Flow::On => self.let_go(),
             // Its rows are gone: nobody may store a position above them.

@@ -37,11 +37,13 @@ mod topic;
 mod view;
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use firn_catalog::Catalog;
+use metrics::gauge;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -52,7 +54,8 @@ use super::writer_schemas::WriterSchemas;
 use crate::change::Mode;
 use crate::config::{Config, PipelineConfig, Start as FromWhere};
 use crate::memory::Kind;
-use crate::serve::Status;
+use crate::serve::status::TableState;
+use crate::serve::{Status, metrics as names};
 use crate::sink::lake::Shared;
 use crate::source::kafka::{ClientSettings, KafkaSource, SourceError, Start};
 use intake::{Intake, options};
@@ -102,10 +105,33 @@ pub(super) fn start(config: &Config, servers: &Servers) -> Result<Vec<Running>, 
             let id = format!("{}.{}", pipeline.name, sink.name);
             let runner = runner(config, pipeline, servers, &tellers, &views, sink).map_err(at)?;
             let thread = std::thread::Builder::new().name(format!("firn-{id}"));
-            running.push((id, thread.spawn(move || runner.run()).map_err(|e| e.to_string())?));
+            let (status, name) = (Arc::clone(&servers.status), id.clone());
+            let run = move || {
+                let ended = catch_unwind(AssertUnwindSafe(|| runner.run()));
+                tell_end(&status, &name, &ended);
+                ended.unwrap_or(Ok(()))
+            };
+            running.push((id, thread.spawn(run).map_err(|e| e.to_string())?));
         }
     }
     Ok(running)
+}
+
+/// A sink whose thread is over before its time is stopped for good, and the others go on.
+fn tell_end(status: &Status, sink: &str, ended: &std::thread::Result<Result<(), SourceError>>) {
+    let why = match ended {
+        Ok(Ok(())) => return,
+        Ok(Err(e)) => format!("its consumer ended, and comes back with the process alone: {e}"),
+        Err(_) => {
+            "it broke off, and comes back with the process alone; this is a bug in firn, the log tells where".to_owned()
+        }
+    };
+    tracing::error!(sink, "stopped: {why}");
+    gauge!(names::SINK_STOPPED, "sink" => sink.to_owned()).set(1.0);
+    status.update_sink(sink, |s| {
+        s.state = TableState::Stopped { reason: why };
+        s.partitions.clear();
+    });
 }
 
 fn runner(

@@ -1,6 +1,6 @@
 //! A sink in the hands of its thread and of the consumer's callback, which asks it where partitions begin.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -146,6 +146,8 @@ impl Positions for Mount {
             Err(_) => self.take_over_singly(assigned),
         };
         let mut known = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
+        let stood = assigned.iter().zip(&taken).filter(|(_, taken)| matches!(taken, Ok(Some(_)))).map(|(at, _)| at);
+        let stood: HashSet<String> = stood.chain(known.keys()).map(|at| at.topic.clone()).collect();
         let start = |(at, taken): (&TopicPartition, Result<Option<Standing>, SinkError>)| match taken {
             Ok(Some(standing)) => {
                 let start = Start::At(standing.next);
@@ -154,7 +156,8 @@ impl Positions for Mount {
             }
             Ok(None) => {
                 known.remove(at);
-                self.fresh.clone()
+                // One that was added to a topic that is read has nothing that is older than the sink.
+                if stood.contains(&at.topic) { Start::Earliest } else { self.fresh.clone() }
             }
             Err(e) => {
                 self.not_taken_over(at, e);

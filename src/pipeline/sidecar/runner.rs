@@ -26,10 +26,12 @@ use crate::position::TopicPartition;
 use crate::record::{Record, Rejected};
 use crate::serve::Status;
 use crate::serve::status::{LastError, PartitionStatus, TableState};
-use crate::source::kafka::{Assigned, ClientSettings, Event, KafkaSource, SourceError};
+use crate::source::kafka::{Assigned, ClientSettings, Event, KafkaSource, SourceError, watermarks};
 
 /// How long a poll waits while nothing is open.
 const IDLE_POLL: Duration = Duration::from_millis(100);
+/// Before a rest of this length the brokers are asked where logs end.
+const LAG_SHOWN: Duration = Duration::from_secs(1);
 /// How often the sink's clock ticks, and lag and partitions that are held are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// How long a partition may go on without a row before its position is stored nevertheless.
@@ -305,6 +307,9 @@ impl Runner {
         let until = Instant::now() + wait;
         let partitions: Vec<TopicPartition> = self.slots.keys().cloned().collect();
         self.source.pause(&partitions);
+        if wait >= LAG_SHOWN {
+            self.show_lag(&partitions);
+        }
         let mut back = BTreeSet::new();
         while Instant::now() < until {
             if self.is_shutdown() {
@@ -368,9 +373,22 @@ impl Runner {
         self.parts.status.update_sink(&self.parts.id, |s| s.state = TableState::Running);
     }
 
+    /// What is not read does not tell where its log ends: the brokers are asked.
+    fn show_lag(&self, partitions: &[TopicPartition]) {
+        match watermarks(&self.parts.kafka, partitions) {
+            Ok(ends) => self.show_up_to(&ends.into_iter().map(|(at, _, end)| (at, end)).collect()),
+            Err(e) => tracing::debug!(sink = self.parts.id, "how far its topics are is not known: {e}"),
+        }
+    }
+
     pub(super) fn show_partitions(&self) {
+        self.show_up_to(&BTreeMap::new());
+    }
+
+    fn show_up_to(&self, ends: &BTreeMap<TopicPartition, i64>) {
         let shown = self.slots.iter().map(|(at, slot)| {
-            let end = self.source.cached_high(at).unwrap_or(slot.next).max(slot.next);
+            let known = ends.get(at).copied().or_else(|| self.source.cached_high(at));
+            let end = known.unwrap_or(slot.next).max(slot.next);
             let status = PartitionStatus { committed: slot.done, end };
             self.meter.lag(at, status.lag_records());
             (at.to_string(), status)
@@ -397,6 +415,8 @@ fn take(parts: &mut Parts, rejects: &mut Rejects, meter: &Meter, record: &Record
             }
             Err(why) => {
                 tracing::warn!(sink = parts.id, record = %record.origin(), "waiting: {why}");
+                let error = LastError { at_ms: epoch_ms(), message: format!("{}: waiting: {why}", record.origin()) };
+                parts.status.update_sink(&parts.id, |s| s.last_error = Some(error));
                 std::thread::sleep(TICK);
                 if *parts.stop.borrow() {
                     // It is read again at the next start.

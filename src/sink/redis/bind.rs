@@ -85,6 +85,15 @@ impl BoundTemplate {
     }
 }
 
+/// How long what firn keeps for all top lists together stays when it stops: twice the longest, so that it outlives every list.
+pub(super) fn longest_ms(settings: &RedisSettings) -> u64 {
+    let lifetimes = settings.writes.iter().filter_map(|w| match &w.kind {
+        WriteKind::Top(list) => Some(list.lifetime_ms()),
+        _ => None,
+    });
+    lifetimes.max().unwrap_or_default() * 2
+}
+
 impl Bound {
     /// # Errors
     /// The sentence for a person: which write names which column that is not there or can't be used so.
@@ -97,12 +106,7 @@ impl Bound {
             let kind = binder.kind(write)?;
             writes.push(BoundWrite { label, key, kind });
         }
-        let lifetimes = settings.writes.iter().filter_map(|w| match &w.kind {
-            WriteKind::Top(list) => Some(list.lifetime_ms()),
-            _ => None,
-        });
-        // Twice the longest, so that it outlives every list.
-        let longest_ms = lifetimes.max().unwrap_or_default() * 2;
+        let longest_ms = longest_ms(settings);
         Ok(Self { schema: schema.clone(), on_null_key: settings.on_null_key, writes, longest_ms })
     }
 

@@ -1,6 +1,6 @@
 -- One delivery, or a part of one: compares the position, checks every key, then writes and moves the position.
 -- KEYS: positions, due, lists; then the keys to write.
--- ARGV: 1 field, 2 epoch, 3 from, 4 to, 5 topic id or '-', 6 'write' or 'check', 7 own, 8 longest, 9 budget; then of each key its
+-- ARGV: 1 field, 2 epoch, 3 from, 4 to, 5 topic id or '-', 6 'first', 'write' or 'check', 7 own, 8 longest, 9 budget; then of each key its
 -- tag, the number of its arguments, and these.
 -- Answers {'done'} | {'moved', why} | {'anew', topic id} | {'refused', key number, why, ...} | {'again'}
 
@@ -16,6 +16,7 @@ local function moved()
   local next, epoch, generation, topic = have:match('^(%S+) (%S+) (%S+) (%S+)$')
   if not next then return nil, {'moved', 'what is stored of it can not be read: ' .. have} end
   if tonumber(epoch) > tonumber(ARGV[2]) then return nil, {'moved', 'another process took it over'} end
+  if next == '-' and ARGV[6] ~= 'first' then return nil, {'moved', 'Redis lost what was delivered since it was taken over'} end
   if next ~= '-' and next ~= ARGV[3] then
     return nil, {'moved', 'Redis stands at offset ' .. next .. ', the delivery begins at ' .. ARGV[3]}
   end
@@ -135,6 +136,8 @@ function write.T(list, p, last)
   end
   for start, sums in pairs(buckets) do
     local key = own .. list .. ':' .. whole(start)
+    -- One that was taken out of the list while the clock was ahead counts no more.
+    if not redis.call('ZSCORE', own .. list .. ':buckets', whole(start)) then redis.call('UNLINK', key) end
     raise(key, sums)
     redis.call('PEXPIREAT', key, whole(start + bucket + window + lifetime(window, bucket, ttl)))
     redis.call('ZADD', own .. list .. ':buckets', whole(start), whole(start))
@@ -146,7 +149,7 @@ end
 -- Scripts of Redis 6.2 may be told to replicate by their effects.
 if redis.replicate_commands then redis.replicate_commands() end
 
-local writing = ARGV[6] == 'write'
+local writing = ARGV[6] ~= 'check'
 local position
 if writing then
   local answer

@@ -31,7 +31,7 @@ mod template;
 pub use settings::{Increment, OnNullKey, RedisSettings, TopList, Trim, Write, WriteKind};
 pub use template::{Template, TemplateError};
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,6 +62,10 @@ pub struct RedisSink {
     bound: Option<Arc<Bound>>,
     /// Of the partitions that were taken over.
     epochs: HashMap<TopicPartition, String>,
+    /// Of which something was delivered since they were taken over: Redis has a position of them, unless it lost it.
+    begun: HashSet<TopicPartition>,
+    /// Whether the append-only file is whole, as far as is known: a server that did not answer may have been started anew.
+    mended: bool,
     skipped: Arc<AtomicU64>,
 }
 
@@ -102,7 +106,16 @@ impl RedisSink {
             list: format!("firn:{id}:top:"),
         };
         let server = Client::new(settings.url.clone());
-        Self { settings, server, keys, bound: None, epochs: HashMap::new(), skipped: Arc::default() }
+        Self {
+            settings,
+            server,
+            keys,
+            bound: None,
+            epochs: HashMap::new(),
+            begun: HashSet::new(),
+            mended: false,
+            skipped: Arc::default(),
+        }
     }
 
     /// How many writes were left out so far, because a column of their key was NULL.
@@ -209,6 +222,7 @@ impl Sink for RedisSink {
         for (at, words) in partitions.iter().zip(words.chunks_exact(3)) {
             let [next, epoch, topic_id] = words else { continue };
             self.epochs.insert(at.clone(), epoch.clone());
+            self.begun.remove(at);
             let topic_id = Some(topic_id.clone()).filter(|id| id != "-");
             standings.push(match next.as_str() {
                 "-" => None,
@@ -227,10 +241,15 @@ impl Sink for RedisSink {
         let Some(bound) = self.bound.clone() else {
             return Err(SinkError::Stopped("the Redis sink was not prepared".to_owned()));
         };
-        match self.epochs.get(at).cloned() {
-            Some(epoch) => self.deliver_by(&bound, delivery, &epoch).await,
-            None => Err(SinkError::Moved(format!("{at}: it was not taken over"))),
+        let Some(epoch) = self.epochs.get(at).cloned() else {
+            return Err(SinkError::Moved(format!("{at}: it was not taken over")));
+        };
+        if !self.mended {
+            self.mend_log().await?;
         }
+        let delivered = self.deliver_by(&bound, delivery, &epoch).await;
+        self.mended = !matches!(delivered, Err(SinkError::Unavailable(_)));
+        delivered
     }
 
     async fn rewind(&mut self, to: &[(TopicPartition, i64)]) -> Result<(), SinkError> {
@@ -244,7 +263,11 @@ impl Sink for RedisSink {
     }
 
     async fn tick(&mut self, _now_ms: i64) -> Result<(), SinkError> {
-        let Some(longest_ms) = self.bound.as_ref().map(|b| b.longest_ms).filter(|ms| *ms > 0) else { return Ok(()) };
+        // Lists of an earlier process are to be pruned before the first delivery.
+        let longest_ms = bind::longest_ms(&self.settings);
+        if longest_ms == 0 {
+            return Ok(());
+        }
         let keys = [self.keys.due.as_bytes(), self.keys.lists.as_bytes()];
         let mut call = Call::new(&client::TICK, keys.into_iter());
         call.arg(&self.keys.list).arg(longest_ms.to_string()).arg(PRUNED_AT_ONCE.to_string());
@@ -264,6 +287,7 @@ impl RedisSink {
         let stored = self.server.query(redis::cmd("GET").arg(&self.keys.server)).await?;
         let stored = Option::<String>::from_redis_value(stored).map_err(unread)?;
         if stored.as_deref() == Some(process) {
+            self.mended = true;
             return Ok(());
         }
         if has_log && stored.is_some() {
@@ -274,7 +298,9 @@ impl RedisSink {
                 "Redis was started anew: asked it to write its append-only file anew"
             );
         }
-        self.server.query(redis::cmd("SET").arg(&self.keys.server).arg(process)).await.map(|_| ())
+        self.server.query(redis::cmd("SET").arg(&self.keys.server).arg(process)).await?;
+        self.mended = true;
+        Ok(())
     }
 
     async fn deliver_by(&mut self, bound: &Bound, delivery: &Delivery, epoch: &str) -> Result<(), SinkError> {
@@ -298,7 +324,7 @@ impl RedisSink {
             let (from, next) = (begins(number).to_string(), part.next.to_string());
             Some(call(&self.keys, bound, &columns, plan, [&field, epoch, &from, &next, topic_id, mode]))
         };
-        let mut following = build(0, "write");
+        let mut following = build(0, if self.begun.contains(&span.at) { "write" } else { "first" });
         for (number, (part, plan)) in parts.iter().zip(&plans).enumerate() {
             let Some(run) = following.take() else { break };
             if run.len() > MOST_ARGUMENTS {
@@ -338,7 +364,7 @@ impl RedisSink {
                         span.at
                     )));
                 }
-                Answer::Done | Answer::Again => {}
+                Answer::Done | Answer::Again => _ = self.begun.insert(span.at.clone()),
             }
             self.note_skipped(plan.skipped);
         }

@@ -45,6 +45,18 @@ async fn what_only_expired_snapshots_held_is_deleted_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_table_that_was_made_anew_loses_none_of_its_files_to_the_old_ones_plan() {
+    let (old, new) = (catalog().await, catalog().await);
+    history(&old).await;
+    history(&new).await;
+    let mut expiry = Expiry { rules: &ALL, planned: BTreeMap::new(), references: BTreeSet::new(), base: None };
+    let plan = expiry.plan(&old.load(&ident("t")).await.unwrap(), Attempt(0)).await.unwrap();
+    assert!(!plan.updates.is_empty());
+    let anew = expiry.plan(&new.load(&ident("t")).await.unwrap(), Attempt(1)).await;
+    assert!(matches!(anew, Err(CommitError::Stale { open: false, .. })));
+}
+
+#[tokio::test]
 async fn what_a_tag_or_branch_holds_stays_with_its_files() {
     let catalog = catalog().await;
     let ids = history(&catalog).await;

@@ -175,6 +175,15 @@ async fn files_of_one_partition_come_together() {
 }
 
 #[tokio::test]
+async fn manifests_that_would_become_no_fewer_are_left_alone() {
+    let catalog = history(FormatVersion::V2).await;
+    let set: Vec<_> = current(&load(&catalog).await).await.unwrap().into_iter().take(2).collect();
+    let bytes: u64 = set.iter().map(length).sum();
+    assert!(chunks(&set, bytes * 10 / 14).is_empty(), "two of 0.7 of the target");
+    assert_eq!(chunks(&set, bytes).len(), 1);
+}
+
+#[tokio::test]
 async fn a_target_that_is_no_number_is_refused() {
     let catalog = history(FormatVersion::V2).await;
     let updates = [(TARGET.0.to_owned(), "8MB".to_owned())].into();

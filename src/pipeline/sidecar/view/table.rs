@@ -27,7 +27,7 @@ pub(super) struct ViewTable {
     rows: ViewRows,
     history: Option<History>,
     keep: Option<Keep>,
-    /// The last time that the source table was emptied.
+    /// The last time that the source table was emptied, by the source's log.
     emptied: Option<Emptied>,
 }
 
@@ -107,7 +107,11 @@ impl ViewTable {
     /// # Errors
     /// Never, as long as batches keep to their schema.
     pub(super) fn empty(&mut self, emptied: Emptied) -> Result<(), ArrowError> {
-        self.emptied = Some(emptied);
+        // Partitions are read beside each other: one may tell of an earlier time than another did.
+        let at = |emptied: Emptied| emptied.fence.map(|fence| fence.lsn);
+        if self.emptied.is_none_or(|last| at(last) <= at(emptied)) {
+            self.emptied = Some(emptied);
+        }
         match &mut self.history {
             Some(history) => {
                 let none = RecordBatch::new_empty(Arc::new(self.columns.project(&self.kept)?));
@@ -227,6 +231,9 @@ mod tests {
         wider.adopt(table).unwrap();
         wider.apply(&batch(&[(6, 1, Some(40))])).unwrap();
         assert_eq!(ids(&mut wider), [4, 7, 8, 9]);
+        wider.empty(Emptied { partition: 2, fence: Some(Fence { lsn: 5, last_commit: None }) }).unwrap();
+        wider.apply(&batch(&[(6, 1, Some(40))])).unwrap();
+        assert_eq!(ids(&mut wider), [4, 7, 8], "another partition's earlier one lets nothing back in");
         wider.empty(Emptied { partition: 0, fence: None }).unwrap();
         assert_eq!(ids(&mut wider), [0_i64; 0], "nobody can say what was before");
     }

@@ -47,6 +47,22 @@ async fn what_was_delivered_is_not_delivered_again_and_nothing_is_left_out() {
 }
 
 #[tokio::test]
+async fn where_redis_kept_the_take_over_and_lost_the_first_deliveries_nothing_is_left_out() {
+    let Some(mut place) = Place::named().await else { return };
+    let mut sink = place.owner(vec![place.stream()]).await;
+    let positions = sink.keys.positions.clone();
+    let taken_over: String = place.ask(&["HGET", &positions, "t/0"]).await;
+    sink.deliver(&delivery(0, &rows(0..3))).await.unwrap();
+    let stream = place.key("stream");
+    place.ask::<i64>(&["DEL", &stream]).await;
+    place.ask::<i64>(&["HSET", &positions, "t/0", &taken_over]).await;
+    assert!(moved(sink.deliver(&delivery(3, &rows(3..5))).await).contains("lost"));
+    assert_eq!(sink.take_over(&[at()]).await.unwrap(), [None]);
+    sink.deliver(&delivery(0, &rows(0..5))).await.unwrap();
+    assert_eq!(place.ids().await, names(0..5));
+}
+
+#[tokio::test]
 async fn whoever_was_overtaken_writes_no_more() {
     let Some(mut place) = Place::named().await else { return };
     let mut old = place.owner(vec![place.stream()]).await;
