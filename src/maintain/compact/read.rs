@@ -23,6 +23,8 @@ use crate::sink::lake::stored::{Columns, has_field_ids};
 const WHOLE_BYTES: u64 = 8 << 20;
 /// Requests at once.
 const AT_ONCE: usize = 8;
+/// Bytes of small files that are read ahead. More of it is out of the processor's caches again when it is decoded.
+const AHEAD_BYTES: u64 = 2 * WHOLE_BYTES;
 /// Bytes between two ranges that are rather read than asked around.
 const GAP_BYTES: u64 = 1 << 20;
 /// What permits are counted in.
@@ -85,7 +87,7 @@ impl Fetch {
         files: Vec<Numbered>,
         parts: mpsc::UnboundedSender<Part>,
     ) -> Result<(), LakeError> {
-        let permits = (self.most_bytes / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS as u64 / 2) as u32;
+        let permits = (self.most_bytes.min(AHEAD_BYTES) / PERMIT_BYTES).max(1) as u32;
         let room = Arc::new(Semaphore::new(permits as usize));
         let whole_bytes = WHOLE_BYTES.min(self.most_bytes / 2);
         let fetch = Arc::clone(&self);
